@@ -1,0 +1,3 @@
+//! Settings and pipeline definitions.
+
+pub mod pipeline;

@@ -1,0 +1,1 @@
+//! What one pipeline is: where it reads, where it writes, and how.

@@ -1,0 +1,11 @@
+//! The rules of the relay, without the outside: no clock, no input or output, no
+//! actors. Time, randomness and answers come in as arguments.
+
+pub mod body;
+pub mod ports;
+pub mod position;
+pub mod row;
+pub mod shard_map;
+pub mod snapshot;
+pub mod template;
+pub mod time;

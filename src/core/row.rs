@@ -1,0 +1,50 @@
+//! A row of an outbox, before and after it has been made ready to send.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::position::{RowId, Seq};
+
+/// A committed row as it was read. The JSON stays text: a payload that needs no
+/// look inside is never parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxRow {
+    /// Its id.
+    pub id: RowId,
+    /// The publisher's key for the event's entity; `None` when it gave none, and
+    /// the event id stands for it.
+    pub dedup_key: Option<String>,
+    /// The payload, as `jsonb` prints it.
+    pub payload: String,
+    /// The headers, as `jsonb` prints them: always a JSON object.
+    pub headers: String,
+    /// When it was inserted, RFC 3339 in UTC with microseconds.
+    pub created_at: String,
+    /// How long before the moment it was read it was inserted, on the
+    /// database's clock.
+    pub age: Duration,
+}
+
+/// A row with its partition key and body rendered: what travels to a writer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// Its place in the delivery order of its pipeline.
+    pub seq: Seq,
+    /// The rendered partition key: 1 to 256 characters.
+    pub key: Arc<str>,
+    /// MD5 of the key's UTF-8 bytes, big-endian: decides the shard.
+    pub hash: u128,
+    /// The record's data.
+    pub body: Bytes,
+}
+
+impl Envelope {
+    /// What the record weighs against a shard's bytes and a call's size: data
+    /// plus partition key, in bytes.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.body.len() + self.key.len()
+    }
+}

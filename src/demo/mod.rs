@@ -1,0 +1,1 @@
+//! Private servers, faults and a checking consumer for the demo and the tests.
