@@ -1,7 +1,9 @@
 //! The rules of the relay, without the outside: no clock, no input or output, no
 //! actors. Time, randomness and answers come in as arguments.
 
+pub mod backoff;
 pub mod body;
+pub mod budget;
 pub mod ports;
 pub mod position;
 pub mod row;

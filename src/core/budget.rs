@@ -1,0 +1,409 @@
+//! What may be offered to one shard.
+//!
+//! A shard takes 1,000 records and 1 MiB a second (Kinesis Data Streams quotas,
+//! `docs.aws.amazon.com/streams/latest/dev/service-sizes-and-limits.html`). How
+//! the service measures "a second" is not published, so two rules hold at once:
+//!
+//! - *rate*: a token bucket for records and one for bytes, filled at `fraction`
+//!   of the limits, at most [`DEPTH`] deep, empty at the start: a process that
+//!   restarts must not burst;
+//! - *window* (P-BUDGET): in any second no more than the limits themselves,
+//!   counted over the calls of the last second.
+//!
+//! Throttled records keep their tokens: the service counted them too. A throttle
+//! lowers the rate by a few percent (by half when a whole call was refused); it
+//! comes back slowly. Bytes are charged as the service counts a call: data plus
+//! keys, rounded up to the next KiB on the sum of the call (the page on
+//! troubleshooting producers).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::time::Moment;
+
+/// How much unused rate a shard's bucket keeps: enough to bridge a slow call.
+pub const DEPTH: Duration = Duration::from_millis(250);
+
+/// A shard with work waiting gets a call about this often: shorter cycles waste
+/// budget on the rounding to whole KiB, longer ones add latency.
+pub const PACE: Duration = Duration::from_millis(30);
+
+const WINDOW: Duration = Duration::from_secs(1);
+const LOWEST_FACTOR: f64 = 0.02;
+const CUT_SOME: f64 = 0.96;
+const CUT_ALL: f64 = 0.5;
+/// A burst of throttles is one signal: the rate is cut at most this often.
+const CUT_EVERY: Duration = Duration::from_millis(200);
+const RECOVERY_PER_SECOND: f64 = 0.02;
+const FAST_RECOVERY_BELOW: f64 = 0.5;
+const FAST_RECOVERY_GROWTH: f64 = 2.0;
+const KIB: u64 = 1024;
+
+/// The limits of a shard and the part of them to use.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ShardLimits {
+    /// Records a second.
+    pub records_per_second: f64,
+    /// Bytes a second, partition keys included.
+    pub bytes_per_second: f64,
+    /// The part of both that is used, above 0 and up to 1.
+    pub fraction: f64,
+}
+
+impl Default for ShardLimits {
+    /// 1,000 records/s and 1 MiB/s, used to 98 %.
+    fn default() -> Self {
+        Self {
+            records_per_second: 1000.0,
+            bytes_per_second: 1_048_576.0,
+            fraction: 0.98,
+        }
+    }
+}
+
+/// What a call offers to a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cost {
+    /// Records.
+    pub records: u64,
+    /// Data plus partition keys, in bytes, before rounding.
+    pub bytes: u64,
+}
+
+impl Cost {
+    fn charged_bytes(self) -> u64 {
+        round_up(self.bytes)
+    }
+}
+
+/// What is ready to go to a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// All of it that one call could take.
+    pub all: Cost,
+    /// The bytes of the record that goes first.
+    pub next_bytes: u64,
+}
+
+const fn round_up(bytes: u64) -> u64 {
+    bytes.div_ceil(KIB) * KIB
+}
+
+/// What a budget allows at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// A call of at most this cost may go now. One record may always go, however
+    /// large: it is paid for afterwards.
+    Now(Cost),
+    /// Nothing may go before this moment.
+    At(Moment),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Offered {
+    at: Moment,
+    records: u64,
+    bytes: u64,
+}
+
+/// The budget of one shard.
+#[derive(Debug, Clone)]
+pub struct ShardBudget {
+    limits: ShardLimits,
+    factor: f64,
+    record_tokens: f64,
+    byte_tokens: f64,
+    filled_at: Moment,
+    last_cut: Option<Moment>,
+    recent: VecDeque<Offered>,
+    recent_records: u64,
+    recent_bytes: u64,
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts of one second stay far below 2^52, and what is cast back is never negative"
+)]
+impl ShardBudget {
+    /// An empty budget.
+    #[must_use]
+    pub fn new(limits: ShardLimits, now: Moment) -> Self {
+        Self {
+            limits,
+            factor: 1.0,
+            record_tokens: 0.0,
+            byte_tokens: 0.0,
+            filled_at: now,
+            last_cut: None,
+            recent: VecDeque::new(),
+            recent_records: 0,
+            recent_bytes: 0,
+        }
+    }
+
+    /// The part of the configured rate in use: 1 until the service throttles.
+    #[must_use]
+    pub const fn factor(&self) -> f64 {
+        self.factor
+    }
+
+    /// What was offered in the second before `now`, as parts of the limits:
+    /// records, bytes.
+    pub fn utilisation(&mut self, now: Moment) -> (f64, f64) {
+        self.forget_before(now);
+        (
+            self.recent_records as f64 / self.limits.records_per_second,
+            self.recent_bytes as f64 / self.limits.bytes_per_second,
+        )
+    }
+
+    /// What may be offered at `now` when `waiting` is ready to go. With little
+    /// waiting a call goes as soon as its tokens are there; with much, the
+    /// bucket is left to fill for about [`PACE`].
+    pub fn grant(&mut self, waiting: Waiting, now: Moment) -> Grant {
+        self.fill(now);
+        self.forget_before(now);
+        let pace = PACE.as_secs_f64();
+        let wanted_records = (waiting.all.records as f64)
+            .min(self.record_rate() * pace)
+            .clamp(1.0, self.deepest_records());
+        let wanted_bytes = (waiting.all.charged_bytes() as f64)
+            .min(self.byte_rate() * pace)
+            .max(round_up(waiting.next_bytes) as f64)
+            .min(self.deepest_bytes());
+        let missing_seconds = ((wanted_records - self.record_tokens) / self.record_rate())
+            .max((wanted_bytes - self.byte_tokens) / self.byte_rate());
+        // Tokens are sums of fractions: what is missing by rounding is there.
+        if missing_seconds > 1e-9 {
+            let wait = Duration::from_secs_f64(missing_seconds) + Duration::from_micros(1);
+            return Grant::At(now + wait);
+        }
+        let records_left = (self.limits.records_per_second as u64).saturating_sub(self.recent_records);
+        let bytes_left = (self.limits.bytes_per_second as u64).saturating_sub(self.recent_bytes);
+        let window_is_full = records_left == 0 || bytes_left < round_up(waiting.next_bytes);
+        if let Some(oldest) = self.recent.front()
+            && window_is_full
+        {
+            return Grant::At(oldest.at + WINDOW);
+        }
+        Grant::Now(Cost {
+            records: (self.record_tokens as u64).min(records_left).max(1),
+            bytes: (self.byte_tokens as u64).min(bytes_left) / KIB * KIB,
+        })
+    }
+
+    /// Takes the tokens of a call that is about to be sent.
+    pub fn charge(&mut self, cost: Cost, now: Moment) {
+        self.fill(now);
+        self.record_tokens -= cost.records as f64;
+        self.byte_tokens -= cost.charged_bytes() as f64;
+        self.recent_records += cost.records;
+        self.recent_bytes += cost.charged_bytes();
+        self.recent.push_back(Offered {
+            at: now,
+            records: cost.records,
+            bytes: cost.charged_bytes(),
+        });
+    }
+
+    /// The service refused `refused` of the `offered` records of a call for
+    /// going too fast.
+    pub fn throttled(&mut self, refused: usize, offered: usize, now: Moment) {
+        self.fill(now);
+        if self.last_cut.is_some_and(|cut| now.since(cut) < CUT_EVERY) {
+            return;
+        }
+        let cut = if refused >= offered { CUT_ALL } else { CUT_SOME };
+        self.factor = (self.factor * cut).max(LOWEST_FACTOR);
+        self.last_cut = Some(now);
+    }
+
+    fn record_rate(&self) -> f64 {
+        self.limits.records_per_second * self.limits.fraction * self.factor
+    }
+
+    fn byte_rate(&self) -> f64 {
+        self.limits.bytes_per_second * self.limits.fraction * self.factor
+    }
+
+    /// A slow rate must still be able to save up for one record.
+    fn deepest_records(&self) -> f64 {
+        (self.record_rate() * DEPTH.as_secs_f64()).max(1.0)
+    }
+
+    fn deepest_bytes(&self) -> f64 {
+        (self.byte_rate() * DEPTH.as_secs_f64()).max(KIB as f64)
+    }
+
+    fn fill(&mut self, now: Moment) {
+        let passed = now.since(self.filled_at).as_secs_f64();
+        if passed <= 0.0 {
+            return;
+        }
+        self.filled_at = now;
+        self.record_tokens =
+            (self.record_tokens + self.record_rate() * passed).min(self.deepest_records());
+        self.byte_tokens = (self.byte_tokens + self.byte_rate() * passed).min(self.deepest_bytes());
+        self.recover(now, passed);
+    }
+
+    fn recover(&mut self, now: Moment, passed: f64) {
+        let calm = self.last_cut.is_none_or(|cut| now.since(cut) >= CUT_EVERY);
+        if !calm || self.factor >= 1.0 {
+            return;
+        }
+        let raised = if self.factor < FAST_RECOVERY_BELOW {
+            self.factor * FAST_RECOVERY_GROWTH.powf(passed)
+        } else {
+            self.factor + RECOVERY_PER_SECOND * passed
+        };
+        self.factor = raised.min(1.0);
+    }
+
+    fn forget_before(&mut self, now: Moment) {
+        while let Some(oldest) = self.recent.front() {
+            if now.since(oldest.at) < WINDOW {
+                return;
+            }
+            self.recent_records -= oldest.records;
+            self.recent_bytes -= oldest.bytes;
+            self.recent.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_origin(Duration::from_millis(millis))
+    }
+
+    fn waiting(records: u64, each: u64) -> Waiting {
+        Waiting {
+            all: Cost { records, bytes: records * each },
+            next_bytes: each,
+        }
+    }
+
+    /// Sends whenever the budget allows for `seconds`, with a backlog of records
+    /// of `each` bytes; answers the calls made.
+    fn saturate(budget: &mut ShardBudget, each: u64, seconds: u64, trip: Duration) -> Vec<(Moment, Cost)> {
+        let mut now = Moment::ORIGIN;
+        let mut calls = Vec::new();
+        while now < at(seconds * 1000) {
+            match budget.grant(waiting(500, each), now) {
+                Grant::At(later) => {
+                    assert!(later > now, "a wait must move on");
+                    now = later;
+                }
+                Grant::Now(most) => {
+                    let records = most.records.min((most.bytes / each).max(1)).min(500);
+                    let cost = Cost { records, bytes: records * each };
+                    budget.charge(cost, now);
+                    calls.push((now, cost));
+                    now = now + trip;
+                }
+            }
+        }
+        calls
+    }
+
+    #[test]
+    fn starts_empty_and_paces() {
+        let mut budget = ShardBudget::new(ShardLimits::default(), at(0));
+        assert!(matches!(budget.grant(waiting(1, 100), at(0)), Grant::At(_)));
+        // One record needs a millisecond of records and one of bytes (1 KiB).
+        assert!(matches!(budget.grant(waiting(1, 100), at(2)), Grant::Now(_)));
+        // A backlog waits until a call is worth its round trip.
+        assert!(matches!(budget.grant(waiting(500, 100), at(3)), Grant::At(_)));
+        assert!(matches!(budget.grant(waiting(500, 100), at(31)), Grant::Now(_)));
+    }
+
+    #[test]
+    fn a_backlog_gets_nearly_all_of_the_limit() {
+        for (each, trip) in [(100, 5), (100, 200), (2000, 15), (30_000, 15)] {
+            let mut budget = ShardBudget::new(ShardLimits::default(), at(0));
+            let calls = saturate(&mut budget, each, 10, Duration::from_millis(trip));
+            let records: u64 = calls.iter().map(|(_, cost)| cost.records).sum();
+            let bytes: u64 = calls.iter().map(|(_, cost)| cost.charged_bytes()).sum();
+            let used = (records as f64 / 10_000.0).max(bytes as f64 / 10_485_760.0);
+            assert!(used > 0.96, "{each} bytes, {trip} ms: used {used}");
+        }
+    }
+
+    #[test]
+    fn a_record_larger_than_the_bucket_goes_and_is_paid_for_afterwards() {
+        let mut budget = ShardBudget::new(ShardLimits::default(), at(0));
+        let huge = waiting(2, 1_000_000);
+        let Grant::At(first) = budget.grant(huge, at(0)) else {
+            panic!("went from an empty bucket");
+        };
+        assert!(matches!(budget.grant(huge, first), Grant::Now(_)));
+        budget.charge(Cost { records: 1, bytes: 1_000_000 }, first);
+        let Grant::At(second) = budget.grant(huge, first) else {
+            panic!("two at once");
+        };
+        assert!(second.since(first) >= Duration::from_millis(950));
+    }
+
+    #[test]
+    fn throttles_cut_the_rate_and_calm_restores_it() {
+        let mut budget = ShardBudget::new(ShardLimits::default(), at(0));
+        budget.throttled(3, 100, at(1000));
+        budget.throttled(3, 100, at(1050));
+        assert!((budget.factor() - 0.96).abs() < 1e-9, "one cut for one burst");
+        for millis in (2000..40_000).step_by(200) {
+            budget.throttled(100, 100, at(millis));
+        }
+        assert!(budget.factor() < 0.05, "a dead shard is only probed: {}", budget.factor());
+        assert!(budget.factor() >= LOWEST_FACTOR);
+        for millis in (40_000..80_000).step_by(100) {
+            budget.grant(waiting(1, 1), at(millis));
+        }
+        assert!((budget.factor() - 1.0).abs() < 1e-9);
+    }
+
+    proptest! {
+        /// P-BUDGET: in any second at most the limits, and over any span at most
+        /// rate x time + the bucket, whatever is asked for and when.
+        #[test]
+        fn never_more_than_the_budget(
+            asks in prop::collection::vec((1u64..400, 1u64..600, 1u64..60_000), 1..300),
+        ) {
+            let limits = ShardLimits::default();
+            let mut budget = ShardBudget::new(limits, at(0));
+            let mut now = at(0);
+            let mut calls: Vec<(Moment, Cost)> = Vec::new();
+            for (pause, records, each) in asks {
+                now = now + Duration::from_micros(pause * 250);
+                if let Grant::Now(most) = budget.grant(waiting(records, each), now) {
+                    let sent = records.min(most.records).min((most.bytes / each).max(1));
+                    let cost = Cost { records: sent, bytes: sent * each };
+                    budget.charge(cost, now);
+                    calls.push((now, cost));
+                }
+            }
+            for (first, (start, _)) in calls.iter().enumerate() {
+                let (mut records, mut bytes) = (0.0, 0.0);
+                for (moment, cost) in &calls[first..] {
+                    records += cost.records as f64;
+                    bytes += cost.charged_bytes() as f64;
+                    let span = moment.since(*start);
+                    let reach = (span + DEPTH).as_secs_f64() * limits.fraction;
+                    prop_assert!(records <= limits.records_per_second * reach + 1.0);
+                    // The last record may overdraw the bucket by its own size.
+                    prop_assert!(bytes <= limits.bytes_per_second * reach + 60_000.0 + 1024.0);
+                    if span < WINDOW {
+                        prop_assert!(records <= limits.records_per_second);
+                        prop_assert!(bytes <= limits.bytes_per_second);
+                    }
+                }
+            }
+        }
+    }
+}
