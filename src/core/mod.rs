@@ -4,9 +4,11 @@
 pub mod backoff;
 pub mod body;
 pub mod budget;
+pub mod fair_ring;
 pub mod ports;
 pub mod position;
 pub mod row;
+pub mod send_queue;
 pub mod shard_map;
 pub mod snapshot;
 pub mod template;

@@ -1,0 +1,419 @@
+//! What waits to be sent to one shard, and what may go in the next call.
+//!
+//! Rules (P-ORDER, kinesis-facts "Order"):
+//! - a call takes at most one record of each (flow, key);
+//! - a record that was sent stays first of its key until it is confirmed, and
+//!   keys whose first record failed or has an unknown outcome go before fresh
+//!   ones in the next call;
+//! - fresh records are taken in turns: tenants by weight, in each tenant its
+//!   flows by weight, in each flow its keys one after the other (P-FAIR);
+//! - a flow gets at most its own `batch_size` records into a call.
+//!
+//! A flow is one incarnation of a pipeline's reader. When it becomes void (its
+//! reader died, or rows of it were lost on the way) nothing of it is sent any
+//! more: what is left of a key might follow a row that was lost.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use super::budget::{Cost, Waiting};
+use super::fair_ring::FairRing;
+
+/// One incarnation of a pipeline's reader; never used twice in a process.
+pub type FlowId = u64;
+
+/// The least a record counts in a turn, in bytes: a record takes a thousandth of
+/// a shard's record limit, which is worth a thousandth of its byte limit.
+const LEAST_TURN_BYTES: usize = 1048;
+
+/// A row on its way.
+pub trait Sendable {
+    /// The hash key of its partition key. Two keys with one hash are treated as
+    /// one key, which only makes them wait for each other.
+    fn hash(&self) -> u128;
+    /// Data plus partition key, in bytes.
+    fn weight(&self) -> usize;
+}
+
+/// Whose rows they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// The incarnation.
+    pub id: FlowId,
+    /// Its tenant.
+    pub tenant: Arc<str>,
+    /// The tenant's weight among the tenants of the shard.
+    pub tenant_weight: u32,
+    /// The pipeline's weight among the pipelines of its tenant.
+    pub weight: u32,
+    /// The most records of it in one call.
+    pub batch_size: usize,
+}
+
+/// A row that goes in a call.
+#[derive(Debug)]
+pub struct Taken<T> {
+    /// Whose it is.
+    pub flow: FlowId,
+    /// The row.
+    pub row: T,
+}
+
+/// The hash keys are MD5 already: hashing them again would be waste.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 ^= u64::from_le_bytes(word);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct KeyQueue<T> {
+    rows: VecDeque<T>,
+    in_flight: bool,
+}
+
+#[derive(Debug)]
+struct FlowQueue<T> {
+    flow: Flow,
+    keys: HashMap<u128, KeyQueue<T>, BuildHasherDefault<KeyHasher>>,
+    fresh: VecDeque<u128>,
+    rows: usize,
+}
+
+/// The queue of one shard.
+#[derive(Debug)]
+pub struct SendQueue<T> {
+    flows: HashMap<FlowId, FlowQueue<T>>,
+    tenants: FairRing<Arc<str>>,
+    members: HashMap<Arc<str>, FairRing<FlowId>>,
+    retry: VecDeque<(FlowId, u128)>,
+    ready: Cost,
+    rows: usize,
+}
+
+impl<T> Default for SendQueue<T> {
+    fn default() -> Self {
+        Self {
+            flows: HashMap::new(),
+            tenants: FairRing::default(),
+            members: HashMap::new(),
+            retry: VecDeque::new(),
+            ready: Cost::default(),
+            rows: 0,
+        }
+    }
+}
+
+impl<T: Sendable> SendQueue<T> {
+    /// Rows waiting, those in flight not counted.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// The flows that have rows waiting or in flight.
+    pub fn flows(&self) -> impl Iterator<Item = FlowId> + '_ {
+        self.flows.keys().copied()
+    }
+
+    /// Adds a row behind the earlier ones of its key.
+    pub fn push(&mut self, flow: &Flow, row: T) {
+        let hash = row.hash();
+        let weight = row.weight();
+        let queue = self.flows.entry(flow.id).or_insert_with(|| FlowQueue {
+            flow: flow.clone(),
+            keys: HashMap::default(),
+            fresh: VecDeque::new(),
+            rows: 0,
+        });
+        queue.rows += 1;
+        self.rows += 1;
+        let key = queue.keys.entry(hash).or_insert_with(|| KeyQueue {
+            rows: VecDeque::new(),
+            in_flight: false,
+        });
+        let is_first = key.rows.is_empty() && !key.in_flight;
+        key.rows.push_back(row);
+        if is_first {
+            self.make_ready(flow.id, hash, weight);
+        }
+    }
+
+    /// What one call could take: of each key its first record.
+    pub fn waiting(&mut self) -> Waiting {
+        Waiting {
+            all: self.ready,
+            next_bytes: self.next_weight() as u64,
+        }
+    }
+
+    /// Takes the rows of the next call: at most `most` (but always one when
+    /// there is any), at most `call_limit`.
+    pub fn take(&mut self, most: Cost, call_limit: Cost) -> Vec<Taken<T>> {
+        let mut call = CallInMaking {
+            most_records: most.records.min(call_limit.records),
+            most_bytes: most.bytes.min(call_limit.bytes),
+            taken: Vec::new(),
+            bytes: 0,
+            per_flow: HashMap::new(),
+        };
+        self.take_retries(&mut call);
+        self.take_fresh(&mut call);
+        call.taken
+    }
+
+    /// The record of this key is in the stream: the next one may go.
+    pub fn confirmed(&mut self, flow: FlowId, hash: u128) {
+        let Some(queue) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        let Some(key) = queue.keys.get_mut(&hash) else {
+            return;
+        };
+        key.in_flight = false;
+        match key.rows.front() {
+            Some(next) => {
+                let weight = next.weight();
+                self.make_ready(flow, hash, weight);
+            }
+            None => {
+                queue.keys.remove(&hash);
+                self.forget_flow_if_done(flow);
+            }
+        }
+    }
+
+    /// The row was not stored, or it is not known whether it was: it goes again
+    /// before anything newer of its key, in the next call. The row of a flow
+    /// that was purged meanwhile is dropped.
+    pub fn failed(&mut self, flow: FlowId, row: T) {
+        let hash = row.hash();
+        let weight = row.weight();
+        let Some(queue) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        let Some(key) = queue.keys.get_mut(&hash) else {
+            return;
+        };
+        key.in_flight = false;
+        key.rows.push_front(row);
+        queue.rows += 1;
+        self.rows += 1;
+        self.retry.push_back((flow, hash));
+        self.count_ready(weight);
+    }
+
+    /// Drops everything of a flow; answers how many rows that were.
+    pub fn purge(&mut self, flow: FlowId) -> usize {
+        let Some(queue) = self.flows.remove(&flow) else {
+            return 0;
+        };
+        self.rows -= queue.rows;
+        self.retry.retain(|(id, _)| *id != flow);
+        self.leave_ring(&queue.flow);
+        for key in queue.keys.values().filter(|key| !key.in_flight) {
+            if let Some(first) = key.rows.front() {
+                let weight = first.weight();
+                self.uncount_ready(weight);
+            }
+        }
+        queue.rows
+    }
+
+    fn count_ready(&mut self, weight: usize) {
+        self.ready.records += 1;
+        self.ready.bytes += weight as u64;
+    }
+
+    fn uncount_ready(&mut self, weight: usize) {
+        self.ready.records -= 1;
+        self.ready.bytes -= weight as u64;
+    }
+
+    fn make_ready(&mut self, flow: FlowId, hash: u128, weight: usize) {
+        self.count_ready(weight);
+        let Some(queue) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        queue.fresh.push_back(hash);
+        if queue.fresh.len() > 1 {
+            return;
+        }
+        let Flow { tenant, tenant_weight, weight, .. } = &queue.flow;
+        let members = self.members.entry(tenant.clone()).or_default();
+        if members.front().is_none() {
+            self.tenants.join(tenant.clone(), *tenant_weight);
+        }
+        members.join(flow, *weight);
+    }
+
+    fn leave_ring(&mut self, flow: &Flow) {
+        let Some(members) = self.members.get_mut(&flow.tenant) else {
+            return;
+        };
+        members.leave(&flow.id);
+        if members.front().is_none() {
+            self.members.remove(&flow.tenant);
+            self.tenants.leave(&flow.tenant);
+        }
+    }
+
+    fn forget_flow_if_done(&mut self, flow: FlowId) {
+        if self.flows.get(&flow).is_some_and(|queue| queue.keys.is_empty()) {
+            self.flows.remove(&flow);
+        }
+    }
+
+    fn next_weight(&mut self) -> usize {
+        let next = match self.retry.front() {
+            Some((flow, hash)) => Some((*flow, *hash)),
+            None => self.next_fresh(),
+        };
+        next.and_then(|(flow, hash)| self.first_weight(flow, hash)).unwrap_or(0)
+    }
+
+    fn first_weight(&self, flow: FlowId, hash: u128) -> Option<usize> {
+        let key = self.flows.get(&flow)?.keys.get(&hash)?;
+        key.rows.front().map(Sendable::weight)
+    }
+
+    fn next_fresh(&mut self) -> Option<(FlowId, u128)> {
+        let tenant = self.tenants.front()?;
+        let flow = *self.members.get_mut(tenant)?.front()?;
+        let hash = *self.flows.get(&flow)?.fresh.front()?;
+        Some((flow, hash))
+    }
+
+    fn take_retries(&mut self, call: &mut CallInMaking<T>) {
+        let mut left_over = VecDeque::new();
+        while let Some((flow, hash)) = self.retry.pop_front() {
+            let fits = self
+                .first_weight(flow, hash)
+                .is_some_and(|weight| call.has_room_for(weight) && call.flow_may_go_on(flow, &self.flows));
+            if !fits {
+                left_over.push_back((flow, hash));
+                continue;
+            }
+            self.move_first(flow, hash, call);
+        }
+        self.retry = left_over;
+    }
+
+    fn take_fresh(&mut self, call: &mut CallInMaking<T>) {
+        let mut flows_aside = Vec::new();
+        let mut tenants_aside = Vec::new();
+        while let Some((flow, hash)) = self.next_fresh() {
+            if !call.flow_may_go_on(flow, &self.flows) {
+                let Some(tenant) = self.tenants.front().cloned() else {
+                    break;
+                };
+                let Some(members) = self.members.get_mut(&tenant) else {
+                    break;
+                };
+                let member = members.set_aside(&flow);
+                if members.front().is_none() {
+                    tenants_aside.extend(self.tenants.set_aside(&tenant));
+                }
+                flows_aside.extend(member.map(|member| (flow, tenant, member)));
+                continue;
+            }
+            let Some(weight) = self.first_weight(flow, hash) else {
+                break;
+            };
+            if !call.has_room_for(weight) {
+                break;
+            }
+            self.move_first(flow, hash, call);
+            self.spend_turn(flow, weight.max(LEAST_TURN_BYTES));
+        }
+        for tenant in tenants_aside {
+            self.tenants.rejoin(tenant);
+        }
+        for (flow, tenant, member) in flows_aside {
+            let weight = self.flows.get(&flow).map_or(1, |queue| queue.flow.tenant_weight);
+            // Its other flows may have run dry in this call and taken it along.
+            if !self.tenants.contains(&tenant) {
+                self.tenants.join(tenant.clone(), weight);
+            }
+            self.members.entry(tenant).or_default().rejoin(member);
+        }
+    }
+
+    fn spend_turn(&mut self, flow: FlowId, bytes: usize) {
+        let Some(queue) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        queue.fresh.pop_front();
+        let has_more = !queue.fresh.is_empty();
+        let flow = queue.flow.clone();
+        self.tenants.charge_front(bytes);
+        if let Some(members) = self.members.get_mut(&flow.tenant) {
+            members.charge_front(bytes);
+        }
+        if !has_more {
+            self.leave_ring(&flow);
+        }
+    }
+
+    fn move_first(&mut self, flow: FlowId, hash: u128, call: &mut CallInMaking<T>) {
+        let Some(queue) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        let Some(key) = queue.keys.get_mut(&hash) else {
+            return;
+        };
+        let Some(row) = key.rows.pop_front() else {
+            return;
+        };
+        key.in_flight = true;
+        queue.rows -= 1;
+        self.rows -= 1;
+        let weight = row.weight();
+        self.uncount_ready(weight);
+        call.bytes += weight as u64;
+        *call.per_flow.entry(flow).or_default() += 1;
+        call.taken.push(Taken { flow, row });
+    }
+}
+
+struct CallInMaking<T> {
+    most_records: u64,
+    most_bytes: u64,
+    taken: Vec<Taken<T>>,
+    bytes: u64,
+    per_flow: HashMap<FlowId, usize>,
+}
+
+impl<T> CallInMaking<T> {
+    fn has_room_for(&self, weight: usize) -> bool {
+        let is_first = self.taken.is_empty();
+        let one_more = self.taken.len() as u64 + 1;
+        is_first || (one_more <= self.most_records && self.bytes + weight as u64 <= self.most_bytes)
+    }
+
+    fn flow_may_go_on(&self, flow: FlowId, flows: &HashMap<FlowId, FlowQueue<T>>) -> bool {
+        let sent = self.per_flow.get(&flow).copied().unwrap_or(0);
+        flows.get(&flow).is_some_and(|queue| sent < queue.flow.batch_size)
+    }
+}
+
+#[cfg(test)]
+mod tests;

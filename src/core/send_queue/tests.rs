@@ -1,0 +1,182 @@
+use std::collections::HashSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    key: u128,
+    serial: usize,
+    weight: usize,
+}
+
+impl Sendable for Row {
+    fn hash(&self) -> u128 {
+        self.key
+    }
+
+    fn weight(&self) -> usize {
+        self.weight
+    }
+}
+
+fn flow(id: FlowId, tenant: &str, batch_size: usize) -> Flow {
+    Flow {
+        id,
+        tenant: tenant.into(),
+        tenant_weight: 1,
+        weight: 1,
+        batch_size,
+    }
+}
+
+fn row(key: u128, serial: usize) -> Row {
+    Row { key, serial, weight: 10 }
+}
+
+const ANY_COST: Cost = Cost { records: 500, bytes: 10 << 20 };
+
+fn serials(taken: &[Taken<Row>]) -> Vec<usize> {
+    taken.iter().map(|taken| taken.row.serial).collect()
+}
+
+#[test]
+fn one_record_of_a_key_in_a_call_and_the_next_after_its_confirmation() {
+    let mut queue = SendQueue::default();
+    let a = flow(1, "t", 500);
+    for serial in 0..3 {
+        queue.push(&a, row(7, serial));
+    }
+    queue.push(&a, row(8, 9));
+    let call = queue.take(ANY_COST, ANY_COST);
+    assert_eq!(serials(&call), [0, 9]);
+    assert!(queue.take(ANY_COST, ANY_COST).is_empty());
+    queue.confirmed(1, 7);
+    assert_eq!(serials(&queue.take(ANY_COST, ANY_COST)), [1]);
+}
+
+#[test]
+fn the_second_partial_failure_in_a_row_sends_the_right_records_again() {
+    let mut queue = SendQueue::default();
+    let a = flow(1, "t", 500);
+    for key in 0..4 {
+        for serial in [10, 20, 30] {
+            queue.push(&a, row(key, serial + key as usize));
+        }
+    }
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        let call = queue.take(ANY_COST, ANY_COST);
+        calls.push(serials(&call));
+        for taken in call {
+            match taken.row.key {
+                1 | 3 => queue.failed(taken.flow, taken.row),
+                key => queue.confirmed(taken.flow, key),
+            }
+        }
+    }
+    assert_eq!(calls, [[10, 11, 12, 13], [11, 13, 20, 22], [11, 13, 30, 32]]);
+}
+
+#[test]
+fn a_flood_of_one_tenant_leaves_the_others_their_turns() {
+    let mut queue = SendQueue::default();
+    let (flood, quiet) = (flow(1, "flood", 500), flow(2, "quiet", 500));
+    for serial in 0..10_000 {
+        queue.push(&flood, row(serial as u128, serial));
+    }
+    for serial in 0..20 {
+        queue.push(&quiet, row(serial as u128, serial));
+    }
+    let call = queue.take(Cost { records: 40, bytes: 1 << 20 }, ANY_COST);
+    let of_quiet = call.iter().filter(|taken| taken.flow == 2).count();
+    assert!((16..=20).contains(&of_quiet), "{of_quiet} of 40");
+}
+
+#[test]
+fn a_purged_flow_is_gone_and_what_comes_back_of_it_is_dropped() {
+    let mut queue = SendQueue::default();
+    let (old, new) = (flow(1, "t", 500), flow(2, "t", 500));
+    queue.push(&old, row(1, 1));
+    queue.push(&old, row(1, 2));
+    queue.push(&old, row(2, 3));
+    queue.push(&new, row(1, 4));
+    let mut call = queue.take(Cost { records: 1, bytes: 100 }, ANY_COST);
+    assert_eq!(queue.purge(1), 2);
+    let back = call.pop().expect("one row");
+    queue.failed(back.flow, back.row);
+    assert_eq!(serials(&queue.take(ANY_COST, ANY_COST)), [4]);
+    queue.confirmed(2, 1);
+    assert!(queue.is_empty() && queue.flows().next().is_none());
+    assert_eq!(queue.waiting(), Waiting::default());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push { flow: FlowId, key: u128, weight: usize },
+    Call { records: u64, bytes: u64, fates: Vec<bool> },
+    Purge { flow: FlowId },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1u64..4, 0u128..6, 1usize..4000).prop_map(|(flow, key, weight)| Step::Push { flow, key, weight }),
+        3 => (1u64..8, 1u64..9000, prop::collection::vec(any::<bool>(), 8))
+            .prop_map(|(records, bytes, fates)| Step::Call { records, bytes, fates }),
+        1 => (1u64..4).prop_map(|flow| Step::Purge { flow }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn keeps_its_rules_whatever_happens(steps in prop::collection::vec(step(), 1..200)) {
+        let mut queue = SendQueue::default();
+        let flows: Vec<Flow> = (1..4).map(|id| flow(id, if id == 1 { "a" } else { "b" }, 3)).collect();
+        let mut expected: HashMap<(FlowId, u128), VecDeque<usize>> = HashMap::new();
+        let mut failed_before: HashSet<(FlowId, u128)> = HashSet::new();
+        for (serial, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Push { flow, key, weight } => {
+                    queue.push(&flows[flow as usize - 1], Row { key, serial, weight });
+                    expected.entry((flow, key)).or_default().push_back(serial);
+                }
+                Step::Purge { flow } => {
+                    queue.purge(flow);
+                    expected.retain(|(id, _), _| *id != flow);
+                    failed_before.retain(|(id, _)| *id != flow);
+                }
+                Step::Call { records, bytes, fates } => {
+                    let call = queue.take(Cost { records, bytes }, ANY_COST);
+                    prop_assert_eq!(call.is_empty(), expected.values().all(VecDeque::is_empty));
+                    prop_assert!(call.len() as u64 <= records);
+                    let total: usize = call.iter().map(|taken| taken.row.weight).sum();
+                    prop_assert!(call.len() == 1 || total as u64 <= bytes);
+                    let keys: HashSet<_> = call.iter().map(|taken| (taken.flow, taken.row.key)).collect();
+                    prop_assert_eq!(keys.len(), call.len(), "two records of a key in one call");
+                    for id in 1..4 {
+                        prop_assert!(call.iter().filter(|taken| taken.flow == id).count() <= 3);
+                    }
+                    let retried = call.iter().take_while(|taken| failed_before.contains(&(taken.flow, taken.row.key))).count();
+                    prop_assert!(call[retried..].iter().all(|taken| !failed_before.contains(&(taken.flow, taken.row.key))));
+                    for (taken, stored) in call.into_iter().zip(fates.into_iter().cycle()) {
+                        let place = (taken.flow, taken.row.key);
+                        let order = expected.get_mut(&place).expect("known key");
+                        prop_assert_eq!(order.front(), Some(&taken.row.serial), "out of order");
+                        if stored {
+                            order.pop_front();
+                            failed_before.remove(&place);
+                            queue.confirmed(taken.flow, taken.row.key);
+                        } else {
+                            failed_before.insert(place);
+                            queue.failed(taken.flow, taken.row);
+                        }
+                    }
+                }
+            }
+            let heads = expected.values().filter(|order| !order.is_empty()).count() as u64;
+            prop_assert_eq!(queue.waiting().all.records, heads);
+            prop_assert_eq!(queue.len(), expected.values().map(VecDeque::len).sum::<usize>());
+        }
+    }
+}
