@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::shard_map::HashRange;
 use super::snapshot::Snapshot;
 
 /// A row's id in its outbox: `tide.outbox_message.id`.
@@ -60,19 +61,31 @@ pub struct OpenWindow {
     pub snapshot: Snapshot,
 }
 
+/// Rows whose hash key lies in `range` are settled up to `settled`, although the
+/// base has not come so far: their shard is ahead of another one that is stuck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The hash keys it speaks of.
+    pub range: HashRange,
+    /// Every row of them up to this one, itself included, is settled.
+    pub settled: Seq,
+}
+
 /// The durable position of one pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     /// Everything visible in it is settled.
     pub base: Snapshot,
-    /// The number of the last window that was closed into `base` (0: none yet).
-    pub base_number: WindowNumber,
     /// The windows begun after `base`, rising in number; each one's snapshot
     /// covers the one before.
     pub open: Vec<OpenWindow>,
     /// Rows of the first open window with an id up to this are settled; 0 when
     /// none is.
     pub settled_id: RowId,
+    /// What is settled ahead of that; the ranges do not overlap.
+    pub marks: Vec<Mark>,
+    /// The highest window number ever used (0: none).
+    pub last_number: WindowNumber,
 }
 
 impl Position {
@@ -81,9 +94,10 @@ impl Position {
     pub const fn start() -> Self {
         Self {
             base: Snapshot::nothing(),
-            base_number: WindowNumber(0),
             open: Vec::new(),
             settled_id: 0,
+            marks: Vec::new(),
+            last_number: WindowNumber(0),
         }
     }
 
@@ -94,10 +108,19 @@ impl Position {
         self.open.last().map_or(&self.base, |window| &window.snapshot)
     }
 
-    /// The number the next window takes.
+    /// Whether a row was settled when this position was written.
     #[must_use]
-    pub fn next_number(&self) -> WindowNumber {
-        self.open.last().map_or(self.base_number, |window| window.number).next()
+    pub fn has_settled(&self, seq: Seq, hash: u128) -> bool {
+        let in_prefix = match self.open.first() {
+            None => seq.window <= self.last_number,
+            Some(first) if seq.window == first.number => seq.id <= self.settled_id,
+            Some(first) => seq.window < first.number,
+        };
+        in_prefix
+            || self
+                .marks
+                .iter()
+                .any(|mark| mark.range.contains(hash) && seq <= mark.settled)
     }
 }
 
