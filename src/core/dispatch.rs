@@ -1,0 +1,386 @@
+//! One shard's writer without its actor: what to send, when, and what an answer
+//! means.
+//!
+//! States: *idle* (a call may go as soon as the budget allows), *in flight* (one
+//! call, never more), *backing off* (the last call failed as a whole). Rows that
+//! were not confirmed go back to the head of their keys before anything else
+//! happens, so no order can be lost between two calls.
+
+use std::time::Duration;
+
+use super::backoff::Backoff;
+use super::budget::{Cost, Grant, ShardBudget, ShardLimits};
+use super::ports::{CallFailure, RecordOutcome};
+use super::send_queue::{Flow, FlowId, SendQueue, Sendable, Taken};
+use super::shard_map::ShardId;
+use super::time::Moment;
+
+/// The most a PutRecords call takes: 500 records and 10 MiB with partition keys
+/// (`docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html`).
+pub const CALL_LIMIT: Cost = Cost {
+    records: 500,
+    bytes: 10 * 1024 * 1024,
+};
+
+/// Something passing went wrong: try again soon.
+const SOON: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Somebody must act: try slowly.
+const SLOWLY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// What a writer does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Send the rows of [`Dispatch::in_flight`] in one call.
+    Call,
+    /// Nothing may go before this moment.
+    Wait(Moment),
+    /// Nothing waits, or a call is in flight.
+    Nothing,
+}
+
+/// A row that is in the stream.
+#[derive(Debug)]
+pub struct Stored<T> {
+    /// The row.
+    pub row: T,
+    /// The shard it went to.
+    pub shard: ShardId,
+    /// Its sequence number there.
+    pub sequence: String,
+}
+
+/// What became of the rows of a call.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// In the stream.
+    pub stored: Vec<Stored<T>>,
+    /// Refused alone in a call: this very record is not acceptable.
+    pub rejected: Option<Rejected<T>>,
+    /// To be sent again because the shard was over its limit.
+    pub throttled: usize,
+    /// To be sent again because the service failed on them.
+    pub failed: usize,
+    /// To be sent again because it is not known whether they were stored.
+    pub unknown: usize,
+    /// To be sent again because the whole call was refused.
+    pub refused: usize,
+}
+
+/// A record the service does not take.
+#[derive(Debug)]
+pub struct Rejected<T> {
+    /// The row.
+    pub row: T,
+    /// The service's error code.
+    pub code: String,
+    /// The service's message.
+    pub message: String,
+}
+
+/// The state of one writer.
+#[derive(Debug)]
+pub struct Dispatch<T> {
+    queue: SendQueue<T>,
+    budget: ShardBudget,
+    in_flight: Vec<Taken<T>>,
+    passing: Backoff,
+    lasting: Backoff,
+    not_before: Moment,
+    most_records: usize,
+}
+
+impl<T: Sendable> Dispatch<T> {
+    /// An idle writer with an empty budget.
+    #[must_use]
+    pub fn new(limits: ShardLimits, now: Moment) -> Self {
+        Self {
+            queue: SendQueue::default(),
+            budget: ShardBudget::new(limits, now),
+            in_flight: Vec::new(),
+            passing: Backoff::new(SOON.0, SOON.1),
+            lasting: Backoff::new(SLOWLY.0, SLOWLY.1),
+            not_before: now,
+            most_records: most_call_records(),
+        }
+    }
+
+    /// Adds a row behind the earlier ones of its key.
+    pub fn push(&mut self, flow: &Flow, row: T) {
+        self.queue.push(flow, row);
+    }
+
+    /// Drops the waiting rows of flows that are void.
+    pub fn purge(&mut self, is_void: impl Fn(FlowId) -> bool) -> usize {
+        let void: Vec<FlowId> = self.queue.flows().filter(|flow| is_void(*flow)).collect();
+        void.into_iter().map(|flow| self.queue.purge(flow)).sum()
+    }
+
+    /// The rows of the call in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> &[Taken<T>] {
+        &self.in_flight
+    }
+
+    /// Rows waiting, those in flight not counted.
+    #[must_use]
+    pub const fn queued(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// The budget, for metrics.
+    pub const fn budget(&mut self) -> &mut ShardBudget {
+        &mut self.budget
+    }
+
+    /// Decides what to do now; with [`Next::Call`] the call counts as begun.
+    pub fn next(&mut self, now: Moment) -> Next {
+        if !self.in_flight.is_empty() || self.queue.is_empty() {
+            return Next::Nothing;
+        }
+        if now < self.not_before {
+            return Next::Wait(self.not_before);
+        }
+        let waiting = self.queue.waiting();
+        if waiting.all.records == 0 {
+            return Next::Nothing;
+        }
+        let most = match self.budget.grant(waiting, now) {
+            Grant::At(moment) => return Next::Wait(moment),
+            Grant::Now(most) => most,
+        };
+        let call_limit = Cost {
+            records: self.most_records as u64,
+            bytes: CALL_LIMIT.bytes,
+        };
+        self.in_flight = self.queue.take(most, call_limit);
+        let cost = Cost {
+            records: self.in_flight.len() as u64,
+            bytes: self.in_flight.iter().map(|taken| taken.row.weight() as u64).sum(),
+        };
+        self.budget.charge(cost, now);
+        Next::Call
+    }
+
+    /// The call in flight has come back.
+    pub fn answered(
+        &mut self,
+        answer: Result<Vec<RecordOutcome>, CallFailure>,
+        now: Moment,
+        random: f64,
+    ) -> Answer<T> {
+        let sent = std::mem::take(&mut self.in_flight);
+        match answer {
+            Ok(outcomes) if outcomes.len() == sent.len() => self.answered_each(sent, outcomes, now, random),
+            Ok(outcomes) => {
+                let reason = format!("{} results for {} records", outcomes.len(), sent.len());
+                self.answered_none(sent, CallFailure::Unknown { reason }, now, random)
+            }
+            Err(failure) => self.answered_none(sent, failure, now, random),
+        }
+    }
+
+    fn answered_each(
+        &mut self,
+        sent: Vec<Taken<T>>,
+        outcomes: Vec<RecordOutcome>,
+        now: Moment,
+        random: f64,
+    ) -> Answer<T> {
+        let offered = sent.len();
+        let mut answer = Answer::nothing();
+        for (taken, outcome) in sent.into_iter().zip(outcomes) {
+            match outcome {
+                RecordOutcome::Stored { shard, sequence } => {
+                    self.queue.confirmed(taken.flow, taken.row.hash());
+                    answer.stored.push(Stored { row: taken.row, shard, sequence });
+                }
+                RecordOutcome::Throttled => {
+                    answer.throttled += 1;
+                    self.queue.failed(taken.flow, taken.row);
+                }
+                RecordOutcome::Failed { .. } => {
+                    answer.failed += 1;
+                    self.queue.failed(taken.flow, taken.row);
+                }
+            }
+        }
+        if answer.throttled > 0 {
+            self.budget.throttled(answer.throttled, offered, now);
+        }
+        if answer.stored.is_empty() && answer.failed > 0 {
+            self.not_before = now + self.passing.after_failure(random);
+        } else {
+            self.passing.reset();
+            self.lasting.reset();
+        }
+        self.most_records = (self.most_records * 2).min(most_call_records());
+        answer
+    }
+
+    fn answered_none(
+        &mut self,
+        sent: Vec<Taken<T>>,
+        failure: CallFailure,
+        now: Moment,
+        random: f64,
+    ) -> Answer<T> {
+        let mut answer = Answer::nothing();
+        let offered = sent.len();
+        let pause = match failure {
+            CallFailure::Throttled { .. } => {
+                self.budget.throttled(offered, offered, now);
+                answer.throttled = offered;
+                self.passing.after_failure(random)
+            }
+            CallFailure::Unknown { .. } => {
+                answer.unknown = offered;
+                self.passing.after_failure(random)
+            }
+            CallFailure::Credentials { .. } | CallFailure::Operator { .. } => {
+                answer.refused = offered;
+                self.lasting.after_failure(random)
+            }
+            CallFailure::BadRecord { code, message } => {
+                return self.search_bad_record(sent, code, message);
+            }
+        };
+        self.not_before = now + pause;
+        self.give_back(sent);
+        answer
+    }
+
+    /// Halves the next call until the record that spoils it is alone.
+    fn search_bad_record(&mut self, mut sent: Vec<Taken<T>>, code: String, message: String) -> Answer<T> {
+        let mut answer = Answer::nothing();
+        if sent.len() == 1
+            && let Some(alone) = sent.pop()
+        {
+            answer.rejected = Some(Rejected { row: alone.row, code, message });
+            return answer;
+        }
+        answer.refused = sent.len();
+        self.most_records = (sent.len() / 2).max(1);
+        self.give_back(sent);
+        answer
+    }
+
+    fn give_back(&mut self, sent: Vec<Taken<T>>) {
+        for taken in sent {
+            self.queue.failed(taken.flow, taken.row);
+        }
+    }
+}
+
+impl<T> Answer<T> {
+    const fn nothing() -> Self {
+        Self {
+            stored: Vec::new(),
+            rejected: None,
+            throttled: 0,
+            failed: 0,
+            unknown: 0,
+            refused: 0,
+        }
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "500")]
+const fn most_call_records() -> usize {
+    CALL_LIMIT.records as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Row(u128);
+
+    impl Sendable for Row {
+        fn hash(&self) -> u128 {
+            self.0
+        }
+
+        fn weight(&self) -> usize {
+            100
+        }
+    }
+
+    fn writer(keys: u128) -> Dispatch<Row> {
+        let unlimited = ShardLimits { records_per_second: 1e9, bytes_per_second: 1e12, fraction: 1.0 };
+        let mut writer = Dispatch::new(unlimited, Moment::ORIGIN);
+        let flow = Flow { id: 1, tenant: "t".into(), tenant_weight: 1, weight: 1, batch_size: 500 };
+        for key in 0..keys {
+            writer.push(&flow, Row(key));
+            writer.push(&flow, Row(key));
+        }
+        writer
+    }
+
+    fn at(millis: u64) -> Moment {
+        Moment::from_origin(Duration::from_millis(millis))
+    }
+
+    fn keys(writer: &Dispatch<Row>) -> Vec<u128> {
+        writer.in_flight().iter().map(|taken| taken.row.0).collect()
+    }
+
+    fn stored() -> RecordOutcome {
+        RecordOutcome::Stored { shard: "s".into(), sequence: "1".into() }
+    }
+
+    #[test]
+    fn one_call_in_flight_and_only_failed_records_again() {
+        let mut writer = writer(4);
+        assert_eq!(writer.next(at(10)), Next::Call);
+        assert_eq!(keys(&writer), [0, 1, 2, 3]);
+        assert_eq!(writer.next(at(11)), Next::Nothing);
+        let failed = RecordOutcome::Failed { code: "InternalFailure".into(), message: String::new() };
+        let answer = writer.answered(Ok(vec![stored(), RecordOutcome::Throttled, stored(), failed]), at(12), 0.5);
+        assert_eq!((answer.stored.len(), answer.throttled, answer.failed), (2, 1, 1));
+        assert_eq!(writer.next(at(13)), Next::Call);
+        assert_eq!(keys(&writer), [1, 3, 0, 2], "the failed ones first");
+    }
+
+    #[test]
+    fn an_unknown_outcome_sends_the_same_records_first_after_a_pause() {
+        let mut writer = writer(2);
+        assert_eq!(writer.next(at(10)), Next::Call);
+        let failure = CallFailure::Unknown { reason: "time-out".into() };
+        let answer = writer.answered(Err(failure), at(20), 1.0);
+        assert_eq!(answer.unknown, 2);
+        assert_eq!(writer.next(at(21)), Next::Wait(at(70)));
+        assert_eq!(writer.next(at(70)), Next::Call);
+        assert_eq!(keys(&writer), [0, 1]);
+    }
+
+    #[test]
+    fn an_answer_of_the_wrong_length_is_an_unknown_outcome() {
+        let mut writer = writer(2);
+        assert_eq!(writer.next(at(10)), Next::Call);
+        let answer = writer.answered(Ok(vec![stored()]), at(20), 0.0);
+        assert_eq!((answer.stored.len(), answer.unknown), (0, 2));
+    }
+
+    #[test]
+    fn the_record_that_spoils_its_calls_is_found() {
+        let mut writer = writer(300);
+        let mut now = 10;
+        let rejected = loop {
+            now += 100;
+            assert_eq!(writer.next(at(now)), Next::Call);
+            let is_bad = keys(&writer).contains(&77);
+            let outcome = if is_bad {
+                let (code, message) = ("InvalidArgumentException".to_owned(), "no".to_owned());
+                Err(CallFailure::BadRecord { code, message })
+            } else {
+                Ok(keys(&writer).iter().map(|_| stored()).collect())
+            };
+            if let Some(rejected) = writer.answered(outcome, at(now), 0.0).rejected {
+                break rejected;
+            }
+            assert!(now < 10_000, "never found");
+        };
+        assert_eq!(rejected.row.0, 77);
+    }
+}
