@@ -1,0 +1,269 @@
+//! Every message between the actors: who sends it, who handles it, and what
+//! follows. Data goes one way (reader, router, writer); what runs back are
+//! outcomes and dropped tickets.
+//!
+//! No message has an answer: two actors that wait for each other deadlock.
+//! Every send is a `try_send`; a closed mailbox means that the receiver died,
+//! and the supervisor deals with that.
+
+use std::sync::Arc;
+
+use actix::Message;
+
+use super::permits::{FlowTag, Ticket};
+use super::shard_writer::ShardWriter;
+use crate::core::ports::{
+    CallFailure, Claim, PipelineName, ProbeReport, RecordOutcome, StoreError, StreamDescription,
+};
+use crate::core::position::Seq;
+use crate::core::row::Envelope;
+use crate::core::send_queue::Sendable;
+use crate::core::shard_map::{Shard, ShardId, ShardMap};
+use crate::core::snapshot::Snapshot;
+use crate::core::time::Moment;
+
+// === Data: reader -> router -> writer ===
+
+/// A row on its way to a shard.
+#[derive(Debug)]
+pub struct RoutedRow {
+    /// What is sent.
+    pub envelope: Envelope,
+    /// Its permit, and whose it is.
+    pub ticket: Ticket,
+}
+
+impl Sendable for RoutedRow {
+    fn hash(&self) -> u128 {
+        self.envelope.hash
+    }
+
+    fn weight(&self) -> usize {
+        self.envelope.weight()
+    }
+}
+
+/// Rows of one flow, in delivery order. Reader to router, router to writer.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Batch {
+    /// Whose rows they are.
+    pub tag: Arc<FlowTag>,
+    /// The rows.
+    pub rows: Vec<RoutedRow>,
+}
+
+// === Outcomes: writer -> reader ===
+
+/// What became of rows of one flow. Writer to reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Outcomes {
+    /// Rows that are in the stream, with their hash keys.
+    pub stored: Vec<(Seq, u128)>,
+    /// A row the service does not take: the reader holds its pipeline there.
+    pub rejected: Option<RejectedRow>,
+}
+
+/// A row the service refused by itself.
+#[derive(Debug)]
+pub struct RejectedRow {
+    /// The row.
+    pub seq: Seq,
+    /// Why, with the service's code.
+    pub reason: String,
+}
+
+// === Reader ===
+
+/// Rows of the reader's flow were lost with an actor: start again. From the
+/// reader's own watch task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct FlowBecameVoid;
+
+/// There is something new in the outbox. Probe to reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Wake;
+
+/// There is nothing new up to a snapshot. Probe to reader, at most once a second.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct NothingNew {
+    /// The probe's snapshot.
+    pub snapshot: Snapshot,
+    /// When it was taken.
+    pub taken_at: Moment,
+}
+
+/// Read nothing more, let what was handed settle, write the position, release
+/// the lease, stop. Supervisor to reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Drain;
+
+/// Stop now, without waiting for anything. Supervisor to any actor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopNow;
+
+// === Router ===
+
+/// The stream was described and its shards listed. From the router's own task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StreamExamined {
+    /// What was found.
+    pub result: Result<(StreamDescription, Vec<Shard>), CallFailure>,
+}
+
+/// A writer is ready for a shard. Supervisor to router.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct WriterReady {
+    /// Its shard.
+    pub shard: ShardId,
+    /// Its address.
+    pub writer: actix::Addr<ShardWriter>,
+}
+
+/// A record went to another shard than the map says. Writer to router.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct UnexpectedShard {
+    /// Where it went.
+    pub shard: ShardId,
+}
+
+// === Writer ===
+
+/// The call in flight has come back. From the writer's own task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CallDone {
+    /// What was answered.
+    pub answer: Result<Vec<RecordOutcome>, CallFailure>,
+    /// How long it took.
+    pub took: std::time::Duration,
+}
+
+/// Drop the rows of flows that are void. Supervisor to router, router to writer,
+/// when a reader ended.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct PurgeVoid;
+
+// === Probe ===
+
+/// Tell the reader when its outbox has a row that `seen` does not see. Reader to
+/// probe; holds until it woke the reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Watch {
+    /// Who asks.
+    pub pipeline: PipelineName,
+    /// The outbox.
+    pub outbox: crate::core::ports::OutboxId,
+    /// What has been read.
+    pub seen: Snapshot,
+    /// The reader.
+    pub reader: actix::Addr<super::outbox_reader::OutboxReader>,
+}
+
+/// A probe came back. From the probe's own task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ProbeDone {
+    /// Who was asked for, in order.
+    pub asked: Vec<PipelineName>,
+    /// When it was sent.
+    pub taken_at: Moment,
+    /// What was found.
+    pub result: Result<ProbeReport, StoreError>,
+}
+
+// === Supervisor ===
+
+/// An actor's task has ended. From the task that watches it.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ChildExited {
+    /// Who.
+    pub child: super::child::ChildId,
+    /// Which incarnation of it.
+    pub incarnation: u64,
+    /// How.
+    pub exit: super::child::Exit,
+}
+
+/// A stream is ready, or in trouble. Router to supervisor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StreamChanged {
+    /// Which.
+    pub stream: super::stream_router::StreamKey,
+    /// Its state.
+    pub state: StreamState,
+}
+
+/// What a router knows of its stream.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StreamState {
+    /// It takes records; these are its shards.
+    Ready {
+        /// The map.
+        map: Arc<ShardMap>,
+        /// The most a record may weigh, in bytes.
+        max_record_bytes: usize,
+    },
+    /// It cannot be used.
+    Trouble {
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+/// The attempt to take a pipeline has come back. From the supervisor's own task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ClaimDone {
+    /// The pipeline.
+    pub pipeline: super::supervisor::PipelineKey,
+    /// Which start it belongs to.
+    pub attempt: u64,
+    /// When it was begun: the lease runs from there.
+    pub asked_at: Moment,
+    /// What was answered.
+    pub result: Result<Claim, StoreError>,
+}
+
+/// The leases of a database's pipelines were renewed, or not. From the
+/// supervisor's own task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct RenewDone {
+    /// The database.
+    pub database: Arc<str>,
+    /// What was asked for.
+    pub held: Vec<(PipelineName, crate::core::ports::Epoch)>,
+    /// When it was begun.
+    pub asked_at: Moment,
+    /// Which still hold.
+    pub result: Result<Vec<bool>, StoreError>,
+}
+
+/// The pipelines that are defined in a database. From the supervisor's own task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CatalogRead {
+    /// The database.
+    pub database: Arc<str>,
+    /// Its pipelines.
+    pub result: Result<Vec<crate::core::ports::PipelineRow>, StoreError>,
+}
+
+/// Stop everything in order. From the signal handler.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Shutdown;
