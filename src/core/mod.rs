@@ -2,6 +2,7 @@
 //! actors. Time, randomness and answers come in as arguments.
 
 pub mod body;
+pub mod classify;
 pub mod ports;
 pub mod position;
 pub mod row;
