@@ -14,6 +14,11 @@ use crate::core::classify::{Call, RawFailure, classify, classify_record};
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome};
 use crate::core::shard_map::ShardId;
 
+/// How the SDK's cache of identities says that credentials did not come in time;
+/// the error's type is private to it. Not seeing it makes the call `Unknown`,
+/// which is safe.
+const IDENTITY_TIMED_OUT: &str = "identity resolver timed out";
+
 /// Says what a failed call means for its records.
 pub fn failure_of<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> CallFailure
 where
@@ -28,7 +33,7 @@ where
     E: ProvideErrorMetadata + Error + 'static,
 {
     let reason = DisplayErrorContext(error).to_string();
-    if source_of::<CredentialsError>(error).is_some() {
+    if source_of::<CredentialsError>(error).is_some() || reason.contains(IDENTITY_TIMED_OUT) {
         return RawFailure::CredentialsNotLoaded { reason };
     }
     match error {
