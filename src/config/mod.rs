@@ -1,3 +1,4 @@
 //! Settings and pipeline definitions.
 
+pub mod client_spec;
 pub mod pipeline;

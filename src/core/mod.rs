@@ -4,6 +4,7 @@
 pub mod backoff;
 pub mod body;
 pub mod budget;
+pub mod classify;
 pub mod dispatch;
 pub mod fair_ring;
 pub mod intake;

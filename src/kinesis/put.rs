@@ -1,0 +1,170 @@
+//! From what the SDK returns to what the core knows: failed calls to
+//! [`CallFailure`], answered records to [`RecordOutcome`].
+
+use std::error::Error;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_kinesis::config::http::HttpResponse;
+use aws_sdk_kinesis::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::operation::put_records::PutRecordsOutput;
+use aws_sdk_kinesis::primitives::Blob;
+use aws_sdk_kinesis::types::{PutRecordsRequestEntry, PutRecordsResultEntry};
+
+use crate::core::classify::{Call, RawFailure, classify, classify_record};
+use crate::core::ports::{CallFailure, PutRecord, RecordOutcome};
+use crate::core::shard_map::ShardId;
+
+/// How the SDK's cache of identities says that credentials did not come in time;
+/// the error's type is private to it. Not seeing it makes the call `Unknown`,
+/// which is safe.
+const IDENTITY_TIMED_OUT: &str = "identity resolver timed out";
+
+/// Says what a failed call means for its records.
+pub fn failure_of<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> CallFailure
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    classify(call, raw_failure(error))
+}
+
+/// The SDK's error without the SDK's types.
+pub fn raw_failure<E>(error: &SdkError<E, HttpResponse>) -> RawFailure
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let reason = DisplayErrorContext(error).to_string();
+    if source_of::<CredentialsError>(error).is_some() || reason.contains(IDENTITY_TIMED_OUT) {
+        return RawFailure::CredentialsNotLoaded { reason };
+    }
+    match error {
+        SdkError::ConstructionFailure(_) => RawFailure::Construction { reason },
+        SdkError::TimeoutError(_) => RawFailure::Timeout { reason },
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => {
+            RawFailure::Timeout { reason }
+        }
+        SdkError::DispatchFailure(_) => RawFailure::Dispatch { reason },
+        SdkError::ResponseError(response) => RawFailure::ResponseUnreadable {
+            status: response.raw().status().as_u16(),
+            reason,
+        },
+        SdkError::ServiceError(answer) => RawFailure::Service {
+            code: answer.err().code().unwrap_or_default().to_owned(),
+            status: answer.raw().status().as_u16(),
+            message: answer.err().message().unwrap_or_default().to_owned(),
+        },
+        // The enum is open: a kind of failure that a later SDK adds says nothing
+        // about what was stored.
+        _ => RawFailure::Dispatch { reason },
+    }
+}
+
+fn source_of<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(current) = next {
+        if let Some(found) = current.downcast_ref::<T>() {
+            return Some(found);
+        }
+        next = current.source();
+    }
+    None
+}
+
+/// The records as the SDK takes them. The data is moved where this is its only
+/// owner and copied once where the caller keeps it for a second try.
+///
+/// # Errors
+/// When the SDK refuses to build a record: nothing was sent.
+pub fn request_entries(
+    call: Call<'_>,
+    records: Vec<PutRecord>,
+) -> Result<Vec<PutRecordsRequestEntry>, CallFailure> {
+    let entry = |record: PutRecord| {
+        PutRecordsRequestEntry::builder()
+            .partition_key(&*record.key)
+            .data(Blob::new(Vec::from(record.data)))
+            .build()
+    };
+    let entries: Result<Vec<_>, _> = records.into_iter().map(entry).collect();
+    entries.map_err(|error| {
+        let reason = error.to_string();
+        classify(call, RawFailure::Construction { reason })
+    })
+}
+
+/// One outcome per record, in order.
+///
+/// # Errors
+/// `Unknown` when the answer does not have one result per record: nobody could
+/// say which result belongs to which record.
+pub fn outcomes_of(
+    call: Call<'_>,
+    sent: usize,
+    output: PutRecordsOutput,
+) -> Result<Vec<RecordOutcome>, CallFailure> {
+    let results = output.records;
+    if results.len() != sent {
+        let reason = format!("{sent} records were sent and {} results came back", results.len());
+        return Err(classify(call, RawFailure::ResponseUnreadable { status: 200, reason }));
+    }
+    Ok(results.into_iter().map(outcome_of).collect())
+}
+
+fn outcome_of(result: PutRecordsResultEntry) -> RecordOutcome {
+    if let Some(code) = &result.error_code {
+        return classify_record(code, result.error_message.as_deref().unwrap_or_default());
+    }
+    match (result.shard_id, result.sequence_number) {
+        (Some(shard), Some(sequence)) => RecordOutcome::Stored {
+            shard: ShardId(shard.into()),
+            sequence,
+        },
+        (shard, sequence) => RecordOutcome::Failed {
+            code: "IncompleteResult".to_owned(),
+            message: format!(
+                "neither an error code nor both of shard id ({shard:?}) and sequence number ({sequence:?})"
+            ),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::classify::Action;
+
+    const PUT: Call<'_> = Call {
+        action: Action::PutRecords,
+        stream: "orders",
+    };
+
+    fn output(results: Vec<PutRecordsResultEntry>) -> PutRecordsOutput {
+        PutRecordsOutput::builder().set_records(Some(results)).build().expect("an output")
+    }
+
+    #[test]
+    fn an_answer_of_another_length_is_unknown() {
+        let stored = PutRecordsResultEntry::builder().shard_id("s").sequence_number("1").build();
+        let failure = outcomes_of(PUT, 2, output(vec![stored])).expect_err("one is missing");
+        assert!(matches!(failure, CallFailure::Unknown { .. }), "{failure:?}");
+    }
+
+    #[test]
+    fn results_keep_their_order_and_none_counts_as_stored_by_default() {
+        let results = vec![
+            PutRecordsResultEntry::builder().shard_id("s").sequence_number("1").build(),
+            PutRecordsResultEntry::builder()
+                .error_code("ProvisionedThroughputExceededException")
+                .build(),
+            PutRecordsResultEntry::builder().error_code("InternalFailure").build(),
+            PutRecordsResultEntry::builder().shard_id("s").build(),
+        ];
+        let outcomes = outcomes_of(PUT, 4, output(results)).expect("an answer");
+        assert_eq!(
+            outcomes[0],
+            RecordOutcome::Stored { shard: "s".into(), sequence: "1".to_owned() }
+        );
+        assert_eq!(outcomes[1], RecordOutcome::Throttled);
+        assert!(matches!(&outcomes[2], RecordOutcome::Failed { code, .. } if code == "InternalFailure"));
+        assert!(matches!(&outcomes[3], RecordOutcome::Failed { .. }));
+    }
+}
