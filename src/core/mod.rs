@@ -2,8 +2,11 @@
 //! actors. Time, randomness and answers come in as arguments.
 
 pub mod body;
+pub mod event_id;
+mod json_scalar;
 pub mod ports;
 pub mod position;
+pub mod render;
 pub mod row;
 pub mod shard_map;
 pub mod snapshot;
