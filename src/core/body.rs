@@ -61,6 +61,9 @@ pub struct BodyContext<'a> {
 // === impl BodyFormat ===
 
 impl BodyFormat {
+    /// All formats.
+    pub const ALL: [Self; 3] = [Self::Native, Self::Payload, Self::CloudEvents];
+
     /// Its name in a configuration.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -92,7 +95,7 @@ impl FromStr for BodyFormat {
     type Err = UnknownFormat;
 
     fn from_str(text: &str) -> Result<Self, UnknownFormat> {
-        [Self::Native, Self::Payload, Self::CloudEvents]
+        Self::ALL
             .into_iter()
             .find(|format| format.as_str() == text)
             .ok_or_else(|| UnknownFormat {
@@ -332,11 +335,7 @@ mod tests {
 
     #[test]
     fn names_parse_back() {
-        for format in [
-            BodyFormat::Native,
-            BodyFormat::Payload,
-            BodyFormat::CloudEvents,
-        ] {
+        for format in BodyFormat::ALL {
             assert_eq!(format.to_string().parse(), Ok(format));
         }
         let error = "avro".parse::<BodyFormat>().expect_err("unknown");
