@@ -181,10 +181,8 @@ fn the_database_url_alone_is_enough() {
 
 #[test]
 fn the_environment_goes_before_the_file() {
-    let file = "[limits]\npipeline_rows = 5\ndrain_grace = \"1s\"\n[databases]\n";
-    let file = file.replace("[databases]\n", "");
     let settings = load(
-        &file,
+        "[limits]\npipeline_rows = 5\ndrain_grace = \"1s\"\n",
         [
             ("DATABASE_URL", "postgres://localhost/app"),
             ("TIDEGATE__LIMITS__PIPELINE_ROWS", "7"),
