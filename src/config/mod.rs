@@ -1,4 +1,31 @@
-//! Settings and pipeline definitions.
+//! What the operator and the owners of pipelines ask for, read and judged.
+//!
+//! - [`settings`]: the relay's own settings: defaults, then the file, then the
+//!   environment.
+//! - [`pipeline`]: what one pipeline is, whether it is defined in the file or in
+//!   a database.
+//!
+//! Everything is judged at once: a configuration with five mistakes gets five
+//! [`problem::ConfigProblem`]s, each naming its key, what was given and what was
+//! expected. Nothing secret is ever shown in one.
 
+pub mod byte_size;
 pub mod client_spec;
+pub mod environment;
+pub mod human_duration;
 pub mod pipeline;
+mod pipeline_reader;
+pub mod problem;
+pub mod secret;
+pub mod settings;
+mod settings_reader;
+mod table;
+
+pub use byte_size::ByteSize;
+pub use client_spec::{ClientSpec, CredentialSource};
+pub use environment::Environment;
+pub use human_duration::HumanDuration;
+pub use pipeline::{PipelineSpec, RateLimit, StreamRef, StreamTarget};
+pub use problem::{ConfigError, ConfigProblem};
+pub use secret::Secret;
+pub use settings::Settings;

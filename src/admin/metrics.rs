@@ -1,0 +1,452 @@
+//! Every metric family of the relay.
+//!
+//! Families are registered once, in a registry that is passed in. Workers get
+//! handles ([`PipelineMetrics`], [`ShardMetrics`]) whose series are looked up
+//! once; an event is then one method call that adds to a few atomics. A label
+//! never holds a key, a row or an error's text: a label's values are names from
+//! the configuration, shard ids, and names written in this program (`&'static
+//! str` or an enum).
+//!
+//! Rows, records and bytes are plain counts; times are seconds; ratios are 0 to
+//! 1.
+
+mod pipeline;
+mod shard;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+pub use pipeline::{PipelineMetrics, RetryReason};
+pub use shard::{CallOutcome, ShardMetrics};
+
+use pipeline::PipelineFamilies;
+use shard::ShardFamilies;
+
+/// Upper bounds of the time a query to the database takes, in seconds: from a
+/// probe that finds nothing to the statement time-out.
+const QUERY_SECONDS: [f64; 12] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
+];
+
+/// The metrics could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics: {0}")]
+pub struct MetricsError(#[from] prometheus::Error);
+
+/// What became of writing a position down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PositionWrite {
+    /// It is written.
+    Written,
+    /// It was refused: a newer epoch exists.
+    Stale,
+    /// The database did not answer, or refused.
+    Failed,
+}
+
+/// What happened to a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseEvent {
+    /// A pipeline was taken.
+    Claimed,
+    /// Another node has it.
+    Held,
+    /// It was extended.
+    Renewed,
+    /// It was lost to another node, or ran out.
+    Lost,
+    /// It was given back.
+    Released,
+}
+
+/// All metrics. Clones share the same families.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    families: Arc<Families>,
+}
+
+#[derive(Debug)]
+struct Families {
+    registry: Registry,
+    pipeline: PipelineFamilies,
+    shard: ShardFamilies,
+    actor_restarts: IntCounterVec,
+    invariant_violations: IntCounterVec,
+    position_writes: IntCounterVec,
+    lease_events: IntCounterVec,
+    database_up: IntGaugeVec,
+    query_seconds: HistogramVec,
+    query_failures: IntCounterVec,
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// Registers all families, and `tidegate_build_info` with its one series.
+    ///
+    /// # Errors
+    /// A family of the same name is in the registry already.
+    pub fn new(registry: Registry) -> Result<Self, MetricsError> {
+        let build_info = int_gauges(
+            &registry,
+            "tidegate_build_info",
+            "Always 1; the version is in the label",
+            &["version"],
+        )?;
+        build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION")])
+            .set(1);
+        let families = Families {
+            pipeline: PipelineFamilies::register(&registry)?,
+            shard: ShardFamilies::register(&registry)?,
+            actor_restarts: counters(
+                &registry,
+                "tidegate_actor_restarts_total",
+                "Actors started again after they ended on their own",
+                &["actor", "cause"],
+            )?,
+            invariant_violations: counters(
+                &registry,
+                "tidegate_invariant_violations_total",
+                "Times an invariant did not hold; anything but 0 is a defect",
+                &["id"],
+            )?,
+            position_writes: counters(
+                &registry,
+                "tidegate_position_writes_total",
+                "Positions written down, refused as stale, or failed",
+                &["outcome"],
+            )?,
+            lease_events: counters(
+                &registry,
+                "tidegate_lease_events_total",
+                "What happened to the leases of pipelines",
+                &["event"],
+            )?,
+            database_up: int_gauges(
+                &registry,
+                "tidegate_database_up",
+                "Whether the database answered last",
+                &["database"],
+            )?,
+            query_seconds: histograms(
+                &registry,
+                "tidegate_database_query_seconds",
+                "How long a query took, answered or not",
+                &["query"],
+                &QUERY_SECONDS,
+            )?,
+            query_failures: counters(
+                &registry,
+                "tidegate_database_query_failures_total",
+                "Queries that were not answered",
+                &["query"],
+            )?,
+            registry,
+        };
+        Ok(Self {
+            families: Arc::new(families),
+        })
+    }
+
+    /// The handle of a pipeline. Asking again gives the same series.
+    #[must_use]
+    pub fn pipeline(&self, pipeline: &str, tenant: &str, stream: &str) -> PipelineMetrics {
+        self.families.pipeline.handle([pipeline, tenant, stream])
+    }
+
+    /// Ends a pipeline's series. What its handles still add is seen by nobody.
+    pub fn remove_pipeline(&self, pipeline: &str, tenant: &str, stream: &str) {
+        self.families.pipeline.remove([pipeline, tenant, stream]);
+    }
+
+    /// The handle of a shard. Asking again gives the same series.
+    #[must_use]
+    pub fn shard(&self, stream: &str, shard: &str) -> ShardMetrics {
+        self.families.shard.handle([stream, shard])
+    }
+
+    /// Ends a shard's series. What its handles still add is seen by nobody.
+    pub fn remove_shard(&self, stream: &str, shard: &str) {
+        self.families.shard.remove([stream, shard]);
+    }
+
+    /// An actor ended on its own and is started again. `actor` is its kind,
+    /// `cause` a short name such as `panic`.
+    pub fn actor_restarted(&self, actor: &'static str, cause: &'static str) {
+        self.families
+            .actor_restarts
+            .with_label_values(&[actor, cause])
+            .inc();
+    }
+
+    /// An invariant did not hold; `id` is its id.
+    pub fn invariant_violated(&self, id: &'static str) {
+        self.families
+            .invariant_violations
+            .with_label_values(&[id])
+            .inc();
+    }
+
+    /// A position was to be written down.
+    pub fn position_write(&self, outcome: PositionWrite) {
+        let outcome = match outcome {
+            PositionWrite::Written => "written",
+            PositionWrite::Stale => "stale",
+            PositionWrite::Failed => "failed",
+        };
+        self.families
+            .position_writes
+            .with_label_values(&[outcome])
+            .inc();
+    }
+
+    /// Something happened to a lease.
+    pub fn lease_event(&self, event: LeaseEvent) {
+        let event = match event {
+            LeaseEvent::Claimed => "claimed",
+            LeaseEvent::Held => "held",
+            LeaseEvent::Renewed => "renewed",
+            LeaseEvent::Lost => "lost",
+            LeaseEvent::Released => "released",
+        };
+        self.families.lease_events.with_label_values(&[event]).inc();
+    }
+
+    /// A database answered, or did not.
+    pub fn database_up(&self, database: &str, up: bool) {
+        self.families
+            .database_up
+            .with_label_values(&[database])
+            .set(up.into());
+    }
+
+    /// A query took so long, and was `answered` or not. `query` is its name.
+    pub fn database_query(&self, query: &'static str, took: Duration, answered: bool) {
+        let seconds = self.families.query_seconds.with_label_values(&[query]);
+        seconds.observe(took.as_secs_f64());
+        let failures = self.families.query_failures.with_label_values(&[query]);
+        failures.inc_by((!answered).into());
+    }
+
+    /// All series in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// A series cannot be written as text.
+    pub fn render(&self) -> Result<String, MetricsError> {
+        Ok(TextEncoder::new().encode_to_string(&self.families.registry.gather())?)
+    }
+}
+
+// === Registering ===
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+fn int_gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
+    let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+fn gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<GaugeVec, prometheus::Error> {
+    let family = GaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    upper_bounds: &[f64],
+) -> Result<HistogramVec, prometheus::Error> {
+    let options = HistogramOpts::new(name, help).buckets(upper_bounds.to_vec());
+    let family = HistogramVec::new(options, labels)?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+/// A count as a gauge holds it. No gauge of ours comes near the bound.
+fn gauge_value(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// A count as a counter adds it. No count of ours comes near the bound.
+fn counter_value(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// Ends one series of each given family. A series that is not there is gone
+/// already.
+macro_rules! remove_series {
+    ($labels:expr, $($family:expr),+ $(,)?) => {
+        $(drop($family.remove_label_values($labels));)+
+    };
+}
+use remove_series;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::status::PipelineState;
+
+    fn metrics() -> Metrics {
+        Metrics::new(Registry::new()).expect("fresh names")
+    }
+
+    #[track_caller]
+    fn shows(metrics: &Metrics, lines: &[&str]) {
+        let text = metrics.render().expect("text");
+        for line in lines {
+            assert!(
+                text.lines().any(|shown| shown == *line),
+                "no line {line} in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_pipelines_events_add_up() {
+        let metrics = metrics();
+        let pipeline = metrics.pipeline("p", "t", "s");
+        pipeline.rows_read(5, 500);
+        pipeline.delivered(3, 300);
+        metrics.pipeline("p", "t", "s").delivered(1, 100);
+        pipeline.retried(2, RetryReason::Throttled);
+        pipeline.throttled(2);
+        pipeline.acked(Duration::from_millis(20));
+        pipeline.in_flight(1, 100);
+        pipeline.lag(7, Duration::from_millis(1500));
+        pipeline.windows_open(2);
+        pipeline.deferred_rows(9);
+        pipeline.row_blocked();
+        pipeline.state(&PipelineState::Running);
+        shows(
+            &metrics,
+            &[
+                r#"tidegate_rows_read_total{pipeline="p",stream="s",tenant="t"} 5"#,
+                r#"tidegate_bytes_read_total{pipeline="p",stream="s",tenant="t"} 500"#,
+                r#"tidegate_rows_delivered_total{pipeline="p",stream="s",tenant="t"} 4"#,
+                r#"tidegate_bytes_delivered_total{pipeline="p",stream="s",tenant="t"} 400"#,
+                r#"tidegate_records_retried_total{pipeline="p",reason="throttled",stream="s",tenant="t"} 2"#,
+                r#"tidegate_records_throttled_total{pipeline="p",stream="s",tenant="t"} 2"#,
+                r#"tidegate_commit_to_ack_seconds_bucket{pipeline="p",stream="s",tenant="t",le="0.01"} 0"#,
+                r#"tidegate_commit_to_ack_seconds_bucket{pipeline="p",stream="s",tenant="t",le="0.025"} 1"#,
+                r#"tidegate_in_flight_rows{pipeline="p",stream="s",tenant="t"} 1"#,
+                r#"tidegate_in_flight_bytes{pipeline="p",stream="s",tenant="t"} 100"#,
+                r#"tidegate_lag_rows{pipeline="p",stream="s",tenant="t"} 7"#,
+                r#"tidegate_lag_oldest_seconds{pipeline="p",stream="s",tenant="t"} 1.5"#,
+                r#"tidegate_windows_open{pipeline="p",stream="s",tenant="t"} 2"#,
+                r#"tidegate_deferred_rows{pipeline="p",stream="s",tenant="t"} 9"#,
+                r#"tidegate_rows_blocked_total{pipeline="p",stream="s",tenant="t"} 1"#,
+                r#"tidegate_pipeline_state{pipeline="p",state="running",stream="s",tenant="t"} 1"#,
+                r#"tidegate_pipeline_state{pipeline="p",state="starting",stream="s",tenant="t"} 0"#,
+            ],
+        );
+    }
+
+    #[test]
+    fn a_shards_events_add_up() {
+        let metrics = metrics();
+        let shard = metrics.shard("s", "shardId-0");
+        shard.call(CallOutcome::Partial, Duration::from_millis(8));
+        shard.offered(10, 1000);
+        shard.accepted(7, 700);
+        shard.throttled(3);
+        shard.utilisation(0.5, 0.25);
+        shard.budget_factor(0.9);
+        shard.queued(4, 400);
+        shard.sequence_regressed();
+        shows(
+            &metrics,
+            &[
+                r#"tidegate_put_calls_total{outcome="partial",shard="shardId-0",stream="s"} 1"#,
+                r#"tidegate_put_calls_total{outcome="stored",shard="shardId-0",stream="s"} 0"#,
+                r#"tidegate_put_call_seconds_count{shard="shardId-0",stream="s"} 1"#,
+                r#"tidegate_shard_records_offered_total{shard="shardId-0",stream="s"} 10"#,
+                r#"tidegate_shard_bytes_offered_total{shard="shardId-0",stream="s"} 1000"#,
+                r#"tidegate_shard_records_accepted_total{shard="shardId-0",stream="s"} 7"#,
+                r#"tidegate_shard_bytes_accepted_total{shard="shardId-0",stream="s"} 700"#,
+                r#"tidegate_shard_records_throttled_total{shard="shardId-0",stream="s"} 3"#,
+                r#"tidegate_shard_budget_utilisation_ratio{resource="records",shard="shardId-0",stream="s"} 0.5"#,
+                r#"tidegate_shard_budget_utilisation_ratio{resource="bytes",shard="shardId-0",stream="s"} 0.25"#,
+                r#"tidegate_shard_budget_factor_ratio{shard="shardId-0",stream="s"} 0.9"#,
+                r#"tidegate_shard_queued_rows{shard="shardId-0",stream="s"} 4"#,
+                r#"tidegate_shard_queued_bytes{shard="shardId-0",stream="s"} 400"#,
+                r#"tidegate_sequence_regressions_total{shard="shardId-0",stream="s"} 1"#,
+            ],
+        );
+    }
+
+    #[test]
+    fn the_processs_events_add_up() {
+        let metrics = metrics();
+        metrics.actor_restarted("shard_writer", "panic");
+        metrics.invariant_violated("P-LOSS");
+        metrics.position_write(PositionWrite::Stale);
+        metrics.lease_event(LeaseEvent::Lost);
+        metrics.database_up("default", true);
+        metrics.database_query("probe", Duration::from_millis(2), false);
+        let version = env!("CARGO_PKG_VERSION");
+        shows(
+            &metrics,
+            &[
+                &format!(r#"tidegate_build_info{{version="{version}"}} 1"#),
+                r#"tidegate_actor_restarts_total{actor="shard_writer",cause="panic"} 1"#,
+                r#"tidegate_invariant_violations_total{id="P-LOSS"} 1"#,
+                r#"tidegate_position_writes_total{outcome="stale"} 1"#,
+                r#"tidegate_lease_events_total{event="lost"} 1"#,
+                r#"tidegate_database_up{database="default"} 1"#,
+                r#"tidegate_database_query_seconds_bucket{query="probe",le="0.0025"} 1"#,
+                r#"tidegate_database_query_failures_total{query="probe"} 1"#,
+            ],
+        );
+    }
+
+    #[test]
+    fn removing_ends_every_series() {
+        let metrics = metrics();
+        let before = metrics.render().expect("text");
+        let pipeline = metrics.pipeline("p", "t", "s");
+        let shard = metrics.shard("s", "shardId-0");
+        assert_ne!(metrics.render().expect("text"), before);
+        metrics.remove_pipeline("p", "t", "s");
+        metrics.remove_shard("s", "shardId-0");
+        pipeline.delivered(1, 1);
+        shard.throttled(1);
+        assert_eq!(metrics.render().expect("text"), before);
+        metrics.remove_shard("s", "shardId-0");
+    }
+
+    #[test]
+    fn names_are_taken_once_per_registry() {
+        let registry = Registry::new();
+        let first = Metrics::new(registry.clone());
+        let second = Metrics::new(registry);
+        assert!(first.is_ok() && second.is_err());
+    }
+}

@@ -1,0 +1,275 @@
+//! The metrics of one pipeline.
+
+use std::time::Duration;
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Registry,
+};
+
+use super::{counter_value, counters, gauge_value, gauges, histograms, int_gauges, remove_series};
+use crate::admin::status::PipelineState;
+
+const LABELS: [&str; 3] = ["pipeline", "tenant", "stream"];
+
+/// Upper bounds of the time from commit to confirmation, in seconds: 1 ms to 5
+/// minutes.
+const LATENCY_SECONDS: [f64; 17] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0,
+];
+
+/// Why records are sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryReason {
+    /// The shard, or the service, was asked for too much.
+    Throttled,
+    /// The service failed on the record.
+    Failed,
+    /// It is not known whether the record was stored.
+    Unknown,
+    /// The credentials were not accepted.
+    Credentials,
+    /// The operator must act first.
+    Operator,
+}
+
+const RETRY_REASONS: [(RetryReason, &str); 5] = [
+    (RetryReason::Throttled, "throttled"),
+    (RetryReason::Failed, "failed"),
+    (RetryReason::Unknown, "unknown"),
+    (RetryReason::Credentials, "credentials"),
+    (RetryReason::Operator, "operator"),
+];
+
+/// The handle of one pipeline.
+#[derive(Debug, Clone)]
+pub struct PipelineMetrics {
+    rows_read: IntCounter,
+    bytes_read: IntCounter,
+    rows_delivered: IntCounter,
+    bytes_delivered: IntCounter,
+    retried: [(RetryReason, IntCounter); RETRY_REASONS.len()],
+    throttled: IntCounter,
+    blocked: IntCounter,
+    commit_to_ack: Histogram,
+    lag_rows: IntGauge,
+    lag_oldest: Gauge,
+    in_flight_rows: IntGauge,
+    in_flight_bytes: IntGauge,
+    windows_open: IntGauge,
+    deferred_rows: IntGauge,
+    states: [(&'static str, IntGauge); PipelineState::NAMES.len()],
+}
+
+#[derive(Debug)]
+pub(super) struct PipelineFamilies {
+    rows_read: IntCounterVec,
+    bytes_read: IntCounterVec,
+    rows_delivered: IntCounterVec,
+    bytes_delivered: IntCounterVec,
+    retried: IntCounterVec,
+    throttled: IntCounterVec,
+    blocked: IntCounterVec,
+    commit_to_ack: HistogramVec,
+    lag_rows: IntGaugeVec,
+    lag_oldest: GaugeVec,
+    in_flight_rows: IntGaugeVec,
+    in_flight_bytes: IntGaugeVec,
+    windows_open: IntGaugeVec,
+    deferred_rows: IntGaugeVec,
+    state: IntGaugeVec,
+}
+
+// === impl PipelineMetrics ===
+
+impl PipelineMetrics {
+    /// Rows were read; `bytes` counts their payloads and headers.
+    pub fn rows_read(&self, rows: usize, bytes: usize) {
+        self.rows_read.inc_by(counter_value(rows));
+        self.bytes_read.inc_by(counter_value(bytes));
+    }
+
+    /// Rows were confirmed by the stream; `bytes` counts data and keys.
+    pub fn delivered(&self, rows: usize, bytes: usize) {
+        self.rows_delivered.inc_by(counter_value(rows));
+        self.bytes_delivered.inc_by(counter_value(bytes));
+    }
+
+    /// Records will be sent again.
+    pub fn retried(&self, records: usize, reason: RetryReason) {
+        for (known, counter) in &self.retried {
+            if *known == reason {
+                counter.inc_by(counter_value(records));
+            }
+        }
+    }
+
+    /// Records were refused because a limit of the service was reached.
+    pub fn throttled(&self, records: usize) {
+        self.throttled.inc_by(counter_value(records));
+    }
+
+    /// A row that can never be sent was met; the pipeline holds there.
+    pub fn row_blocked(&self) {
+        self.blocked.inc();
+    }
+
+    /// A row was confirmed so long after it was committed (measured from its
+    /// insert, which comes before).
+    pub fn acked(&self, latency: Duration) {
+        self.commit_to_ack.observe(latency.as_secs_f64());
+    }
+
+    /// What is read and not settled.
+    pub fn in_flight(&self, rows: usize, bytes: usize) {
+        self.in_flight_rows.set(gauge_value(rows));
+        self.in_flight_bytes.set(gauge_value(bytes));
+    }
+
+    /// What is committed and not settled: how many rows, and the age of the
+    /// oldest.
+    pub fn lag(&self, rows: u64, oldest: Duration) {
+        self.lag_rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
+        self.lag_oldest.set(oldest.as_secs_f64());
+    }
+
+    /// Windows that are begun and not settled.
+    pub fn windows_open(&self, windows: usize) {
+        self.windows_open.set(gauge_value(windows));
+    }
+
+    /// Rows of full shards that are remembered by id alone.
+    pub fn deferred_rows(&self, rows: usize) {
+        self.deferred_rows.set(gauge_value(rows));
+    }
+
+    /// The pipeline's state: its series is 1, those of all other states are 0.
+    pub fn state(&self, state: &PipelineState) {
+        for (name, gauge) in &self.states {
+            gauge.set((*name == state.name()).into());
+        }
+    }
+}
+
+// === impl PipelineFamilies ===
+
+impl PipelineFamilies {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name, help| counters(registry, name, help, &LABELS);
+        let int_gauges = |name, help| int_gauges(registry, name, help, &LABELS);
+        let [pipeline, tenant, stream] = LABELS;
+        Ok(Self {
+            rows_read: counters("tidegate_rows_read_total", "Rows read from the outbox")?,
+            bytes_read: counters(
+                "tidegate_bytes_read_total",
+                "Bytes of payloads and headers read from the outbox",
+            )?,
+            rows_delivered: counters(
+                "tidegate_rows_delivered_total",
+                "Rows confirmed by the stream",
+            )?,
+            bytes_delivered: counters(
+                "tidegate_bytes_delivered_total",
+                "Bytes of data and keys confirmed by the stream",
+            )?,
+            retried: super::counters(
+                registry,
+                "tidegate_records_retried_total",
+                "Records that had to be sent again",
+                &[pipeline, tenant, stream, "reason"],
+            )?,
+            throttled: counters(
+                "tidegate_records_throttled_total",
+                "Records refused because a limit of the service was reached",
+            )?,
+            blocked: counters(
+                "tidegate_rows_blocked_total",
+                "Rows that can never be sent and hold their pipeline",
+            )?,
+            commit_to_ack: histograms(
+                registry,
+                "tidegate_commit_to_ack_seconds",
+                "Time from the insert of a committed row to its confirmation",
+                &LABELS,
+                &LATENCY_SECONDS,
+            )?,
+            lag_rows: int_gauges("tidegate_lag_rows", "Rows committed and not settled")?,
+            lag_oldest: gauges(
+                registry,
+                "tidegate_lag_oldest_seconds",
+                "Age of the oldest row that is not settled",
+                &LABELS,
+            )?,
+            in_flight_rows: int_gauges("tidegate_in_flight_rows", "Rows read and not settled")?,
+            in_flight_bytes: int_gauges(
+                "tidegate_in_flight_bytes",
+                "Bytes of the rows read and not settled",
+            )?,
+            windows_open: int_gauges(
+                "tidegate_windows_open",
+                "Windows of the outbox begun and not settled",
+            )?,
+            deferred_rows: int_gauges(
+                "tidegate_deferred_rows",
+                "Rows of full shards that are remembered by id alone",
+            )?,
+            state: super::int_gauges(
+                registry,
+                "tidegate_pipeline_state",
+                "1 for the state the pipeline is in, 0 for the others",
+                &[pipeline, tenant, stream, "state"],
+            )?,
+        })
+    }
+
+    pub(super) fn handle(&self, labels: [&str; 3]) -> PipelineMetrics {
+        let [pipeline, tenant, stream] = labels;
+        let with = |last| [pipeline, tenant, stream, last];
+        PipelineMetrics {
+            rows_read: self.rows_read.with_label_values(&labels),
+            bytes_read: self.bytes_read.with_label_values(&labels),
+            rows_delivered: self.rows_delivered.with_label_values(&labels),
+            bytes_delivered: self.bytes_delivered.with_label_values(&labels),
+            retried: RETRY_REASONS
+                .map(|(reason, name)| (reason, self.retried.with_label_values(&with(name)))),
+            throttled: self.throttled.with_label_values(&labels),
+            blocked: self.blocked.with_label_values(&labels),
+            commit_to_ack: self.commit_to_ack.with_label_values(&labels),
+            lag_rows: self.lag_rows.with_label_values(&labels),
+            lag_oldest: self.lag_oldest.with_label_values(&labels),
+            in_flight_rows: self.in_flight_rows.with_label_values(&labels),
+            in_flight_bytes: self.in_flight_bytes.with_label_values(&labels),
+            windows_open: self.windows_open.with_label_values(&labels),
+            deferred_rows: self.deferred_rows.with_label_values(&labels),
+            states: PipelineState::NAMES
+                .map(|name| (name, self.state.with_label_values(&with(name)))),
+        }
+    }
+
+    pub(super) fn remove(&self, labels: [&str; 3]) {
+        remove_series!(
+            &labels,
+            self.rows_read,
+            self.bytes_read,
+            self.rows_delivered,
+            self.bytes_delivered,
+            self.throttled,
+            self.blocked,
+            self.commit_to_ack,
+            self.lag_rows,
+            self.lag_oldest,
+            self.in_flight_rows,
+            self.in_flight_bytes,
+            self.windows_open,
+            self.deferred_rows,
+        );
+        let [pipeline, tenant, stream] = labels;
+        for (_, name) in RETRY_REASONS {
+            remove_series!(&[pipeline, tenant, stream, name], self.retried);
+        }
+        for name in PipelineState::NAMES {
+            remove_series!(&[pipeline, tenant, stream, name], self.state);
+        }
+    }
+}

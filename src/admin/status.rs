@@ -1,0 +1,458 @@
+//! What the relay is doing now, for people and for probes.
+//!
+//! Actors write what they know onto a [`StatusBoard`]; the admin port reads it.
+//! A write holds a lock for as long as a few fields take to copy, so neither
+//! side waits for the other. The board also carries the supervisor's heartbeat:
+//! whoever reads it learns whether the relay makes progress, from another thread
+//! than the one that should.
+//!
+//! No key, payload, URL or credential belongs on the board: it is shown to
+//! whoever may reach the admin port.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::core::position::RowId;
+
+/// What a pipeline is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum PipelineState {
+    /// It is being set up.
+    Starting,
+    /// Another node owns it.
+    Standby {
+        /// That node.
+        owner: String,
+    },
+    /// Rows flow, or would if there were any.
+    Running,
+    /// Something it needs is not there; it tries again by itself.
+    Waiting {
+        /// What it waits for.
+        reason: String,
+    },
+    /// A row that can never be sent holds it; somebody must act.
+    Blocked {
+        /// The row.
+        row_id: RowId,
+        /// Why it cannot be sent.
+        reason: String,
+    },
+    /// It ended too often; it is tried again slowly.
+    Failed {
+        /// How it ended last.
+        reason: String,
+    },
+    /// It was stopped on purpose.
+    Stopped,
+    /// Its definition is not acceptable; somebody must act.
+    Invalid {
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A pipeline on the board.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PipelineStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// The database it reads from.
+    pub database: Arc<str>,
+    /// The outbox it reads.
+    pub outbox: Arc<str>,
+    /// The name of the stream it writes to.
+    pub stream: Arc<str>,
+    /// Whom it belongs to.
+    pub tenant: Arc<str>,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: PipelineState,
+    /// The epoch under which this node owns it, if it does.
+    pub epoch: Option<i64>,
+    /// Rows committed and not settled.
+    pub lag_rows: u64,
+    /// Whether there are more of them than were counted.
+    pub lag_at_least: bool,
+    /// Age of the oldest of them, in seconds.
+    pub lag_oldest_seconds: f64,
+    /// Rows read and not settled.
+    pub in_flight_rows: u64,
+    /// Bytes of the rows read and not settled.
+    pub in_flight_bytes: u64,
+    /// Windows begun and not settled.
+    pub open_windows: u64,
+    /// Rows of full shards that are remembered by id alone.
+    pub deferred_rows: u64,
+    /// Rows confirmed since this process took the pipeline.
+    pub delivered_rows: u64,
+}
+
+/// A stream on the board.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct StreamStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its status as the service names it; empty while it is not known.
+    pub status: String,
+    /// What keeps it from being written to, if anything does.
+    pub problem: Option<String>,
+    /// Its open shards, by rising hash range.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// A shard on the board.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ShardStatus {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Part of its budget of records used lately, 0 to 1.
+    pub records_utilisation: f64,
+    /// Part of its budget of bytes used lately, 0 to 1.
+    pub bytes_utilisation: f64,
+    /// Part of the configured budget in use now, 0 to 1.
+    pub budget_factor: f64,
+    /// Rows that wait for it.
+    pub queued_rows: u64,
+    /// Bytes of the rows that wait for it.
+    pub queued_bytes: u64,
+}
+
+/// A database on the board.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DatabaseStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Whether it answered last.
+    pub up: bool,
+    /// Why it did not.
+    pub problem: Option<String>,
+}
+
+/// Where the process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It is being set up.
+    Starting,
+    /// It works.
+    Started,
+    /// It finishes what is in flight, then ends.
+    Draining,
+}
+
+/// Everything on the board at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Status {
+    /// The version of the program.
+    pub version: &'static str,
+    /// What this node is called in leases.
+    pub node: Arc<str>,
+    /// Where the process is in its life.
+    pub phase: Phase,
+    /// How long it has run, in seconds.
+    pub uptime_seconds: f64,
+    /// How long ago the supervisor showed progress, in seconds.
+    pub heartbeat_age_seconds: f64,
+    /// The databases, by name.
+    pub databases: Vec<DatabaseStatus>,
+    /// The pipelines, by database and name.
+    pub pipelines: Vec<PipelineStatus>,
+    /// The streams, by key.
+    pub streams: Vec<StreamStatus>,
+}
+
+/// The board.
+#[derive(Debug)]
+pub struct StatusBoard {
+    node: Arc<str>,
+    started_at: Instant,
+    /// Milliseconds from `started_at` to the supervisor's last sign of life.
+    last_beat: AtomicU64,
+    entries: RwLock<Entries>,
+}
+
+#[derive(Debug)]
+struct Entries {
+    phase: Phase,
+    databases: BTreeMap<Arc<str>, DatabaseStatus>,
+    pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
+    streams: BTreeMap<Arc<str>, StreamStatus>,
+}
+
+// === impl PipelineState ===
+
+impl PipelineState {
+    /// The names of all states.
+    pub const NAMES: [&'static str; 8] = [
+        "starting", "standby", "running", "waiting", "blocked", "failed", "stopped", "invalid",
+    ];
+
+    /// Its name, as the status and the metrics show it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Standby { .. } => "standby",
+            Self::Running => "running",
+            Self::Waiting { .. } => "waiting",
+            Self::Blocked { .. } => "blocked",
+            Self::Failed { .. } => "failed",
+            Self::Stopped => "stopped",
+            Self::Invalid { .. } => "invalid",
+        }
+    }
+}
+
+// === impl PipelineStatus ===
+
+impl PipelineStatus {
+    /// A pipeline of which nothing is known but its definition.
+    #[must_use]
+    pub fn starting(
+        name: Arc<str>,
+        database: Arc<str>,
+        outbox: Arc<str>,
+        stream: Arc<str>,
+        tenant: Arc<str>,
+    ) -> Self {
+        Self {
+            name,
+            database,
+            outbox,
+            stream,
+            tenant,
+            state: PipelineState::Starting,
+            epoch: None,
+            lag_rows: 0,
+            lag_at_least: false,
+            lag_oldest_seconds: 0.0,
+            in_flight_rows: 0,
+            in_flight_bytes: 0,
+            open_windows: 0,
+            deferred_rows: 0,
+            delivered_rows: 0,
+        }
+    }
+}
+
+// === impl StatusBoard ===
+
+impl StatusBoard {
+    /// An empty board of a process that is starting.
+    #[must_use]
+    pub fn new(node: Arc<str>) -> Self {
+        Self::made_at(Instant::now(), node)
+    }
+
+    /// A board as if it had been made at that time.
+    pub(super) fn made_at(started_at: Instant, node: Arc<str>) -> Self {
+        Self {
+            node,
+            started_at,
+            last_beat: AtomicU64::new(0),
+            entries: RwLock::new(Entries {
+                phase: Phase::Starting,
+                databases: BTreeMap::new(),
+                pipelines: BTreeMap::new(),
+                streams: BTreeMap::new(),
+            }),
+        }
+    }
+
+    /// The supervisor shows a sign of life.
+    pub fn beat(&self) {
+        let since = u64::try_from(self.started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_beat.fetch_max(since, Ordering::Relaxed);
+    }
+
+    /// How long ago the supervisor showed a sign of life; before its first one,
+    /// how long ago the board was made.
+    #[must_use]
+    pub fn heartbeat_age(&self) -> Duration {
+        let last_beat = Duration::from_millis(self.last_beat.load(Ordering::Relaxed));
+        self.started_at.elapsed().saturating_sub(last_beat)
+    }
+
+    /// Where the process is in its life.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.read().phase
+    }
+
+    /// The process has got further in its life.
+    pub fn set_phase(&self, phase: Phase) {
+        self.write().phase = phase;
+    }
+
+    /// A database answered, or did not and why.
+    pub fn set_database(&self, name: &Arc<str>, problem: Option<String>) {
+        let status = DatabaseStatus {
+            name: name.clone(),
+            up: problem.is_none(),
+            problem,
+        };
+        self.write().databases.insert(name.clone(), status);
+    }
+
+    /// Puts a pipeline on the board, in the place of what was there.
+    pub fn set_pipeline(&self, status: PipelineStatus) {
+        let key = (status.database.clone(), status.name.clone());
+        self.write().pipelines.insert(key, status);
+    }
+
+    /// Changes a pipeline on the board; does nothing if it is not there.
+    pub fn update_pipeline(
+        &self,
+        database: &Arc<str>,
+        name: &Arc<str>,
+        change: impl FnOnce(&mut PipelineStatus),
+    ) {
+        let key = (database.clone(), name.clone());
+        if let Some(status) = self.write().pipelines.get_mut(&key) {
+            change(status);
+        }
+    }
+
+    /// Takes a pipeline off the board.
+    pub fn remove_pipeline(&self, database: &Arc<str>, name: &Arc<str>) {
+        self.write()
+            .pipelines
+            .remove(&(database.clone(), name.clone()));
+    }
+
+    /// Changes a stream on the board, which is put there if it is not. `key`
+    /// tells apart streams of one name in several accounts.
+    pub fn update_stream(&self, key: &Arc<str>, change: impl FnOnce(&mut StreamStatus)) {
+        change(self.write().streams.entry(key.clone()).or_default());
+    }
+
+    /// Takes a stream off the board.
+    pub fn remove_stream(&self, key: &Arc<str>) {
+        self.write().streams.remove(key);
+    }
+
+    /// The databases, by name.
+    #[must_use]
+    pub fn databases(&self) -> Vec<DatabaseStatus> {
+        self.read().databases.values().cloned().collect()
+    }
+
+    /// Everything at this moment.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let entries = self.read();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            node: self.node.clone(),
+            phase: entries.phase,
+            uptime_seconds: self.started_at.elapsed().as_secs_f64(),
+            heartbeat_age_seconds: self.heartbeat_age().as_secs_f64(),
+            databases: entries.databases.values().cloned().collect(),
+            pipelines: entries.pipelines.values().cloned().collect(),
+            streams: entries.streams.values().cloned().collect(),
+        }
+    }
+
+    // A writer that panicked left at worst one field of one entry old.
+
+    fn read(&self) -> RwLockReadGuard<'_, Entries> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Entries> {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pipeline(name: &str) -> PipelineStatus {
+        let [outbox, stream, tenant] = ["events", "s", "acme"].map(Arc::from);
+        PipelineStatus::starting(name.into(), "default".into(), outbox, stream, tenant)
+    }
+
+    #[test]
+    fn shows_what_was_written() {
+        let board = StatusBoard::new("node-a".into());
+        let (database, name): (Arc<str>, Arc<str>) = ("default".into(), "p".into());
+        board.set_pipeline(pipeline("p"));
+        board.set_pipeline(pipeline("q"));
+        board.remove_pipeline(&database, &"q".into());
+        board.update_pipeline(&database, &name, |status| {
+            status.state = PipelineState::Blocked {
+                row_id: 7,
+                reason: "no key".to_owned(),
+            };
+            status.epoch = Some(3);
+        });
+        board.update_pipeline(&database, &"absent".into(), |status| status.lag_rows = 1);
+        board.set_database(&database, Some("connection refused".to_owned()));
+        board.update_stream(&"s".into(), |stream| stream.status = "ACTIVE".to_owned());
+        board.set_phase(Phase::Started);
+        let shown = serde_json::to_value(board.status()).expect("JSON");
+        assert_eq!(shown["node"], "node-a");
+        assert_eq!(shown["phase"], "started");
+        assert_eq!(shown["pipelines"].as_array().map(Vec::len), Some(1));
+        assert_eq!(shown["pipelines"][0]["state"], "blocked");
+        assert_eq!(shown["pipelines"][0]["row_id"], 7);
+        assert_eq!(shown["pipelines"][0]["epoch"], 3);
+        assert_eq!(
+            shown["databases"],
+            json!([{"name": "default", "up": false, "problem": "connection refused"}])
+        );
+        assert_eq!(shown["streams"][0]["status"], "ACTIVE");
+        board.remove_stream(&"s".into());
+        assert_eq!(board.status().streams, []);
+    }
+
+    #[test]
+    fn every_state_has_the_name_it_is_shown_under() {
+        let reason = || "r".to_owned();
+        let states = [
+            PipelineState::Starting,
+            PipelineState::Standby { owner: reason() },
+            PipelineState::Running,
+            PipelineState::Waiting { reason: reason() },
+            PipelineState::Blocked {
+                row_id: 1,
+                reason: reason(),
+            },
+            PipelineState::Failed { reason: reason() },
+            PipelineState::Stopped,
+            PipelineState::Invalid { reason: reason() },
+        ];
+        let shown = states.each_ref().map(|state| {
+            let json = serde_json::to_value(state).expect("JSON");
+            json["state"].as_str().map(str::to_owned)
+        });
+        assert_eq!(
+            shown,
+            PipelineState::NAMES.map(|name| Some(name.to_owned()))
+        );
+        assert_eq!(
+            states.each_ref().map(PipelineState::name),
+            PipelineState::NAMES
+        );
+    }
+
+    #[test]
+    fn the_heartbeat_ages_until_the_next() {
+        let long_ago = Instant::now()
+            .checked_sub(Duration::from_secs(60))
+            .expect("a time");
+        let board = StatusBoard::made_at(long_ago, "n".into());
+        assert!(board.heartbeat_age() >= Duration::from_secs(60));
+        board.beat();
+        assert!(board.heartbeat_age() < Duration::from_secs(30));
+    }
+}

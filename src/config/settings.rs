@@ -1,0 +1,326 @@
+//! The relay's own settings.
+//!
+//! Defaults, then the file, then the environment: the variable
+//! `TIDEGATE__ADMIN__LISTEN` is the key `listen` of `[admin]`. `DATABASE_URL`
+//! alone is enough: it becomes the database `default` when the file names none.
+//! The `AWS_*` variables are the SDK's.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::byte_size::ByteSize;
+use super::environment::Environment;
+use super::pipeline::{PipelineSpec, ShardBudgetSettings};
+use super::problem::{ConfigError, ConfigProblem};
+use super::secret::Secret;
+use super::settings_reader;
+use super::table::{Report, Typing};
+
+/// The name of the database that `DATABASE_URL` gives.
+pub const DEFAULT_DATABASE: &str = "default";
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Where the outboxes are: at least one.
+    pub databases: Vec<DatabaseSettings>,
+    /// The admin port.
+    pub admin: AdminSettings,
+    /// This node among others.
+    pub cluster: ClusterSettings,
+    /// What the process may use.
+    pub limits: LimitSettings,
+    /// What it says of itself.
+    pub log: LogSettings,
+    /// How it talks to Kinesis.
+    pub kinesis: KinesisSettings,
+    /// How often it looks for news.
+    pub probe: ProbeSettings,
+    /// What differs for some streams.
+    pub streams: Vec<StreamSettings>,
+    /// What differs for some tenants.
+    pub tenants: Vec<TenantSettings>,
+    /// The pipelines that the file defines.
+    pub pipelines: Vec<PipelineSpec>,
+    /// The environment: what `${env:NAME}` refers to.
+    pub environment: Environment,
+}
+
+/// A database with outboxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseSettings {
+    /// What it is called in pipelines, statuses and metrics.
+    pub name: Arc<str>,
+    /// Its connection URL; it may hold a password.
+    pub url: Secret,
+    /// The most connections the relay opens to it.
+    pub max_connections: u32,
+    /// The longest a statement may take there.
+    pub statement_timeout: Duration,
+    /// Whether statements are prepared once per connection; off for a pooler in
+    /// transaction mode that cannot carry them.
+    pub prepared_statements: bool,
+}
+
+/// The admin port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+}
+
+/// This node among others on the same databases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// What it is called in leases; `None`: a name is made up at start.
+    pub node_id: Option<Arc<str>>,
+    /// How long a lease lasts; it is renewed at a third of it.
+    pub lease: Duration,
+}
+
+/// What the process may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// Rows in flight of all pipelines together, in memory.
+    pub memory: ByteSize,
+    /// Rows in flight of one pipeline.
+    pub pipeline_rows: u32,
+    /// Rows in flight of one pipeline, by their bytes.
+    pub pipeline_bytes: ByteSize,
+    /// How long a drain may wait for what is in flight.
+    pub drain_grace: Duration,
+}
+
+/// What the process says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// One line of text, or one JSON object, per event.
+    pub format: LogFormat,
+    /// Which events: the directives of `tracing_subscriber`'s `EnvFilter`.
+    pub filter: String,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+/// How the relay talks to Kinesis.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KinesisSettings {
+    /// The service's URL; `None` leaves it to the SDK.
+    pub endpoint_url: Option<String>,
+    /// The region of pipelines that name none; `None` leaves it to the SDK.
+    pub region: Option<String>,
+    /// The longest a call may take.
+    pub operation_timeout: Duration,
+    /// The longest a connection may take to open.
+    pub connect_timeout: Duration,
+    /// How often the shards of a stream are listed anew.
+    pub shard_refresh: Duration,
+    /// What a shard takes.
+    pub shard_budget: ShardBudgetSettings,
+}
+
+/// How often the relay looks for news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProbeSettings {
+    /// While there are some.
+    pub min_interval: Duration,
+    /// While there are none.
+    pub max_interval: Duration,
+}
+
+/// What differs for one stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamSettings {
+    /// The stream's name.
+    pub name: Arc<str>,
+    /// The service's URL for it; `None`: that of `[kinesis]`.
+    pub endpoint_url: Option<String>,
+    /// What one of its shards takes.
+    pub shard_budget: ShardBudgetSettings,
+}
+
+/// What differs for one tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantSettings {
+    /// The tenant.
+    pub name: Arc<str>,
+    /// The share of its pipelines in a contended shard: 1 to 1000.
+    pub weight: u32,
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// Reads the settings from a file, if there is one, and the environment.
+    ///
+    /// # Errors
+    /// The file cannot be read, or everything that is wrong with the settings.
+    pub fn load(file: Option<&Path>, environment: Environment) -> Result<Self, ConfigError> {
+        let merged = merge(file, &environment)?;
+        let report = Report::new(Typing::FromText);
+        let settings = settings_reader::read(&merged, environment, &report);
+        let mut problems = report.into_problems();
+        problems.extend(settings.validate());
+        if problems.is_empty() {
+            return Ok(settings);
+        }
+        Err(ConfigError::Invalid(problems))
+    }
+
+    /// What is wrong with the settings as a whole, each key being fine alone.
+    #[must_use]
+    pub fn validate(&self) -> Vec<ConfigProblem> {
+        let mut problems = Vec::new();
+        let LimitSettings {
+            memory,
+            pipeline_bytes,
+            ..
+        } = self.limits;
+        if pipeline_bytes > memory {
+            problems.push(ConfigProblem::new(
+                "limits.pipeline_bytes",
+                format!("got {pipeline_bytes}"),
+                format!("at most limits.memory ({memory})"),
+            ));
+        }
+        if self.probe.min_interval > self.probe.max_interval {
+            problems.push(ConfigProblem::new(
+                "probe.min_interval",
+                "longer than probe.max_interval",
+                "at most probe.max_interval",
+            ));
+        }
+        let mut unique = |list: &str, names: Vec<&str>| {
+            for (index, name) in names.iter().enumerate() {
+                if !name.is_empty() && names[..index].contains(name) {
+                    let key = format!("{list}[{index}].name");
+                    problems.push(ConfigProblem::new(
+                        key,
+                        format!("got {name:?} a second time"),
+                        "every name once",
+                    ));
+                }
+            }
+        };
+        unique(
+            "databases",
+            self.databases
+                .iter()
+                .map(|database| &*database.name)
+                .collect(),
+        );
+        unique(
+            "streams",
+            self.streams.iter().map(|stream| &*stream.name).collect(),
+        );
+        unique(
+            "tenants",
+            self.tenants.iter().map(|tenant| &*tenant.name).collect(),
+        );
+        unique(
+            "pipelines",
+            self.pipelines
+                .iter()
+                .map(|pipeline| &*pipeline.name)
+                .collect(),
+        );
+        problems
+    }
+
+    /// Every key there is, by its path; `[]` stands for a place in a list.
+    #[must_use]
+    pub fn known_keys() -> Vec<String> {
+        let empty = serde_json::json!({});
+        let one_of_each = serde_json::json!({
+            "databases": [empty], "streams": [empty], "tenants": [empty], "pipelines": [empty],
+        });
+        let report = Report::new(Typing::FromText);
+        settings_reader::read(&one_of_each, Environment::default(), &report);
+        report.into_known_keys().into_iter().collect()
+    }
+
+    /// The database with this name.
+    #[must_use]
+    pub fn database(&self, name: &str) -> Option<&DatabaseSettings> {
+        self.databases
+            .iter()
+            .find(|database| *database.name == *name)
+    }
+
+    /// The weight of a tenant's pipelines: 1 unless it has its own.
+    #[must_use]
+    pub fn tenant_weight(&self, tenant: &str) -> u32 {
+        let own = self.tenants.iter().find(|known| *known.name == *tenant);
+        own.map_or(1, |own| own.weight)
+    }
+}
+
+/// The file and the environment as one tree.
+fn merge(file: Option<&Path>, environment: &Environment) -> Result<serde_json::Value, ConfigError> {
+    let shown = file.map_or_else(|| "(none)".to_owned(), |path| path.display().to_string());
+    let problem = |error: config::ConfigError| ConfigError::File {
+        path: shown.clone(),
+        reason: error.to_string(),
+    };
+    let mut builder = config::Config::builder();
+    if let Some(path) = file {
+        builder = builder.add_source(config::File::from(path).format(config::FileFormat::Toml));
+    }
+    let variables = config::Environment::with_prefix("TIDEGATE")
+        .prefix_separator("__")
+        .separator("__")
+        .ignore_empty(true)
+        .source(Some(environment.variables().clone()));
+    let merged = builder.add_source(variables).build().map_err(problem)?;
+    merged.try_deserialize().map_err(problem)
+}
+
+// === impl DatabaseSettings ===
+
+impl DatabaseSettings {
+    /// A database with default settings.
+    #[must_use]
+    pub fn new(name: &str, url: Secret) -> Self {
+        Self {
+            name: name.into(),
+            url,
+            max_connections: 8,
+            statement_timeout: Duration::from_secs(10),
+            prepared_statements: true,
+        }
+    }
+}
+
+// === impl ClusterSettings ===
+
+impl ClusterSettings {
+    /// The node's name: the configured one, or one that is made up from host,
+    /// process and chance, another one at every call.
+    #[must_use]
+    pub fn node_name(&self) -> Arc<str> {
+        self.node_id.clone().unwrap_or_else(|| {
+            let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+            let host = match host.trim() {
+                "" => "node",
+                host => host,
+            };
+            format!("{host}-{}-{:08x}", std::process::id(), fastrand::u32(..)).into()
+        })
+    }
+
+    /// How often a lease is renewed: at a third of what it lasts, so that two
+    /// renewals may fail before it is lost.
+    #[must_use]
+    pub fn renew_every(&self) -> Duration {
+        self.lease / 3
+    }
+}

@@ -1,0 +1,280 @@
+//! Makes a row ready to send: its event id, partition key, hash and body.
+//!
+//! A row that cannot be made ready is poison. It is named and held, never
+//! skipped and never sent in a changed form.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::body::{BodyContext, BodyFormat};
+use super::event_id::event_id;
+use super::ports::Outbox;
+use super::position::{Seq, WindowNumber};
+use super::row::{Envelope, OutboxRow};
+use super::shard_map::hash_key;
+use super::template::{KeyContext, KeyTemplate, VariableError};
+
+/// The most Unicode characters (not bytes) a partition key may have, as the
+/// Kinesis API states for `PartitionKey`.
+pub const MAX_KEY_CHARACTERS: usize = 256;
+
+/// Why a row can never become a record of its stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Poison {
+    /// The key template renders to nothing.
+    #[error("the partition key is empty (expected 1 to {MAX_KEY_CHARACTERS} characters)")]
+    KeyEmpty,
+    /// The key template renders to more than a key may have.
+    #[error("the partition key has {characters} characters (expected 1 to {MAX_KEY_CHARACTERS})")]
+    KeyTooLong {
+        /// How many Unicode characters it has.
+        characters: usize,
+    },
+    /// The key template names a field that the row lacks.
+    #[error("the partition key needs {name}, which is missing or null")]
+    VariableMissing {
+        /// The variable, such as `payload.order.id`.
+        name: String,
+    },
+    /// The key template names a field that has members of its own.
+    #[error(
+        "the partition key needs {name}, which is an object or an array \
+         (expected a string, a number or a boolean)"
+    )]
+    VariableNotScalar {
+        /// The variable, such as `payload.order`.
+        name: String,
+    },
+    /// Data and key together weigh more than the stream takes.
+    #[error("the record weighs {bytes} bytes with its key (the stream takes at most {limit})")]
+    RecordTooLarge {
+        /// What it weighs.
+        bytes: usize,
+        /// What the stream takes.
+        limit: usize,
+    },
+}
+
+impl Poison {
+    /// A stable name of the reason, for metrics, statuses and dead letters.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::KeyEmpty => "key_empty",
+            Self::KeyTooLong { .. } => "key_too_long",
+            Self::VariableMissing { .. } => "variable_missing",
+            Self::VariableNotScalar { .. } => "variable_not_scalar",
+            Self::RecordTooLarge { .. } => "record_too_large",
+        }
+    }
+}
+
+impl From<VariableError> for Poison {
+    fn from(error: VariableError) -> Self {
+        match error {
+            VariableError::Missing { name } => Self::VariableMissing { name },
+            VariableError::NotScalar { name } => Self::VariableNotScalar { name },
+        }
+    }
+}
+
+/// Renders the rows of one pipeline.
+#[derive(Debug, Clone)]
+pub struct Renderer {
+    /// What the partition key is made of.
+    pub template: KeyTemplate,
+    /// What the data is made of.
+    pub format: BodyFormat,
+    /// The outbox the rows are from.
+    pub outbox: Outbox,
+    /// The pipeline's tenant.
+    pub tenant: Arc<str>,
+    /// The most a record may weigh, data plus key, in bytes: what the stream
+    /// says of itself.
+    pub max_record_bytes: usize,
+}
+
+impl Renderer {
+    /// Renders a row that was read in window `window`.
+    ///
+    /// # Errors
+    /// The row is poison: the same row fails the same way every time, until the
+    /// pipeline's template or the stream's limit is changed.
+    pub fn render(&self, row: OutboxRow, window: WindowNumber) -> Result<Envelope, Poison> {
+        let seq = Seq { window, id: row.id };
+        let mut id_buffer = uuid::Uuid::encode_buffer();
+        let event_id: &str = event_id(self.outbox.uuid, row.id)
+            .hyphenated()
+            .encode_lower(&mut id_buffer);
+        let context = KeyContext {
+            outbox: &self.outbox.name,
+            tenant: &self.tenant,
+            event_id,
+        };
+        let key = self.template.render(&row, &context)?;
+        check_key(&key)?;
+        let body = self.format.write(
+            row,
+            &BodyContext {
+                seq,
+                event_id,
+                outbox: &self.outbox.name,
+                key: &key,
+            },
+        );
+        let envelope = Envelope {
+            seq,
+            hash: hash_key(&key),
+            key: key.into(),
+            body: Bytes::from(body),
+        };
+        let bytes = envelope.weight();
+        if bytes > self.max_record_bytes {
+            return Err(Poison::RecordTooLarge {
+                bytes,
+                limit: self.max_record_bytes,
+            });
+        }
+        Ok(envelope)
+    }
+}
+
+fn check_key(key: &str) -> Result<(), Poison> {
+    if key.is_empty() {
+        return Err(Poison::KeyEmpty);
+    }
+    // A character has at least one byte: most keys need no count.
+    if key.len() <= MAX_KEY_CHARACTERS {
+        return Ok(());
+    }
+    let characters = key.chars().count();
+    if characters > MAX_KEY_CHARACTERS {
+        return Err(Poison::KeyTooLong { characters });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ports::OutboxId;
+    use proptest::prelude::*;
+    use std::time::Duration;
+    use uuid::Uuid;
+
+    fn renderer(template: &str) -> Renderer {
+        Renderer {
+            template: template.parse().expect("a template"),
+            format: BodyFormat::Native,
+            outbox: Outbox {
+                id: OutboxId(1),
+                name: "events".into(),
+                uuid: Uuid::from_u128(0x0123_4567_89ab_4def_8123_4567_89ab_cdef),
+            },
+            tenant: "default".into(),
+            max_record_bytes: 1 << 20,
+        }
+    }
+
+    fn row(dedup_key: Option<&str>) -> OutboxRow {
+        OutboxRow {
+            id: 42,
+            dedup_key: dedup_key.map(str::to_owned),
+            payload: r#"{"a": 1}"#.to_owned(),
+            headers: "{}".to_owned(),
+            created_at: "2026-01-02T03:04:05.678901Z".to_owned(),
+            age: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn renders_a_row() {
+        let envelope = renderer("{dedup_key}")
+            .render(row(Some("k")), WindowNumber(5))
+            .expect("rendered");
+        assert_eq!(
+            envelope.seq,
+            Seq {
+                window: WindowNumber(5),
+                id: 42
+            }
+        );
+        assert_eq!(&*envelope.key, "k");
+        assert_eq!(envelope.hash, hash_key("k"));
+        let body: serde_json::Value = serde_json::from_slice(&envelope.body).expect("JSON");
+        assert_eq!(body["seq"], envelope.seq.to_string());
+        assert_eq!(body["event_id"], "01234567-89ab-8def-8000-00000000002a");
+    }
+
+    #[test]
+    fn a_row_without_a_key_goes_by_its_event_id() {
+        let envelope = renderer("{dedup_key}")
+            .render(row(None), WindowNumber(5))
+            .expect("rendered");
+        assert_eq!(&*envelope.key, "01234567-89ab-8def-8000-00000000002a");
+    }
+
+    #[test]
+    fn a_key_has_1_to_256_characters_of_any_width() {
+        for character in ["a", "\u{e9}", "\u{65e5}", "\u{1f30a}"] {
+            let render = |count| {
+                renderer("{dedup_key}").render(row(Some(&character.repeat(count))), WindowNumber(1))
+            };
+            assert_eq!(
+                render(256).map(|envelope| envelope.key.chars().count()),
+                Ok(256)
+            );
+            assert_eq!(render(257), Err(Poison::KeyTooLong { characters: 257 }));
+        }
+        assert_eq!(
+            renderer("{dedup_key}").render(row(Some("")), WindowNumber(1)),
+            Err(Poison::KeyEmpty)
+        );
+    }
+
+    #[test]
+    fn the_key_counts_against_the_limit_of_a_record() {
+        let mut renderer = renderer("{dedup_key}");
+        let weight = renderer
+            .render(row(Some("k")), WindowNumber(1))
+            .expect("rendered")
+            .weight();
+        renderer.max_record_bytes = weight;
+        assert!(renderer.render(row(Some("k")), WindowNumber(1)).is_ok());
+        renderer.max_record_bytes = weight - 1;
+        assert_eq!(
+            renderer.render(row(Some("k")), WindowNumber(1)),
+            Err(Poison::RecordTooLarge {
+                bytes: weight,
+                limit: weight - 1
+            })
+        );
+    }
+
+    #[test]
+    fn poison_names_its_reason() {
+        let missing = renderer("{payload.b}")
+            .render(row(None), WindowNumber(1))
+            .expect_err("poison");
+        assert_eq!(missing.code(), "variable_missing");
+        assert_eq!(
+            missing.to_string(),
+            "the partition key needs payload.b, which is missing or null"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_row_renders_the_same_every_time_but_for_its_window(
+            key in ".{1,256}", id in 0i64.., first in 0u64..1000, second in 0u64..1000,
+        ) {
+            let renderer = renderer("{dedup_key}");
+            let row = OutboxRow { id, ..row(Some(&key)) };
+            let a = renderer.render(row.clone(), WindowNumber(first)).expect("rendered");
+            let b = renderer.render(row, WindowNumber(second)).expect("rendered");
+            prop_assert_eq!((&a.key, a.hash), (&b.key, b.hash));
+            prop_assert_eq!(a == b, first == second);
+        }
+    }
+}
