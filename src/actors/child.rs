@@ -70,6 +70,8 @@ pub enum Exit {
     Resharded,
     /// Its database answered that something is missing there.
     Refused(String),
+    /// The service does not take one of its rows; the reason names it.
+    Blocked(String),
     /// It panicked.
     Panicked(String),
 }
@@ -85,6 +87,7 @@ impl Exit {
             Self::RowsLost => "rows_lost",
             Self::Resharded => "resharded",
             Self::Refused(_) => "refused",
+            Self::Blocked(_) => "blocked",
             Self::Panicked(_) => "panic",
         }
     }

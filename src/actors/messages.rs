@@ -12,13 +12,11 @@ use actix::Message;
 
 use super::permits::{FlowTag, Ticket};
 use super::shard_writer::ShardWriter;
-use crate::core::ports::{
-    CallFailure, Claim, PipelineName, ProbeReport, RecordOutcome, StoreError, StreamDescription,
-};
+use crate::core::ports::{Claim, PipelineName, StoreError};
 use crate::core::position::Seq;
 use crate::core::row::Envelope;
 use crate::core::send_queue::Sendable;
-use crate::core::shard_map::{Shard, ShardId, ShardMap};
+use crate::core::shard_map::{ShardId, ShardMap};
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
 
@@ -110,14 +108,6 @@ pub struct StopNow;
 
 // === Router ===
 
-/// The stream was described and its shards listed. From the router's own task.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct StreamExamined {
-    /// What was found.
-    pub result: Result<(StreamDescription, Vec<Shard>), CallFailure>,
-}
-
 /// A writer is ready for a shard. Supervisor to router.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -137,16 +127,6 @@ pub struct UnexpectedShard {
 }
 
 // === Writer ===
-
-/// The call in flight has come back. From the writer's own task.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct CallDone {
-    /// What was answered.
-    pub answer: Result<Vec<RecordOutcome>, CallFailure>,
-    /// How long it took.
-    pub took: std::time::Duration,
-}
 
 /// Drop the rows of flows that are void. Supervisor to router, router to writer,
 /// when a reader ended.
@@ -169,18 +149,6 @@ pub struct Watch {
     pub seen: Snapshot,
     /// The reader.
     pub reader: actix::Addr<super::outbox_reader::OutboxReader>,
-}
-
-/// A probe came back. From the probe's own task.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub struct ProbeDone {
-    /// Who was asked for, in order.
-    pub asked: Vec<PipelineName>,
-    /// When it was sent.
-    pub taken_at: Moment,
-    /// What was found.
-    pub result: Result<ProbeReport, StoreError>,
 }
 
 // === Supervisor ===

@@ -127,6 +127,12 @@ impl<T: Sendable> Dispatch<T> {
         self.queue.len()
     }
 
+    /// Bytes waiting, those in flight not counted.
+    #[must_use]
+    pub const fn queued_bytes(&self) -> usize {
+        self.queue.bytes()
+    }
+
     /// The budget, for metrics.
     pub const fn budget(&mut self) -> &mut ShardBudget {
         &mut self.budget

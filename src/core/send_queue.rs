@@ -90,6 +90,7 @@ struct FlowQueue<T> {
     keys: HashMap<u128, KeyQueue<T>, BuildHasherDefault<KeyHasher>>,
     fresh: VecDeque<u128>,
     rows: usize,
+    bytes: usize,
 }
 
 /// The queue of one shard.
@@ -101,6 +102,7 @@ pub struct SendQueue<T> {
     retry: VecDeque<(FlowId, u128)>,
     ready: Cost,
     rows: usize,
+    bytes: usize,
 }
 
 impl<T> Default for SendQueue<T> {
@@ -112,6 +114,7 @@ impl<T> Default for SendQueue<T> {
             retry: VecDeque::new(),
             ready: Cost::default(),
             rows: 0,
+            bytes: 0,
         }
     }
 }
@@ -121,6 +124,12 @@ impl<T: Sendable> SendQueue<T> {
     #[must_use]
     pub const fn len(&self) -> usize {
         self.rows
+    }
+
+    /// Bytes waiting, those in flight not counted.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Whether nothing waits.
@@ -143,9 +152,12 @@ impl<T: Sendable> SendQueue<T> {
             keys: HashMap::default(),
             fresh: VecDeque::new(),
             rows: 0,
+            bytes: 0,
         });
         queue.rows += 1;
+        queue.bytes += weight;
         self.rows += 1;
+        self.bytes += weight;
         let key = queue.keys.entry(hash).or_insert_with(|| KeyQueue {
             rows: VecDeque::new(),
             in_flight: false,
@@ -216,7 +228,9 @@ impl<T: Sendable> SendQueue<T> {
         key.in_flight = false;
         key.rows.push_front(row);
         queue.rows += 1;
+        queue.bytes += weight;
         self.rows += 1;
+        self.bytes += weight;
         self.retry.push_back((flow, hash));
         self.count_ready(weight);
     }
@@ -227,6 +241,7 @@ impl<T: Sendable> SendQueue<T> {
             return 0;
         };
         self.rows -= queue.rows;
+        self.bytes -= queue.bytes;
         self.retry.retain(|(id, _)| *id != flow);
         self.leave_ring(&queue.flow);
         for key in queue.keys.values().filter(|key| !key.in_flight) {
@@ -384,9 +399,11 @@ impl<T: Sendable> SendQueue<T> {
             return;
         };
         key.in_flight = true;
-        queue.rows -= 1;
-        self.rows -= 1;
         let weight = row.weight();
+        queue.rows -= 1;
+        queue.bytes -= weight;
+        self.rows -= 1;
+        self.bytes -= weight;
         self.uncount_ready(weight);
         call.bytes += weight as u64;
         *call.per_flow.entry(flow).or_default() += 1;

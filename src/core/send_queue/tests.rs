@@ -110,6 +110,7 @@ fn a_purged_flow_is_gone_and_what_comes_back_of_it_is_dropped() {
     queue.confirmed(2, 1);
     assert!(queue.is_empty() && queue.flows().next().is_none());
     assert_eq!(queue.waiting(), Waiting::default());
+    assert_eq!(queue.bytes(), 0);
 }
 
 #[derive(Debug, Clone)]

@@ -1,0 +1,369 @@
+//! The actor that sends to one shard, for all pipelines of its stream.
+//!
+//! It holds a [`Dispatch`] and does what that decides: one call in flight, sent
+//! from a task of its own so that the actor stays free; a timer when the budget
+//! or a pause says "not before". Rows are kept here while their call is in
+//! flight: if this actor dies, their tickets tell their readers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+
+use super::child::{Exit, ExitNote};
+use super::clock::Clock;
+use super::fault;
+use super::messages::{
+    Batch, Outcomes, PurgeVoid, RejectedRow, RoutedRow, StopNow, UnexpectedShard,
+};
+use super::permits::FlowTag;
+use super::stream_router::{StreamKey, StreamRouter};
+use crate::admin::metrics::{CallOutcome, RetryReason, ShardMetrics};
+use crate::admin::status::{ShardStatus, StatusBoard};
+use crate::core::budget::ShardLimits;
+use crate::core::dispatch::{Answer, Dispatch, Next};
+use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamService};
+use crate::core::position::Seq;
+use crate::core::send_queue::FlowId;
+use crate::core::shard_map::ShardId;
+use crate::core::time::Moment;
+
+/// How often gauges are brought up to date.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// What a writer is made of.
+#[derive(Clone)]
+pub struct WriterParts {
+    /// The stream it belongs to.
+    pub stream: StreamKey,
+    /// Its shard.
+    pub shard: ShardId,
+    /// Where it sends.
+    pub service: Arc<dyn StreamService>,
+    /// What the shard takes.
+    pub limits: ShardLimits,
+    /// Whom to tell of surprises.
+    pub router: Addr<StreamRouter>,
+    /// Its metrics.
+    pub metrics: ShardMetrics,
+    /// Where its state is shown.
+    pub board: Arc<StatusBoard>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+/// The writer of one shard.
+pub struct ShardWriter {
+    parts: WriterParts,
+    note: ExitNote,
+    dispatch: Dispatch<RoutedRow>,
+    tags: HashMap<FlowId, Arc<FlowTag>>,
+    timer: Option<(Moment, SpawnHandle)>,
+    last_sequence: String,
+    trouble: Option<String>,
+}
+
+struct CallDone {
+    answer: Result<Vec<RecordOutcome>, CallFailure>,
+    took: Duration,
+}
+
+impl ShardWriter {
+    /// An idle writer.
+    #[must_use]
+    pub fn new(parts: WriterParts, note: ExitNote) -> Self {
+        let dispatch = Dispatch::new(parts.limits, parts.clock.now());
+        Self {
+            parts,
+            note,
+            dispatch,
+            tags: HashMap::new(),
+            timer: None,
+            last_sequence: String::new(),
+            trouble: None,
+        }
+    }
+
+    fn go_on(&mut self, context: &mut Context<Self>) {
+        self.purge_void();
+        match self.dispatch.next(self.parts.clock.now()) {
+            Next::Call => self.send(context),
+            Next::Wait(until) => self.wake_at(until, context),
+            Next::Nothing => {}
+        }
+    }
+
+    fn purge_void(&mut self) {
+        if !self.tags.values().any(|tag| tag.is_void()) {
+            return;
+        }
+        let tags = &self.tags;
+        self.dispatch.purge(|flow| tags.get(&flow).is_none_or(|tag| tag.is_void()));
+        self.tags.retain(|_, tag| !tag.is_void());
+    }
+
+    fn wake_at(&mut self, until: Moment, context: &mut Context<Self>) {
+        if let Some((set_for, handle)) = self.timer.take() {
+            if set_for == until {
+                self.timer = Some((set_for, handle));
+                return;
+            }
+            context.cancel_future(handle);
+        }
+        let pause = until.since(self.parts.clock.now());
+        let handle = context.run_later(pause, |writer, context| {
+            writer.timer = None;
+            writer.go_on(context);
+        });
+        self.timer = Some((until, handle));
+    }
+
+    fn send(&self, context: &mut Context<Self>) {
+        let in_flight = self.dispatch.in_flight();
+        let record = |row: &RoutedRow| PutRecord {
+            key: Arc::clone(&row.envelope.key),
+            data: row.envelope.body.clone(),
+        };
+        let records: Vec<PutRecord> = in_flight.iter().map(|taken| record(&taken.row)).collect();
+        let bytes: usize = in_flight.iter().map(|taken| taken.row.envelope.weight()).sum();
+        self.parts.metrics.offered(records.len(), bytes);
+        let service = Arc::clone(&self.parts.service);
+        let began = self.parts.clock.now();
+        let call = tokio::spawn(async move { service.put(records).await });
+        let clock = self.parts.clock;
+        let done = async move {
+            let answer = call.await.unwrap_or_else(|error| {
+                let reason = format!("the call's task ended: {error}");
+                Err(CallFailure::Unknown { reason })
+            });
+            let took = clock.now().since(began);
+            CallDone { answer, took }
+        };
+        context.spawn(done.into_actor(self).map(|done, writer, context| {
+            writer.call_done(done, context);
+        }));
+    }
+
+    fn call_done(&mut self, done: CallDone, context: &mut Context<Self>) {
+        fault::point("shard_writer.CallDone");
+        self.note_trouble(&done.answer);
+        let reason = retry_reason(&done.answer);
+        self.count_retries(&done.answer, reason);
+        let offered = self.dispatch.in_flight().len();
+        let outcome = call_outcome(&done.answer);
+        let random = fastrand::f64();
+        let answer = self.dispatch.answered(done.answer, self.parts.clock.now(), random);
+        self.parts.metrics.call(outcome, done.took);
+        self.report_call(&answer, offered);
+        self.settle(answer);
+        self.go_on(context);
+    }
+
+    /// Says once that calls fail, and once that they succeed again.
+    fn note_trouble(&mut self, answer: &Result<Vec<RecordOutcome>, CallFailure>) {
+        let now = match answer {
+            Ok(_) => None,
+            Err(failure) => Some(failure.to_string()),
+        };
+        let ShardWriterName { stream, shard } = self.name();
+        match (&self.trouble, &now) {
+            (None, Some(failure)) => tracing::warn!(%stream, %shard, %failure, "calls fail; trying again"),
+            (Some(_), None) => tracing::info!(%stream, %shard, "calls succeed again"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        if self.trouble != now {
+            self.parts.board.update_stream(stream.label(), |status| status.problem.clone_from(&now));
+        }
+        self.trouble = now;
+    }
+
+    fn name(&self) -> ShardWriterName {
+        ShardWriterName {
+            stream: self.parts.stream.clone(),
+            shard: self.parts.shard.clone(),
+        }
+    }
+
+    fn count_retries(&self, answer: &Result<Vec<RecordOutcome>, CallFailure>, whole: Option<RetryReason>) {
+        let in_flight = self.dispatch.in_flight();
+        for (place, taken) in in_flight.iter().enumerate() {
+            let reason = match answer {
+                Err(_) => whole,
+                Ok(outcomes) => match outcomes.get(place) {
+                    None => Some(RetryReason::Unknown),
+                    Some(RecordOutcome::Stored { .. }) => None,
+                    Some(RecordOutcome::Throttled) => Some(RetryReason::Throttled),
+                    Some(RecordOutcome::Failed { .. }) => Some(RetryReason::Failed),
+                },
+            };
+            let Some(reason) = reason else {
+                continue;
+            };
+            let metrics = &taken.row.ticket.tag().metrics;
+            metrics.retried(1, reason);
+            if reason == RetryReason::Throttled {
+                metrics.throttled(1);
+            }
+        }
+    }
+
+    fn report_call(&mut self, answer: &Answer<RoutedRow>, offered: usize) {
+        let bytes: usize = answer.stored.iter().map(|stored| stored.row.envelope.weight()).sum();
+        self.parts.metrics.accepted(answer.stored.len(), bytes);
+        if answer.throttled > 0 {
+            self.parts.metrics.throttled(answer.throttled);
+            tracing::debug!(shard = %self.parts.shard, throttled = answer.throttled, offered, "throttled");
+        }
+        let surprise = answer.stored.iter().find(|stored| stored.shard != self.parts.shard);
+        if let Some(stored) = surprise {
+            let message = UnexpectedShard { shard: stored.shard.clone() };
+            if self.parts.router.try_send(message).is_err() {
+                tracing::debug!(shard = %self.parts.shard, "the router is gone");
+            }
+        }
+        let highest = answer.stored.iter().map(|stored| &stored.sequence);
+        let highest = highest.max_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+        let Some(highest) = highest.filter(|_| surprise.is_none()) else {
+            return;
+        };
+        let (new, old) = ((highest.len(), highest), (self.last_sequence.len(), &self.last_sequence));
+        if new < old {
+            self.parts.metrics.sequence_regressed();
+        } else {
+            self.last_sequence.clone_from(highest);
+        }
+    }
+
+    /// Frees the permits of stored rows and tells the readers.
+    fn settle(&self, answer: Answer<RoutedRow>) {
+        let mut per_flow: HashMap<FlowId, (Arc<FlowTag>, Vec<(Seq, u128)>)> = HashMap::new();
+        for stored in answer.stored {
+            let RoutedRow { envelope, ticket } = stored.row;
+            let flow = ticket.tag().flow.id;
+            let tag = ticket.settle();
+            tag.metrics.delivered(1, envelope.weight());
+            let entry = per_flow.entry(flow).or_insert_with(|| (tag, Vec::new()));
+            entry.1.push((envelope.seq, envelope.hash));
+        }
+        for (tag, stored) in per_flow.into_values() {
+            tell(&tag, Outcomes { stored, rejected: None });
+        }
+        let Some(rejected) = answer.rejected else {
+            return;
+        };
+        let RoutedRow { envelope, ticket } = rejected.row;
+        let tag = Arc::clone(ticket.tag());
+        let reason = format!("Kinesis refuses the record: {} ({})", rejected.message, rejected.code);
+        let rejected = Some(RejectedRow { seq: envelope.seq, reason });
+        tell(&tag, Outcomes { stored: Vec::new(), rejected });
+        // The ticket is dropped unsettled: nothing more of this flow is sent, and
+        // its reader starts again before that row.
+        drop(ticket);
+    }
+
+    fn report(&mut self, context: &mut Context<Self>) {
+        let now = self.parts.clock.now();
+        let queued = self.dispatch.queued();
+        let queued_bytes = self.dispatch.queued_bytes();
+        let budget = self.dispatch.budget();
+        let (records, bytes) = budget.utilisation(now);
+        let factor = budget.factor();
+        self.parts.metrics.utilisation(records, bytes);
+        self.parts.metrics.budget_factor(factor);
+        self.parts.metrics.queued(queued, queued_bytes);
+        let shard = &self.parts.shard;
+        self.parts.board.update_stream(self.parts.stream.label(), |status| {
+            let place = status.shards.iter_mut().find(|entry| entry.id == shard.0);
+            if let Some(entry) = place {
+                *entry = ShardStatus {
+                    id: Arc::clone(&shard.0),
+                    records_utilisation: records,
+                    bytes_utilisation: bytes,
+                    budget_factor: factor,
+                    queued_rows: queued as u64,
+                    queued_bytes: queued_bytes as u64,
+                };
+            }
+        });
+        context.run_later(REPORT_EVERY, Self::report);
+    }
+}
+
+struct ShardWriterName {
+    stream: StreamKey,
+    shard: ShardId,
+}
+
+fn tell(tag: &Arc<FlowTag>, outcomes: Outcomes) {
+    if tag.reader.try_send(outcomes).is_err() {
+        tracing::debug!(pipeline = %tag.pipeline, "outcomes of a reader that is gone");
+    }
+}
+
+fn retry_reason(answer: &Result<Vec<RecordOutcome>, CallFailure>) -> Option<RetryReason> {
+    match answer {
+        Ok(_) => None,
+        Err(CallFailure::Throttled { .. }) => Some(RetryReason::Throttled),
+        Err(CallFailure::Unknown { .. }) => Some(RetryReason::Unknown),
+        Err(CallFailure::Credentials { .. }) => Some(RetryReason::Credentials),
+        Err(CallFailure::Operator { .. }) => Some(RetryReason::Operator),
+        Err(CallFailure::BadRecord { .. }) => Some(RetryReason::Failed),
+    }
+}
+
+fn call_outcome(answer: &Result<Vec<RecordOutcome>, CallFailure>) -> CallOutcome {
+    match answer {
+        Ok(outcomes) => {
+            let all = outcomes.iter().all(|outcome| matches!(outcome, RecordOutcome::Stored { .. }));
+            if all { CallOutcome::Stored } else { CallOutcome::Partial }
+        }
+        Err(CallFailure::Throttled { .. }) => CallOutcome::Throttled,
+        Err(CallFailure::Unknown { .. }) => CallOutcome::Unknown,
+        Err(CallFailure::Credentials { .. }) => CallOutcome::Credentials,
+        Err(CallFailure::Operator { .. }) => CallOutcome::Operator,
+        Err(CallFailure::BadRecord { .. }) => CallOutcome::BadRecord,
+    }
+}
+
+impl Actor for ShardWriter {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        self.report(context);
+    }
+}
+
+impl Handler<Batch> for ShardWriter {
+    type Result = ();
+
+    fn handle(&mut self, batch: Batch, context: &mut Self::Context) {
+        fault::point("shard_writer.Batch");
+        if batch.tag.is_void() {
+            return;
+        }
+        for row in batch.rows {
+            self.dispatch.push(&batch.tag.flow, row);
+        }
+        self.tags.entry(batch.tag.flow.id).or_insert(batch.tag);
+        self.go_on(context);
+    }
+}
+
+impl Handler<PurgeVoid> for ShardWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: PurgeVoid, context: &mut Self::Context) {
+        fault::point("shard_writer.PurgeVoid");
+        self.go_on(context);
+    }
+}
+
+impl Handler<StopNow> for ShardWriter {
+    type Result = ();
+
+    fn handle(&mut self, _: StopNow, context: &mut Self::Context) {
+        self.note.write(Exit::Stopped);
+        actix::ActorContext::stop(context);
+    }
+}
