@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
-use tidegate::core::ports::{PutRecord, RecordOutcome, StreamService};
+use tidegate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamService};
 use tidegate::core::shard_map::{ShardId, ShardMap, hash_key};
 use tidegate::demo::consumer::{Arrived, StreamConsumer};
+use tidegate::demo::delivered::Delivered;
 use tidegate::demo::emulator::{Emulator, EmulatorOptions};
 use tidegate::demo::faults::{Applied, CallFault, Often, Operation, Refused};
-use tidegate::demo::verdict::{Committed, Delivered, judge};
+use tidegate::demo::verdict::{Committed, judge};
 use tidegate::kinesis::client::{ClientPool, KinesisTimeouts};
 use tidegate::kinesis::stream::{KinesisStream, StreamTarget};
 use tokio::time::Instant;
@@ -25,13 +26,20 @@ const QUIET: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(enforce_limits: bool) -> Emulator {
-    Emulator::start(&EmulatorOptions { enforce_limits, ..EmulatorOptions::default() })
-        .expect("a free port")
+    Emulator::start(&EmulatorOptions {
+        enforce_limits,
+        ..EmulatorOptions::default()
+    })
+    .expect("a free port")
 }
 
 fn stream(emulator: &Emulator) -> KinesisStream {
     let pool = ClientPool::new(KinesisTimeouts::default());
-    KinesisStream::new(pool, emulator.client_spec(), StreamTarget::Name(STREAM.to_owned()))
+    KinesisStream::new(
+        pool,
+        emulator.client_spec(),
+        StreamTarget::Name(STREAM.to_owned()),
+    )
 }
 
 async fn consumer(emulator: &Emulator) -> StreamConsumer {
@@ -47,11 +55,17 @@ fn body(key: &str, id: i64) -> Bytes {
 }
 
 fn record(key: &str, id: i64) -> PutRecord {
-    PutRecord { key: key.into(), data: body(key, id) }
+    PutRecord {
+        key: key.into(),
+        data: body(key, id),
+    }
 }
 
 fn delivered(arrived: &[Arrived]) -> Vec<Delivered> {
-    arrived.iter().map(|arrived| Delivered::parse(arrived).expect("a native body")).collect()
+    arrived
+        .iter()
+        .map(|arrived| Delivered::parse(arrived).expect("a native body"))
+        .collect()
 }
 
 /// Sends a record until it is stored.
@@ -82,9 +96,12 @@ async fn what_was_acknowledged_is_read_by_all_who_tail() {
             let key = format!("key-{writer}");
             for call in 0..CALLS {
                 let first = writer * 1_000_000 + call * PER_CALL;
-                let records = (first..first + PER_CALL).map(|id| record(&key, id)).collect();
+                let records = (first..first + PER_CALL)
+                    .map(|id| record(&key, id))
+                    .collect();
                 let outcomes = stream.put(records).await.expect("an answer");
-                let stored = |outcome: &RecordOutcome| matches!(outcome, RecordOutcome::Stored { .. });
+                let stored =
+                    |outcome: &RecordOutcome| matches!(outcome, RecordOutcome::Stored { .. });
                 assert!(outcomes.iter().all(stored), "{outcomes:?}");
             }
         });
@@ -104,7 +121,11 @@ async fn what_was_acknowledged_is_read_by_all_who_tail() {
         .collect();
     for reader in readers {
         let expected = committed.len() as u64;
-        assert!(reader.wait_until_quiet(expected, QUIET, PATIENCE).await, "{} of {expected}", reader.received());
+        assert!(
+            reader.wait_until_quiet(expected, QUIET, PATIENCE).await,
+            "{} of {expected}",
+            reader.received()
+        );
         let ranges = reader.ranges();
         let verdict = judge(&committed, &delivered(&reader.stop().await), &ranges);
         assert!(verdict.is_clean(), "{verdict:?}");
@@ -119,11 +140,16 @@ async fn a_refused_shard_keeps_nobody_else_waiting() {
     let stream = stream(&emulator);
     let map = ShardMap::new(stream.list_open_shards().await.expect("shards")).expect("a map");
     let refused = map.shards()[1].clone();
-    let records: Vec<PutRecord> = (0..100).map(|id| record(&format!("key-{id}"), id)).collect();
+    let records: Vec<PutRecord> = (0..100)
+        .map(|id| record(&format!("key-{id}"), id))
+        .collect();
     let is_refused = |record: &PutRecord| refused.range.contains(hash_key(&record.key));
     let expected = records.iter().filter(|record| is_refused(record)).count();
     assert!(expected > 0 && expected < 100, "{expected}");
-    for refusal in [Refused::Shard(refused.id.clone()), Refused::Range(refused.range)] {
+    for refusal in [
+        Refused::Shard(refused.id.clone()),
+        Refused::Range(refused.range),
+    ] {
         emulator.faults().refuse(refusal);
         let outcomes = stream.put(records.clone()).await.expect("an answer");
         for (record, outcome) in records.iter().zip(&outcomes) {
@@ -142,10 +168,18 @@ async fn a_refused_shard_keeps_nobody_else_waiting() {
     assert_eq!(counts.throttled_records, 2 * expected as u64);
     assert_eq!((counts.accepted_records, counts.calls), (0, 2));
     let outcomes = stream.put(records).await.expect("an answer");
-    assert!(outcomes.iter().all(|outcome| matches!(outcome, RecordOutcome::Stored { .. })));
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, RecordOutcome::Stored { .. }))
+    );
     let reader = consumer(&emulator).await;
     let total = 3 * 100 - 2 * expected as u64;
-    assert!(reader.wait_until_quiet(total, QUIET, PATIENCE).await, "{}", reader.received());
+    assert!(
+        reader.wait_until_quiet(total, QUIET, PATIENCE).await,
+        "{}",
+        reader.received()
+    );
     assert_eq!(reader.received(), total);
 }
 
@@ -176,13 +210,60 @@ async fn limits_are_enforced_per_shard_and_counted() {
     }
     let windows = started.elapsed().as_secs() + 2;
     assert_eq!(stored + throttled, 2000);
-    assert!((1000..=1000 * windows).contains(&stored), "{stored} stored in {windows} windows");
+    assert!(
+        (1000..=1000 * windows).contains(&stored),
+        "{stored} stored in {windows} windows"
+    );
     let counts = emulator.tally().shards(STREAM)[&busy.id];
-    assert_eq!((counts.offered_records, counts.accepted_records), (2000, stored));
+    assert_eq!(
+        (counts.offered_records, counts.accepted_records),
+        (2000, stored)
+    );
     assert_eq!(counts.throttled_records, throttled);
     let busiest = emulator.tally().busiest_second(STREAM, &busy.id);
     assert!(busiest.records > 1000 || windows > 2, "{busiest:?}");
     assert_eq!(emulator.tally().offers(STREAM, &busy.id).len(), 4);
+}
+
+/// 5 MiB of data and keys are the most the emulator takes; in base64 they are over
+/// three times the request size that its router admits by default.
+#[tokio::test]
+async fn a_full_call_passes_and_a_larger_one_blames_a_record() {
+    let emulator = start(false);
+    emulator.create_stream(STREAM, 1).await.expect("a stream");
+    let stream = stream(&emulator);
+    let data = Bytes::from(vec![b'x'; 1024 * 1024 - 1]);
+    let full: Vec<PutRecord> = (0..5)
+        .map(|_| PutRecord {
+            key: "k".into(),
+            data: data.clone(),
+        })
+        .collect();
+    let outcomes = stream.put(full.clone()).await.expect("an answer");
+    assert!(
+        outcomes
+            .iter()
+            .all(|outcome| matches!(outcome, RecordOutcome::Stored { .. }))
+    );
+    let reader = consumer(&emulator).await;
+    assert!(
+        reader.wait_until_quiet(5, QUIET, PATIENCE).await,
+        "{}",
+        reader.received()
+    );
+    assert!(
+        reader
+            .stop()
+            .await
+            .iter()
+            .all(|arrived| arrived.data == data)
+    );
+    let larger = [full, vec![record("k", 1)]].concat();
+    let failure = stream.put(larger).await.expect_err("too large");
+    assert!(
+        matches!(failure, CallFailure::BadRecord { .. }),
+        "{failure:?}"
+    );
 }
 
 #[tokio::test]
@@ -191,12 +272,22 @@ async fn faults_strike_before_or_after_the_records_are_stored() {
     emulator.create_stream(STREAM, 1).await.expect("a stream");
     let stream = stream(&emulator);
     let reader = consumer(&emulator).await;
-    for (id, applied) in [(1, Applied::Never), (2, Applied::First), (3, Applied::Late(POLL))] {
+    for (id, applied) in [
+        (1, Applied::Never),
+        (2, Applied::First),
+        (3, Applied::Late(POLL)),
+    ] {
         let fault = CallFault::internal_failure(applied);
-        emulator.faults().inject(Operation::PutRecords, Often::Next(1), fault);
+        emulator
+            .faults()
+            .inject(Operation::PutRecords, Often::Next(1), fault);
         put_until_stored(&stream, &record("key", id)).await;
     }
-    assert!(reader.wait_until_quiet(5, QUIET, PATIENCE).await, "{}", reader.received());
+    assert!(
+        reader.wait_until_quiet(5, QUIET, PATIENCE).await,
+        "{}",
+        reader.received()
+    );
     let mut counts: BTreeMap<i64, u64> = BTreeMap::new();
     for record in delivered(&reader.stop().await) {
         *counts.entry(record.id).or_default() += 1;
@@ -209,7 +300,9 @@ async fn every_nth_record_fails_inside_an_answer_and_the_log_knows() {
     let emulator = start(false);
     emulator.create_stream(STREAM, 1).await.expect("a stream");
     emulator.tally().log_calls(10, true);
-    emulator.faults().fail_records(Often::EveryNth(3), "InternalFailure");
+    emulator
+        .faults()
+        .fail_records(Often::EveryNth(3), "InternalFailure");
     let stream = stream(&emulator);
     let records: Vec<PutRecord> = (0..4).map(|id| record(&format!("key-{id}"), id)).collect();
     for _ in 0..2 {
@@ -219,12 +312,24 @@ async fn every_nth_record_fails_inside_an_answer_and_the_log_knows() {
     let failed: Vec<Vec<bool>> = calls
         .iter()
         .filter(|call| call.operation == Operation::PutRecords)
-        .map(|call| call.records.iter().map(|record| record.code.is_some()).collect())
+        .map(|call| {
+            call.records
+                .iter()
+                .map(|record| record.code.is_some())
+                .collect()
+        })
         .collect();
-    assert_eq!(failed, [[false, false, true, false], [false, true, false, false]]);
+    assert_eq!(
+        failed,
+        [[false, false, true, false], [false, true, false, false]]
+    );
     assert_eq!(calls[0].records[1].key, "key-1");
     assert_eq!(calls[0].records[1].data, Some(body("key-1", 1)));
-    assert!(calls.iter().all(|call| call.stream.as_deref() == Some(STREAM) && call.applied));
+    assert!(
+        calls
+            .iter()
+            .all(|call| call.stream.as_deref() == Some(STREAM) && call.applied)
+    );
 }
 
 /// A reader follows a split and a merge: parents first, nothing left out.
@@ -240,12 +345,24 @@ async fn a_reader_follows_reshards() {
             let (id, key) = (round * 20 + key, format!("key-{key}"));
             put_until_stored(&stream, &record(&key, id)).await;
             let order = u64::try_from(round).ok();
-            committed.push(Committed { outbox: "events".into(), id, key: Some(key.into()), order });
+            committed.push(Committed {
+                outbox: "events".into(),
+                id,
+                key: Some(key.into()),
+                order,
+            });
         }
         let target = if round % 2 == 0 { 2 } else { 1 };
-        let request = client.update_shard_count().stream_name(STREAM).target_shard_count(target);
+        let request = client
+            .update_shard_count()
+            .stream_name(STREAM)
+            .target_shard_count(target);
         let scaling = aws_sdk_kinesis::types::ScalingType::UniformScaling;
-        request.scaling_type(scaling).send().await.expect("a reshard");
+        request
+            .scaling_type(scaling)
+            .send()
+            .await
+            .expect("a reshard");
         let deadline = Instant::now() + PATIENCE;
         while stream.list_open_shards().await.expect("shards").len() != target as usize {
             assert!(Instant::now() < deadline);
@@ -253,7 +370,11 @@ async fn a_reader_follows_reshards() {
         }
     }
     let expected = committed.len() as u64;
-    assert!(reader.wait_until_quiet(expected, QUIET, PATIENCE).await, "{}", reader.received());
+    assert!(
+        reader.wait_until_quiet(expected, QUIET, PATIENCE).await,
+        "{}",
+        reader.received()
+    );
     let ranges = reader.ranges();
     assert!(ranges.len() > 4, "{ranges:?}");
     let verdict = judge(&committed, &delivered(&reader.stop().await), &ranges);
@@ -267,10 +388,16 @@ fn it_outlives_the_runtime_that_used_it_and_frees_its_port() {
     run().block_on(async { emulator.create_stream(STREAM, 1).await.expect("a stream") });
     let put = |id| async move { record("key", id) };
     let outcome = run().block_on(async { stream(&emulator).put(vec![put(1).await]).await });
-    assert!(matches!(outcome.as_deref(), Ok([RecordOutcome::Stored { .. }])), "{outcome:?}");
+    assert!(
+        matches!(outcome.as_deref(), Ok([RecordOutcome::Stored { .. }])),
+        "{outcome:?}"
+    );
     let port = emulator.port();
     emulator.stop();
-    let options = EmulatorOptions { port: Some(port), ..EmulatorOptions::default() };
+    let options = EmulatorOptions {
+        port: Some(port),
+        ..EmulatorOptions::default()
+    };
     let again = Emulator::start(&options).expect("the port is free again");
     let taken = Emulator::start(&options).expect_err("the port is taken");
     assert!(taken.to_string().contains("cannot start"), "{taken}");

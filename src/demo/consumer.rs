@@ -113,7 +113,11 @@ impl StreamConsumer {
     /// The hash ranges of all shards seen so far, closed ones included.
     #[must_use]
     pub fn ranges(&self) -> BTreeMap<ShardId, HashRange> {
-        self.shared.ranges.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .ranges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Waits until at least `expected` records were read and then none for `quiet`.
@@ -201,7 +205,11 @@ impl Reader {
     }
 
     fn note_ranges(&self, shards: &[Listed]) {
-        let mut ranges = self.shared.ranges.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ranges = self
+            .shared
+            .ranges
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for shard in shards {
             ranges.insert(shard.id.clone(), shard.range);
         }
@@ -228,7 +236,11 @@ impl Reader {
                 shards.push(Listed {
                     id: ShardId::from(shard.shard_id.as_str()),
                     range,
-                    parents: parents.into_iter().flatten().map(|id| id.as_str().into()).collect(),
+                    parents: parents
+                        .into_iter()
+                        .flatten()
+                        .map(|id| id.as_str().into())
+                        .collect(),
                     is_closed: ending.is_some_and(|range| range.ending_sequence_number.is_some()),
                 });
             }
@@ -320,11 +332,15 @@ impl Reader {
 /// services that do not name the parents.
 fn ancestors_of<'a>(shard: &'a Listed, shards: &'a [Listed]) -> impl Iterator<Item = &'a ShardId> {
     let older_of_same_keys = |other: &&Listed| {
-        let overlaps = other.range.first <= shard.range.last && shard.range.first <= other.range.last;
+        let overlaps =
+            other.range.first <= shard.range.last && shard.range.first <= other.range.last;
         let is_named = shard.parents.contains(&other.id);
         is_named || (other.is_closed && other.id < shard.id && overlaps)
     };
-    shards.iter().filter(older_of_same_keys).map(|other| &other.id)
+    shards
+        .iter()
+        .filter(older_of_same_keys)
+        .map(|other| &other.id)
 }
 
 #[cfg(test)]
@@ -334,7 +350,10 @@ mod tests {
     fn listed(id: &str, range: (u128, u128), is_closed: bool) -> Listed {
         Listed {
             id: id.into(),
-            range: HashRange { first: range.0, last: range.1 },
+            range: HashRange {
+                first: range.0,
+                last: range.1,
+            },
             parents: Vec::new(),
             is_closed,
         }
@@ -349,7 +368,9 @@ mod tests {
             listed("s3", (50, 99), false),
         ];
         let ancestors = |of: usize, shards: &[Listed]| {
-            ancestors_of(&shards[of], shards).map(ToString::to_string).collect::<Vec<_>>()
+            ancestors_of(&shards[of], shards)
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
         };
         assert!(ancestors(0, &shards).is_empty());
         assert!(ancestors(1, &shards).is_empty());

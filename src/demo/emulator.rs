@@ -147,7 +147,10 @@ impl Emulator {
         let service = router.into_make_service_with_connect_info::<Wire>();
         let listener = {
             let _inside = runtime.enter();
-            BrittleListener::new(tokio::net::TcpListener::from_std(listener)?, Arc::clone(&faults))
+            BrittleListener::new(
+                tokio::net::TcpListener::from_std(listener)?,
+                Arc::clone(&faults),
+            )
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = move || {
@@ -161,7 +164,9 @@ impl Emulator {
             });
             runtime.shutdown_timeout(LAST_CALLS);
         };
-        let thread = std::thread::Builder::new().name("kinesis-emulator".to_owned()).spawn(serving)?;
+        let thread = std::thread::Builder::new()
+            .name("kinesis-emulator".to_owned())
+            .spawn(serving)?;
         Ok(Self {
             address,
             faults,
@@ -243,20 +248,33 @@ impl Emulator {
             reason,
         };
         let client = self.client().await?;
-        let request = client.create_stream().stream_name(stream).shard_count(i32::from(shards));
+        let request = client
+            .create_stream()
+            .stream_name(stream)
+            .shard_count(i32::from(shards));
         if let Err(error) = request.send().await {
-            return Err(refused(aws_sdk_kinesis::error::DisplayErrorContext(error).to_string()));
+            return Err(refused(
+                aws_sdk_kinesis::error::DisplayErrorContext(error).to_string(),
+            ));
         }
         let deadline = Instant::now() + STREAM_READY;
         loop {
-            let answer = client.describe_stream_summary().stream_name(stream).send().await;
-            let status = answer.ok().and_then(|answer| answer.stream_description_summary);
+            let answer = client
+                .describe_stream_summary()
+                .stream_name(stream)
+                .send()
+                .await;
+            let status = answer
+                .ok()
+                .and_then(|answer| answer.stream_description_summary);
             let status = status.map(|summary| summary.stream_status);
             if status == Some(aws_sdk_kinesis::types::StreamStatus::Active) {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(refused(format!("its status is {status:?} after {STREAM_READY:?}")));
+                return Err(refused(format!(
+                    "its status is {status:?} after {STREAM_READY:?}"
+                )));
             }
             tokio::time::sleep(Duration::from_millis(STREAM_CHANGE_MS)).await;
         }

@@ -397,7 +397,12 @@ mod tests {
     use super::*;
 
     fn fates(faults: &Faults, calls: usize) -> Vec<bool> {
-        let plan = |_| faults.plan_call(Operation::PutRecords, Some("s")).fault.is_some();
+        let plan = |_| {
+            faults
+                .plan_call(Operation::PutRecords, Some("s"))
+                .fault
+                .is_some()
+        };
         (0..calls).map(plan).collect()
     }
 
@@ -415,7 +420,10 @@ mod tests {
         assert_eq!(fates(&faults, 2), [false, false]);
         faults.heal();
         faults.inject(Operation::Any, Often::Share(0.5), fault());
-        let struck = fates(&faults, 1000).into_iter().filter(|struck| *struck).count();
+        let struck = fates(&faults, 1000)
+            .into_iter()
+            .filter(|struck| *struck)
+            .count();
         assert!((400..600).contains(&struck), "{struck} of 1000");
     }
 
@@ -436,19 +444,26 @@ mod tests {
         let shard = ShardId::from("shardId-000000000001");
         let other = ShardId::from("shardId-000000000002");
         faults.refuse(Refused::Shard(shard.clone()));
-        assert_eq!(faults.plan_record(Some(&shard), 5, "k", 0).as_deref(), Some(THROTTLED));
+        assert_eq!(
+            faults.plan_record(Some(&shard), 5, "k", 0).as_deref(),
+            Some(THROTTLED)
+        );
         assert_eq!(faults.plan_record(Some(&other), 5, "k", 0), None);
         faults.admit_all();
         faults.refuse(Refused::Range(HashRange { first: 0, last: 9 }));
-        assert_eq!(faults.plan_record(Some(&shard), 5, "k", 0).as_deref(), Some(THROTTLED));
+        assert_eq!(
+            faults.plan_record(Some(&shard), 5, "k", 0).as_deref(),
+            Some(THROTTLED)
+        );
         assert_eq!(faults.plan_record(Some(&shard), 10, "k", 0), None);
         faults.admit_all();
         faults.fail_records(Often::EveryNth(3), "InternalFailure");
         faults.fail_records_where(Arc::new(|key, index| {
             (key == "bad" && index == 1).then(|| "Odd".to_owned())
         }));
-        let codes: Vec<_> =
-            (0..3).map(|index| faults.plan_record(None, 0, "bad", index)).collect();
+        let codes: Vec<_> = (0..3)
+            .map(|index| faults.plan_record(None, 0, "bad", index))
+            .collect();
         let codes: Vec<_> = codes.iter().map(Option::as_deref).collect();
         assert_eq!(codes, [None, Some("Odd"), Some("InternalFailure")]);
     }

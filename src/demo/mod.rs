@@ -1,6 +1,7 @@
 //! Private servers, faults and a checking consumer for the demo and the tests.
 
 pub mod consumer;
+pub mod delivered;
 pub mod emulator;
 pub mod faults;
 pub mod tally;

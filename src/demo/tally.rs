@@ -144,7 +144,11 @@ impl Tally {
     /// How many calls of an operation came in.
     #[must_use]
     pub fn calls(&self, operation: Operation) -> u64 {
-        self.state().calls.get(name_of(operation)).copied().unwrap_or_default()
+        self.state()
+            .calls
+            .get(name_of(operation))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// The counts of every shard of a stream that was offered a record.
@@ -152,7 +156,9 @@ impl Tally {
     pub fn shards(&self, stream: &str) -> BTreeMap<ShardId, ShardCounts> {
         let state = self.state();
         let of_stream = state.shards.iter().filter(|((name, _), _)| name == stream);
-        of_stream.map(|((_, shard), tally)| (shard.clone(), tally.counts)).collect()
+        of_stream
+            .map(|((_, shard), tally)| (shard.clone(), tally.counts))
+            .collect()
     }
 
     /// The counts of all shards of a stream together.
@@ -176,7 +182,9 @@ impl Tally {
     pub fn offers(&self, stream: &str, shard: &ShardId) -> Vec<Offer> {
         let state = self.state();
         let tally = state.shards.get(&(stream.to_owned(), shard.clone()));
-        tally.map(|tally| tally.offers.iter().copied().collect()).unwrap_or_default()
+        tally
+            .map(|tally| tally.offers.iter().copied().collect())
+            .unwrap_or_default()
     }
 
     /// The busiest second of a shard, over every window of one second.
@@ -232,7 +240,10 @@ impl Tally {
     /// Counts what became of one record.
     pub(crate) fn settled(&self, stream: &str, shard: &ShardId, bytes: u64, code: Option<&str>) {
         let mut state = self.state();
-        let tally = state.shards.entry((stream.to_owned(), shard.clone())).or_default();
+        let tally = state
+            .shards
+            .entry((stream.to_owned(), shard.clone()))
+            .or_default();
         match code {
             None => {
                 tally.counts.accepted_records += 1;
@@ -262,7 +273,12 @@ impl Tally {
     /// Adds to a logged call what its records were answered with.
     pub(crate) fn log_codes(&self, number: u64, codes: Vec<Option<String>>) {
         let mut state = self.state();
-        let Some(call) = state.log.iter_mut().rev().find(|call| call.number == number) else {
+        let Some(call) = state
+            .log
+            .iter_mut()
+            .rev()
+            .find(|call| call.number == number)
+        else {
             return;
         };
         for (record, code) in call.records.iter_mut().zip(codes) {
@@ -318,7 +334,12 @@ mod tests {
             rounded_bytes: 1024,
         };
         // 600 just before a full second and 600 just after it are one second's.
-        let offers = [offer(0, 10), offer(900, 600), offer(1100, 600), offer(2000, 50)];
+        let offers = [
+            offer(0, 10),
+            offer(900, 600),
+            offer(1100, 600),
+            offer(2000, 50),
+        ];
         let busiest = busiest_second(&offers);
         assert_eq!((busiest.records, busiest.rounded_bytes), (1200, 2048));
         assert_eq!(busiest_second(&[]), BusiestSecond::default());
@@ -328,13 +349,22 @@ mod tests {
     fn counts_per_shard_and_keeps_the_last_calls() {
         let tally = Tally::default();
         let (a, b) = (ShardId::from("a"), ShardId::from("b"));
-        tally.offered("s", [(a.clone(), 100), (b.clone(), 2000), (a.clone(), 50)].into_iter());
+        tally.offered(
+            "s",
+            [(a.clone(), 100), (b.clone(), 2000), (a.clone(), 50)].into_iter(),
+        );
         tally.settled("s", &a, 100, None);
         tally.settled("s", &a, 50, Some(THROTTLED));
         tally.settled("s", &b, 2000, Some("InternalFailure"));
         let shards = tally.shards("s");
-        assert_eq!((shards[&a].offered_records, shards[&a].offered_bytes), (2, 150));
-        assert_eq!((shards[&a].accepted_records, shards[&a].throttled_records), (1, 1));
+        assert_eq!(
+            (shards[&a].offered_records, shards[&a].offered_bytes),
+            (2, 150)
+        );
+        assert_eq!(
+            (shards[&a].accepted_records, shards[&a].throttled_records),
+            (1, 1)
+        );
         assert_eq!((shards[&b].failed_records, shards[&b].calls), (1, 1));
         assert_eq!(tally.total("s").offered_bytes, 2150);
         assert_eq!(tally.offers("s", &b)[0].rounded_bytes, 2048);
@@ -354,7 +384,11 @@ mod tests {
         tally.log_calls(2, false);
         let numbers: Vec<_> = (1..=3).map(|at| tally.log(call(at))).collect();
         assert_eq!(numbers, [Some(0), Some(1), Some(2)]);
-        let kept: Vec<_> = tally.logged_calls().iter().map(|call| call.at.as_secs()).collect();
+        let kept: Vec<_> = tally
+            .logged_calls()
+            .iter()
+            .map(|call| call.at.as_secs())
+            .collect();
         assert_eq!(kept, [2, 3]);
     }
 }

@@ -130,13 +130,21 @@ impl ClientPool {
     /// asking again tries again.
     pub async fn client(&self, spec: &ClientSpec) -> Result<aws_sdk_kinesis::Client, ClientError> {
         let entry = self.entry(spec);
-        entry.client.get_or_try_init(|| self.build(spec)).await.cloned()
+        entry
+            .client
+            .get_or_try_init(|| self.build(spec))
+            .await
+            .cloned()
     }
 
     /// Lets the next call for `spec` build its client anew, unless the present
     /// one is younger than 5 s.
     pub fn renew(&self, spec: &ClientSpec) {
-        let mut entries = self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self
+            .shared
+            .entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let is_old = |entry: &Arc<Entry>| entry.since.elapsed() >= RENEW_INTERVAL;
         if entries.get(spec).is_some_and(is_old) {
             entries.remove(spec);
@@ -146,7 +154,11 @@ impl ClientPool {
     /// How many distinct clients there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        let entries = self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self
+            .shared
+            .entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         entries.len()
     }
 
@@ -157,7 +169,11 @@ impl ClientPool {
     }
 
     fn entry(&self, spec: &ClientSpec) -> Arc<Entry> {
-        let mut entries = self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self
+            .shared
+            .entries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = entries.get(spec) {
             return Arc::clone(entry);
         }
@@ -227,7 +243,9 @@ async fn load_configuration(
             secret_access_key,
             session_token,
         } => {
-            let session_token = session_token.as_ref().map(|token| token.expose().to_owned());
+            let session_token = session_token
+                .as_ref()
+                .map(|token| token.expose().to_owned());
             loader = loader.credentials_provider(Credentials::new(
                 access_key_id,
                 secret_access_key.expose(),

@@ -103,8 +103,17 @@ pub fn outcomes_of(
 ) -> Result<Vec<RecordOutcome>, CallFailure> {
     let results = output.records;
     if results.len() != sent {
-        let reason = format!("{sent} records were sent and {} results came back", results.len());
-        return Err(classify(call, RawFailure::ResponseUnreadable { status: 200, reason }));
+        let reason = format!(
+            "{sent} records were sent and {} results came back",
+            results.len()
+        );
+        return Err(classify(
+            call,
+            RawFailure::ResponseUnreadable {
+                status: 200,
+                reason,
+            },
+        ));
     }
     Ok(results.into_iter().map(outcome_of).collect())
 }
@@ -138,33 +147,52 @@ mod tests {
     };
 
     fn output(results: Vec<PutRecordsResultEntry>) -> PutRecordsOutput {
-        PutRecordsOutput::builder().set_records(Some(results)).build().expect("an output")
+        PutRecordsOutput::builder()
+            .set_records(Some(results))
+            .build()
+            .expect("an output")
     }
 
     #[test]
     fn an_answer_of_another_length_is_unknown() {
-        let stored = PutRecordsResultEntry::builder().shard_id("s").sequence_number("1").build();
+        let stored = PutRecordsResultEntry::builder()
+            .shard_id("s")
+            .sequence_number("1")
+            .build();
         let failure = outcomes_of(PUT, 2, output(vec![stored])).expect_err("one is missing");
-        assert!(matches!(failure, CallFailure::Unknown { .. }), "{failure:?}");
+        assert!(
+            matches!(failure, CallFailure::Unknown { .. }),
+            "{failure:?}"
+        );
     }
 
     #[test]
     fn results_keep_their_order_and_none_counts_as_stored_by_default() {
         let results = vec![
-            PutRecordsResultEntry::builder().shard_id("s").sequence_number("1").build(),
+            PutRecordsResultEntry::builder()
+                .shard_id("s")
+                .sequence_number("1")
+                .build(),
             PutRecordsResultEntry::builder()
                 .error_code("ProvisionedThroughputExceededException")
                 .build(),
-            PutRecordsResultEntry::builder().error_code("InternalFailure").build(),
+            PutRecordsResultEntry::builder()
+                .error_code("InternalFailure")
+                .build(),
             PutRecordsResultEntry::builder().shard_id("s").build(),
         ];
         let outcomes = outcomes_of(PUT, 4, output(results)).expect("an answer");
         assert_eq!(
             outcomes[0],
-            RecordOutcome::Stored { shard: "s".into(), sequence: "1".to_owned() }
+            RecordOutcome::Stored {
+                shard: "s".into(),
+                sequence: "1".to_owned()
+            }
         );
         assert_eq!(outcomes[1], RecordOutcome::Throttled);
-        assert!(matches!(&outcomes[2], RecordOutcome::Failed { code, .. } if code == "InternalFailure"));
+        assert!(
+            matches!(&outcomes[2], RecordOutcome::Failed { code, .. } if code == "InternalFailure")
+        );
         assert!(matches!(&outcomes[3], RecordOutcome::Failed { .. }));
     }
 }

@@ -152,7 +152,13 @@ impl KinesisStream {
             .map_err(|error| failure_of(call, &error))?;
         let Some(summary) = answer.stream_description_summary else {
             let reason = "no StreamDescriptionSummary in it".to_owned();
-            return Err(classify(call, RawFailure::ResponseUnreadable { status: 200, reason }));
+            return Err(classify(
+                call,
+                RawFailure::ResponseUnreadable {
+                    status: 200,
+                    reason,
+                },
+            ));
         };
         let max_record_kib = summary
             .max_record_size_in_kib
@@ -215,7 +221,13 @@ impl KinesisStream {
             }
         }
         let reason = format!("more than {MOST_PAGES} pages of shards");
-        Err(classify(call, RawFailure::ResponseUnreadable { status: 200, reason }))
+        Err(classify(
+            call,
+            RawFailure::ResponseUnreadable {
+                status: 200,
+                reason,
+            },
+        ))
     }
 
     async fn list_page(
@@ -262,7 +274,9 @@ type ListShardsFailure = aws_sdk_kinesis::error::SdkError<
 >;
 
 fn only_open_shards(call: Call<'_>) -> Result<ShardFilter, CallFailure> {
-    let filter = ShardFilter::builder().r#type(ShardFilterType::AtLatest).build();
+    let filter = ShardFilter::builder()
+        .r#type(ShardFilterType::AtLatest)
+        .build();
     filter.map_err(|error| {
         let reason = error.to_string();
         classify(call, RawFailure::Construction { reason })
@@ -284,10 +298,7 @@ fn is_not_understood(error: &ListShardsFailure) -> bool {
         .is_some_and(|code| codes.contains(&code))
 }
 
-fn shard_of(
-    call: Call<'_>,
-    shard: &aws_sdk_kinesis::types::Shard,
-) -> Result<Shard, CallFailure> {
+fn shard_of(call: Call<'_>, shard: &aws_sdk_kinesis::types::Shard) -> Result<Shard, CallFailure> {
     let bounds = shard.hash_key_range.as_ref().and_then(|range| {
         let first = range.starting_hash_key.parse().ok()?;
         let last = range.ending_hash_key.parse().ok()?;
@@ -298,10 +309,20 @@ fn shard_of(
             "shard {} has no hash key range of two numbers: {:?}",
             shard.shard_id, shard.hash_key_range
         );
-        return Err(classify(call, RawFailure::ResponseUnreadable { status: 200, reason }));
+        return Err(classify(
+            call,
+            RawFailure::ResponseUnreadable {
+                status: 200,
+                reason,
+            },
+        ));
     };
     let parents = [&shard.parent_shard_id, &shard.adjacent_parent_shard_id];
-    let parents = parents.into_iter().flatten().map(|id| ShardId::from(id.as_str())).collect();
+    let parents = parents
+        .into_iter()
+        .flatten()
+        .map(|id| ShardId::from(id.as_str()))
+        .collect();
     Ok(Shard {
         id: ShardId::from(shard.shard_id.as_str()),
         range,

@@ -131,14 +131,19 @@ pub(super) async fn serve(
     let mut call = read_call(head, body);
     let at = front.tally.now();
     front.tally.called(call.operation);
-    let plan = front.faults.plan_call(call.operation, call.stream.as_deref());
+    let plan = front
+        .faults
+        .plan_call(call.operation, call.stream.as_deref());
     if !plan.delay.is_zero() {
         tokio::time::sleep(plan.delay).await;
     }
     if call.operation == Operation::PutRecords {
         front.look_at_records(&mut call).await;
     }
-    let applied = plan.fault.as_ref().map_or(Applied::First, CallFault::applied);
+    let applied = plan
+        .fault
+        .as_ref()
+        .map_or(Applied::First, CallFault::applied);
     call.log_number = front.log(&call, at, applied != Applied::Never, plan.fault.is_none());
     let answer = match applied {
         Applied::Never => None,
@@ -190,12 +195,19 @@ struct Named<'a> {
 }
 
 fn read_call(head: request::Parts, body: Bytes) -> Call {
-    let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
+    let target = head
+        .headers
+        .get("x-amz-target")
+        .and_then(|target| target.to_str().ok());
     let operation = Operation::of_target(target.unwrap_or_default());
     let named: Option<Named<'_>> = serde_json::from_slice(&body).ok();
     let stream = named.and_then(|named| {
-        let from_arn = |arn: Cow<'_, str>| arn.split_once(":stream/").map(|(_, name)| name.to_owned());
-        named.stream_name.map(Cow::into_owned).or_else(|| named.stream_arn.and_then(from_arn))
+        let from_arn =
+            |arn: Cow<'_, str>| arn.split_once(":stream/").map(|(_, name)| name.to_owned());
+        named
+            .stream_name
+            .map(Cow::into_owned)
+            .or_else(|| named.stream_arn.and_then(from_arn))
     });
     let mut call = Call {
         operation,
@@ -228,7 +240,10 @@ fn name_by_name(call: &mut Call) {
 }
 
 fn replace_body(call: &mut Call, body: Bytes) {
-    call.head.headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(body.len()));
+    call.head.headers.insert(
+        header::CONTENT_LENGTH,
+        header::HeaderValue::from(body.len()),
+    );
     call.body = body;
 }
 
@@ -263,11 +278,15 @@ impl Front {
         };
         let mut records = Vec::with_capacity(put.records.len());
         for (index, raw) in put.records.iter().enumerate() {
-            let explicit = raw.explicit_hash_key.as_ref().and_then(|key| key.parse().ok());
+            let explicit = raw
+                .explicit_hash_key
+                .as_ref()
+                .and_then(|key| key.parse().ok());
             let hash = explicit.unwrap_or_else(|| hash_key(&raw.partition_key));
             let shard = map.as_ref().map(|map| map.shard_of(hash).id.clone());
             let refused_with =
-                self.faults.plan_record(shard.as_ref(), hash, &raw.partition_key, index);
+                self.faults
+                    .plan_record(shard.as_ref(), hash, &raw.partition_key, index);
             records.push(Record {
                 key: raw.partition_key.to_string(),
                 shard,
@@ -324,7 +343,11 @@ impl Front {
 
     /// Lets the emulator do what the call asks, alone.
     async fn apply(self, mut call: Call, next: Next) -> Answer {
-        let passing = call.records.iter().filter(|record| record.refused_with.is_none()).count();
+        let passing = call
+            .records
+            .iter()
+            .filter(|record| record.refused_with.is_none())
+            .count();
         let all_refused = passing == 0 && !call.records.is_empty();
         if passing < call.records.len()
             && !all_refused
@@ -333,7 +356,10 @@ impl Front {
             replace_body(&mut call, body);
         }
         let answer = if all_refused {
-            Answer::json(StatusCode::OK, &json!({ "FailedRecordCount": 0, "Records": [] }))
+            Answer::json(
+                StatusCode::OK,
+                &json!({ "FailedRecordCount": 0, "Records": [] }),
+            )
         } else {
             let _alone = self.one_at_a_time.lock().await;
             let request = Request::from_parts(call.head, Body::from(call.body));
@@ -380,7 +406,9 @@ impl Front {
         let mut failed = 0_u64;
         for record in records {
             let result = match &record.refused_with {
-                Some(code) => json!({ "ErrorCode": code, "ErrorMessage": "refused by the fault layer" }),
+                Some(code) => {
+                    json!({ "ErrorCode": code, "ErrorMessage": "refused by the fault layer" })
+                }
                 None => results.next().unwrap_or(Value::Null),
             };
             let code = result.get("ErrorCode").and_then(Value::as_str);
@@ -392,12 +420,16 @@ impl Front {
         }
         if let Some(number) = log_number {
             let code = |result: &Value| Some(result.get("ErrorCode")?.as_str()?.to_owned());
-            self.tally.log_codes(number, merged.iter().map(code).collect());
+            self.tally
+                .log_codes(number, merged.iter().map(code).collect());
         }
         if records.iter().all(|record| record.refused_with.is_none()) {
             return answer;
         }
-        Answer::json(StatusCode::OK, &json!({ "FailedRecordCount": failed, "Records": merged }))
+        Answer::json(
+            StatusCode::OK,
+            &json!({ "FailedRecordCount": failed, "Records": merged }),
+        )
     }
 
     /// Puts in what descriptions are to say.
@@ -422,7 +454,10 @@ impl Front {
 fn without_refused(call: &Call) -> Option<Bytes> {
     let mut fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(&call.body).ok()?;
     let records: Vec<&RawValue> = serde_json::from_str(fields.remove("Records")?.get()).ok()?;
-    let passing = records.iter().zip(&call.records).filter(|(_, record)| record.refused_with.is_none());
+    let passing = records
+        .iter()
+        .zip(&call.records)
+        .filter(|(_, record)| record.refused_with.is_none());
     let passing: Vec<&RawValue> = passing.map(|(raw, _)| *raw).collect();
     let passing = serde_json::value::to_raw_value(&passing).ok()?;
     fields.insert(Cow::Borrowed("Records"), &passing);
@@ -430,12 +465,19 @@ fn without_refused(call: &Call) -> Option<Bytes> {
 }
 
 fn decoded_len(base64: &str) -> usize {
-    let padding = base64.bytes().rev().take_while(|byte| *byte == b'=').count();
+    let padding = base64
+        .bytes()
+        .rev()
+        .take_while(|byte| *byte == b'=')
+        .count();
     (base64.len() / 4 * 3).saturating_sub(padding)
 }
 
 fn decode(base64: &str) -> Option<Bytes> {
-    base64::engine::general_purpose::STANDARD.decode(base64).ok().map(Bytes::from)
+    base64::engine::general_purpose::STANDARD
+        .decode(base64)
+        .ok()
+        .map(Bytes::from)
 }
 
 #[cfg(test)]
