@@ -14,6 +14,7 @@ pub mod lane;
 pub mod ports;
 pub mod position;
 pub mod render;
+pub mod rate_limit;
 pub mod row;
 pub mod send_queue;
 pub mod shard_map;

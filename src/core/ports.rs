@@ -349,3 +349,41 @@ pub trait StreamService: Send + Sync {
         records: Vec<PutRecord>,
     ) -> BoxFuture<'_, Result<Vec<RecordOutcome>, CallFailure>>;
 }
+
+// === The catalog ===
+
+/// A pipeline as `tide.relay_set_outbox()` stored it.
+#[derive(Clone, PartialEq)]
+pub struct PipelineRow {
+    /// Its name.
+    pub name: String,
+    /// The outbox it reads.
+    pub outbox: String,
+    /// Its consumer group: a label for people.
+    pub consumer_group: String,
+    /// Its configuration, secrets included: this type prints without it.
+    pub config: serde_json::Value,
+    /// Whether it is to run.
+    pub enabled: bool,
+    /// Rises with every change of it.
+    pub version: i64,
+}
+
+impl fmt::Debug for PipelineRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipelineRow")
+            .field("name", &self.name)
+            .field("outbox", &self.outbox)
+            .field("consumer_group", &self.consumer_group)
+            .field("enabled", &self.enabled)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The pipelines that are defined in a database.
+pub trait Catalog: Send + Sync {
+    /// All pipelines, by name; `None` when nothing has changed since the last
+    /// answer of this catalog.
+    fn read(&self) -> BoxFuture<'_, Result<Option<Vec<PipelineRow>>, StoreError>>;
+}
