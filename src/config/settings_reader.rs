@@ -77,10 +77,7 @@ fn is_database_url(url: &str) -> bool {
 }
 
 fn read_database(mut table: Table<'_, '_>, environment: &Environment) -> DatabaseSettings {
-    let name = table.name("name");
-    if table.value("name").is_none() {
-        table.missing("name", "a name for the database");
-    }
+    let name = table.required_name("name", "a name for the database");
     let url = table.secret("url", environment);
     match &url {
         Some(url) if !is_database_url(url) => {
@@ -197,10 +194,7 @@ fn read_probe(mut table: Table<'_, '_>) -> ProbeSettings {
 
 fn read_streams(root: &mut Table<'_, '_>, budget: ShardBudgetSettings) -> Vec<StreamSettings> {
     let read = |mut table: Table<'_, '_>| {
-        let name = table.name("name");
-        if table.value("name").is_none() {
-            table.missing("name", "the stream's name");
-        }
+        let name = table.required_name("name", "the stream's name");
         let stream = StreamSettings {
             name: name.unwrap_or_default().into(),
             endpoint_url: table.parsed("endpoint_url", parse_endpoint_url),
@@ -214,10 +208,7 @@ fn read_streams(root: &mut Table<'_, '_>, budget: ShardBudgetSettings) -> Vec<St
 
 fn read_tenants(root: &mut Table<'_, '_>) -> Vec<TenantSettings> {
     let read = |mut table: Table<'_, '_>| {
-        let name = table.name("name");
-        if table.value("name").is_none() {
-            table.missing("name", "the tenant's name");
-        }
+        let name = table.required_name("name", "the tenant's name");
         let tenant = TenantSettings {
             name: name.unwrap_or_default().into(),
             weight: table.integer("weight", 1..=1000).unwrap_or(1),
@@ -229,14 +220,8 @@ fn read_tenants(root: &mut Table<'_, '_>) -> Vec<TenantSettings> {
 }
 
 fn read_pipeline(mut table: Table<'_, '_>, settings: &Settings) -> Option<PipelineSpec> {
-    let name = table.name("name");
-    if table.value("name").is_none() {
-        table.missing("name", "a name for the pipeline");
-    }
-    let outbox = table.name("outbox");
-    if table.value("outbox").is_none() {
-        table.missing("outbox", "the name of the outbox to read");
-    }
+    let name = table.required_name("name", "a name for the pipeline");
+    let outbox = table.required_name("outbox", "the name of the outbox to read");
     let database = read_database_of(&mut table, settings);
     // Taken so that a definition can be moved from the database as it is; the
     // position belongs to the pipeline, not to a group.

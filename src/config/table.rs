@@ -162,6 +162,14 @@ impl<'v, 'r> Table<'v, 'r> {
         })
     }
 
+    /// A name that has to be given; `expected` says what for.
+    pub(super) fn required_name(&mut self, key: &'static str, expected: &str) -> Option<&'v str> {
+        if self.value(key).is_none() {
+            self.missing(key, expected);
+        }
+        self.name(key)
+    }
+
     /// A text that `parse` accepts; its error is shown as what was expected.
     pub(super) fn parsed<T, E: Display>(
         &mut self,

@@ -1,5 +1,6 @@
 //! The rules of the relay, without the outside: no clock, no input or output, no
 //! actors. Time, randomness and answers come in as arguments.
+#![warn(missing_docs)]
 
 pub mod backoff;
 pub mod body;

@@ -1,0 +1,34 @@
+# Every target does its own set-up on a Debian machine that has cargo.
+
+CARGO ?= cargo
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+.DEFAULT_GOAL := help
+.PHONY: help deps demo test build fmt lint doc
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+deps: ## Install what is missing (C compiler, PostgreSQL server binaries)
+	@scripts/install-deps
+
+demo: deps ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO_SECONDS=30, CHAOS=kill)
+	$(CARGO) build --release --locked --features demo
+	$(TARGET_DIR)/release/tidegate demo
+
+test: deps ## Run all tests
+	$(CARGO) test --locked --features demo
+
+build: ## Build the relay for production
+	@scripts/install-deps --compiler-only
+	$(CARGO) build --release --locked
+
+fmt: ## Format the source
+	$(CARGO) fmt
+
+lint: ## Check format and lints, warnings denied
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets --features demo -- -D warnings
+
+doc: ## Build the documentation, warnings denied
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked --features demo
