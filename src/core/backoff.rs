@@ -35,10 +35,7 @@ impl Backoff {
     /// the current step, as `random` (0 to 1) decides.
     pub fn after_failure(&mut self, random: f64) -> Duration {
         let doublings = self.failures.min(30);
-        let step = self
-            .first
-            .saturating_mul(1 << doublings)
-            .min(self.ceiling);
+        let step = self.first.saturating_mul(1 << doublings).min(self.ceiling);
         self.failures = self.failures.saturating_add(1);
         step.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }

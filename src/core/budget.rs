@@ -180,7 +180,8 @@ impl ShardBudget {
             let wait = Duration::from_secs_f64(missing_seconds) + Duration::from_micros(1);
             return Grant::At(now + wait);
         }
-        let records_left = (self.limits.records_per_second as u64).saturating_sub(self.recent_records);
+        let records_left =
+            (self.limits.records_per_second as u64).saturating_sub(self.recent_records);
         let bytes_left = (self.limits.bytes_per_second as u64).saturating_sub(self.recent_bytes);
         let window_is_full = records_left == 0 || bytes_left < round_up(waiting.next_bytes);
         if let Some(oldest) = self.recent.front()
@@ -215,7 +216,11 @@ impl ShardBudget {
         if self.last_cut.is_some_and(|cut| now.since(cut) < CUT_EVERY) {
             return;
         }
-        let cut = if refused >= offered { CUT_ALL } else { CUT_SOME };
+        let cut = if refused >= offered {
+            CUT_ALL
+        } else {
+            CUT_SOME
+        };
         self.factor = (self.factor * cut).max(LOWEST_FACTOR);
         self.last_cut = Some(now);
     }
@@ -285,14 +290,22 @@ mod tests {
 
     fn waiting(records: u64, each: u64) -> Waiting {
         Waiting {
-            all: Cost { records, bytes: records * each },
+            all: Cost {
+                records,
+                bytes: records * each,
+            },
             next_bytes: each,
         }
     }
 
     /// Sends whenever the budget allows for `seconds`, with a backlog of records
     /// of `each` bytes; answers the calls made.
-    fn saturate(budget: &mut ShardBudget, each: u64, seconds: u64, trip: Duration) -> Vec<(Moment, Cost)> {
+    fn saturate(
+        budget: &mut ShardBudget,
+        each: u64,
+        seconds: u64,
+        trip: Duration,
+    ) -> Vec<(Moment, Cost)> {
         let mut now = Moment::ORIGIN;
         let mut calls = Vec::new();
         while now < at(seconds * 1000) {
@@ -303,7 +316,10 @@ mod tests {
                 }
                 Grant::Now(most) => {
                     let records = most.records.min((most.bytes / each).max(1)).min(500);
-                    let cost = Cost { records, bytes: records * each };
+                    let cost = Cost {
+                        records,
+                        bytes: records * each,
+                    };
                     budget.charge(cost, now);
                     calls.push((now, cost));
                     now = now + trip;
@@ -318,10 +334,19 @@ mod tests {
         let mut budget = ShardBudget::new(ShardLimits::default(), at(0));
         assert!(matches!(budget.grant(waiting(1, 100), at(0)), Grant::At(_)));
         // One record needs a millisecond of records and one of bytes (1 KiB).
-        assert!(matches!(budget.grant(waiting(1, 100), at(2)), Grant::Now(_)));
+        assert!(matches!(
+            budget.grant(waiting(1, 100), at(2)),
+            Grant::Now(_)
+        ));
         // A backlog waits until a call is worth its round trip.
-        assert!(matches!(budget.grant(waiting(500, 100), at(3)), Grant::At(_)));
-        assert!(matches!(budget.grant(waiting(500, 100), at(31)), Grant::Now(_)));
+        assert!(matches!(
+            budget.grant(waiting(500, 100), at(3)),
+            Grant::At(_)
+        ));
+        assert!(matches!(
+            budget.grant(waiting(500, 100), at(31)),
+            Grant::Now(_)
+        ));
     }
 
     #[test]
@@ -344,7 +369,13 @@ mod tests {
             panic!("went from an empty bucket");
         };
         assert!(matches!(budget.grant(huge, first), Grant::Now(_)));
-        budget.charge(Cost { records: 1, bytes: 1_000_000 }, first);
+        budget.charge(
+            Cost {
+                records: 1,
+                bytes: 1_000_000,
+            },
+            first,
+        );
         let Grant::At(second) = budget.grant(huge, first) else {
             panic!("two at once");
         };
@@ -356,11 +387,18 @@ mod tests {
         let mut budget = ShardBudget::new(ShardLimits::default(), at(0));
         budget.throttled(3, 100, at(1000));
         budget.throttled(3, 100, at(1050));
-        assert!((budget.factor() - 0.96).abs() < 1e-9, "one cut for one burst");
+        assert!(
+            (budget.factor() - 0.96).abs() < 1e-9,
+            "one cut for one burst"
+        );
         for millis in (2000..40_000).step_by(200) {
             budget.throttled(100, 100, at(millis));
         }
-        assert!(budget.factor() < 0.05, "a dead shard is only probed: {}", budget.factor());
+        assert!(
+            budget.factor() < 0.05,
+            "a dead shard is only probed: {}",
+            budget.factor()
+        );
         assert!(budget.factor() >= LOWEST_FACTOR);
         for millis in (40_000..80_000).step_by(100) {
             budget.grant(waiting(1, 1), at(millis));

@@ -161,7 +161,11 @@ impl<T: Sendable> Dispatch<T> {
         self.in_flight = self.queue.take(most, call_limit);
         let cost = Cost {
             records: self.in_flight.len() as u64,
-            bytes: self.in_flight.iter().map(|taken| taken.row.weight() as u64).sum(),
+            bytes: self
+                .in_flight
+                .iter()
+                .map(|taken| taken.row.weight() as u64)
+                .sum(),
         };
         self.budget.charge(cost, now);
         Next::Call
@@ -176,7 +180,9 @@ impl<T: Sendable> Dispatch<T> {
     ) -> Answer<T> {
         let sent = std::mem::take(&mut self.in_flight);
         match answer {
-            Ok(outcomes) if outcomes.len() == sent.len() => self.answered_each(sent, outcomes, now, random),
+            Ok(outcomes) if outcomes.len() == sent.len() => {
+                self.answered_each(sent, outcomes, now, random)
+            }
             Ok(outcomes) => {
                 let reason = format!("{} results for {} records", outcomes.len(), sent.len());
                 self.answered_none(sent, CallFailure::Unknown { reason }, now, random)
@@ -198,7 +204,11 @@ impl<T: Sendable> Dispatch<T> {
             match outcome {
                 RecordOutcome::Stored { shard, sequence } => {
                     self.queue.confirmed(taken.flow, taken.row.hash());
-                    answer.stored.push(Stored { row: taken.row, shard, sequence });
+                    answer.stored.push(Stored {
+                        row: taken.row,
+                        shard,
+                        sequence,
+                    });
                 }
                 RecordOutcome::Throttled => {
                     answer.throttled += 1;
@@ -256,12 +266,21 @@ impl<T: Sendable> Dispatch<T> {
     }
 
     /// Halves the next call until the record that spoils it is alone.
-    fn search_bad_record(&mut self, mut sent: Vec<Taken<T>>, code: String, message: String) -> Answer<T> {
+    fn search_bad_record(
+        &mut self,
+        mut sent: Vec<Taken<T>>,
+        code: String,
+        message: String,
+    ) -> Answer<T> {
         let mut answer = Answer::nothing();
         if sent.len() == 1
             && let Some(alone) = sent.pop()
         {
-            answer.rejected = Some(Rejected { row: alone.row, code, message });
+            answer.rejected = Some(Rejected {
+                row: alone.row,
+                code,
+                message,
+            });
             return answer;
         }
         answer.refused = sent.len();
@@ -313,9 +332,19 @@ mod tests {
     }
 
     fn writer(keys: u128) -> Dispatch<Row> {
-        let unlimited = ShardLimits { records_per_second: 1e9, bytes_per_second: 1e12, fraction: 1.0 };
+        let unlimited = ShardLimits {
+            records_per_second: 1e9,
+            bytes_per_second: 1e12,
+            fraction: 1.0,
+        };
         let mut writer = Dispatch::new(unlimited, Moment::ORIGIN);
-        let flow = Flow { id: 1, tenant: "t".into(), tenant_weight: 1, weight: 1, batch_size: 500 };
+        let flow = Flow {
+            id: 1,
+            tenant: "t".into(),
+            tenant_weight: 1,
+            weight: 1,
+            batch_size: 500,
+        };
         for key in 0..keys {
             writer.push(&flow, Row(key));
             writer.push(&flow, Row(key));
@@ -332,7 +361,10 @@ mod tests {
     }
 
     fn stored() -> RecordOutcome {
-        RecordOutcome::Stored { shard: "s".into(), sequence: "1".into() }
+        RecordOutcome::Stored {
+            shard: "s".into(),
+            sequence: "1".into(),
+        }
     }
 
     #[test]
@@ -341,9 +373,19 @@ mod tests {
         assert_eq!(writer.next(at(10)), Next::Call);
         assert_eq!(keys(&writer), [0, 1, 2, 3]);
         assert_eq!(writer.next(at(11)), Next::Nothing);
-        let failed = RecordOutcome::Failed { code: "InternalFailure".into(), message: String::new() };
-        let answer = writer.answered(Ok(vec![stored(), RecordOutcome::Throttled, stored(), failed]), at(12), 0.5);
-        assert_eq!((answer.stored.len(), answer.throttled, answer.failed), (2, 1, 1));
+        let failed = RecordOutcome::Failed {
+            code: "InternalFailure".into(),
+            message: String::new(),
+        };
+        let answer = writer.answered(
+            Ok(vec![stored(), RecordOutcome::Throttled, stored(), failed]),
+            at(12),
+            0.5,
+        );
+        assert_eq!(
+            (answer.stored.len(), answer.throttled, answer.failed),
+            (2, 1, 1)
+        );
         assert_eq!(writer.next(at(13)), Next::Call);
         assert_eq!(keys(&writer), [1, 3, 0, 2], "the failed ones first");
     }
@@ -352,7 +394,9 @@ mod tests {
     fn an_unknown_outcome_sends_the_same_records_first_after_a_pause() {
         let mut writer = writer(2);
         assert_eq!(writer.next(at(10)), Next::Call);
-        let failure = CallFailure::Unknown { reason: "time-out".into() };
+        let failure = CallFailure::Unknown {
+            reason: "time-out".into(),
+        };
         let answer = writer.answered(Err(failure), at(20), 1.0);
         assert_eq!(answer.unknown, 2);
         assert_eq!(writer.next(at(21)), Next::Wait(at(70)));

@@ -100,7 +100,10 @@ mod tests {
         let mut sent = vec![0; weights.len()];
         while sent.iter().sum::<usize>() < bytes {
             let name = *ring.front().expect("members");
-            let place = weights.iter().position(|member| member.0 == name).expect("known");
+            let place = weights
+                .iter()
+                .position(|member| member.0 == name)
+                .expect("known");
             ring.charge_front(weights[place].2);
             sent[place] += weights[place].2;
         }

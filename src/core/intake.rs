@@ -184,8 +184,15 @@ impl Intake {
         Self {
             limits,
             position: recorded.clone(),
-            opened_at: recorded.open.iter().map(|window| (window.number, now)).collect(),
-            lanes: ranges.into_iter().map(|range| Lane::new(range, most_share, now)).collect(),
+            opened_at: recorded
+                .open
+                .iter()
+                .map(|window| (window.number, now))
+                .collect(),
+            lanes: ranges
+                .into_iter()
+                .map(|range| Lane::new(range, most_share, now))
+                .collect(),
             scan,
             news: true,
             stopped: false,
@@ -270,7 +277,10 @@ impl Intake {
             let count = lane.refill().min(room.rows).min(PAGE);
             if count > 0 {
                 self.next_refill = place + 1;
-                return Some(Wish::Refill { lane: place, rows: lane.stash().peek(count) });
+                return Some(Wish::Refill {
+                    lane: place,
+                    rows: lane.stash().peek(count),
+                });
             }
         }
         None
@@ -291,11 +301,27 @@ impl Intake {
             Scan::Done => None,
             Scan::Reopen(window) => {
                 let (from, to) = self.bounds_of(window)?;
-                Some(Wish::Reopen { window, from, to, page })
+                Some(Wish::Reopen {
+                    window,
+                    from,
+                    to,
+                    page,
+                })
             }
-            Scan::Paging { window, after, last } => {
+            Scan::Paging {
+                window,
+                after,
+                last,
+            } => {
                 let (from, to) = self.bounds_of(window)?;
-                Some(Wish::Page { window, from, to, after, last, page })
+                Some(Wish::Page {
+                    window,
+                    from,
+                    to,
+                    after,
+                    last,
+                    page,
+                })
             }
         }
     }
@@ -308,7 +334,11 @@ impl Intake {
     }
 
     fn bounds_of(&self, window: WindowNumber) -> Option<(Snapshot, Snapshot)> {
-        let place = self.position.open.iter().position(|open| open.number == window)?;
+        let place = self
+            .position
+            .open
+            .iter()
+            .position(|open| open.number == window)?;
         let from = match place.checked_sub(1) {
             Some(before) => &self.position.open[before].snapshot,
             None => &self.position.base,
@@ -361,9 +391,17 @@ impl Intake {
     /// A window turned out to be larger than a page: it is read within these
     /// bounds.
     pub fn begin_paging(&mut self, window: WindowNumber, first: RowId, last: RowId) {
-        let settled = self.recorded.open.first().filter(|open| open.number == window);
+        let settled = self
+            .recorded
+            .open
+            .first()
+            .filter(|open| open.number == window);
         let after = settled.map_or(first - 1, |_| self.recorded.settled_id.max(first - 1));
-        self.scan = Scan::Paging { window, after, last };
+        self.scan = Scan::Paging {
+            window,
+            after,
+            last,
+        };
         self.news = true;
     }
 
@@ -378,7 +416,11 @@ impl Intake {
     /// read from there when reading is resumed.
     pub fn hold_before(&mut self, row: Seq, last: RowId) {
         self.stopped = true;
-        self.scan = Scan::Paging { window: row.window, after: row.id - 1, last };
+        self.scan = Scan::Paging {
+            window: row.window,
+            after: row.id - 1,
+            last,
+        };
     }
 
     /// A row was read: hands it to its lane. Answers it when it goes to the
@@ -451,7 +493,11 @@ impl Intake {
         if self.position.open.len() > self.limits.merge_above {
             self.merge_windows();
         }
-        self.position.marks = if self.needs_marks(now) { self.marks() } else { Vec::new() };
+        self.position.marks = if self.needs_marks(now) {
+            self.marks()
+        } else {
+            Vec::new()
+        };
         self.position.clone()
     }
 
@@ -470,16 +516,29 @@ impl Intake {
     fn next_unread(&self) -> Option<Seq> {
         match self.scan {
             Scan::Done => None,
-            Scan::Reopen(window) => Some(Seq { window, id: RowId::MIN }),
-            Scan::Paging { window, after, .. } => Some(Seq { window, id: after.saturating_add(1) }),
+            Scan::Reopen(window) => Some(Seq {
+                window,
+                id: RowId::MIN,
+            }),
+            Scan::Paging { window, after, .. } => Some(Seq {
+                window,
+                id: after.saturating_add(1),
+            }),
         }
     }
 
     fn close_settled(&mut self) {
-        let held_by = self.first_unsettled().into_iter().chain(self.next_unread()).min();
+        let held_by = self
+            .first_unsettled()
+            .into_iter()
+            .chain(self.next_unread())
+            .min();
         let closed = match held_by {
             None => self.position.open.len(),
-            Some(row) => self.position.open.partition_point(|open| open.number < row.window),
+            Some(row) => self
+                .position
+                .open
+                .partition_point(|open| open.number < row.window),
         };
         if closed > 0 {
             self.position.base = self.position.open[closed - 1].snapshot.clone();
@@ -487,9 +546,18 @@ impl Intake {
             self.opened_at.drain(..closed.min(self.opened_at.len()));
             self.position.settled_id = 0;
         }
-        let in_first = |row: &Seq| self.position.open.first().is_some_and(|open| open.number == row.window);
+        let in_first = |row: &Seq| {
+            self.position
+                .open
+                .first()
+                .is_some_and(|open| open.number == row.window)
+        };
         if let Some(row) = held_by.filter(in_first) {
-            let settled_before = self.recorded.open.first().filter(|open| open.number == row.window);
+            let settled_before = self
+                .recorded
+                .open
+                .first()
+                .filter(|open| open.number == row.window);
             let floor = settled_before.map_or(0, |_| self.recorded.settled_id);
             self.position.settled_id = row.id.saturating_sub(1).max(floor);
         }
@@ -509,23 +577,42 @@ impl Intake {
             return Vec::new();
         };
         let frontier = match self.next_unread() {
-            Some(next) => Seq { window: next.window, id: next.id.saturating_sub(1) },
-            None => Seq { window: self.position.last_number, id: RowId::MAX },
+            Some(next) => Seq {
+                window: next.window,
+                id: next.id.saturating_sub(1),
+            },
+            None => Seq {
+                window: self.position.last_number,
+                id: RowId::MAX,
+            },
         };
-        let prefix = Seq { window: first.number, id: self.position.settled_id };
+        let prefix = Seq {
+            window: first.number,
+            id: self.position.settled_id,
+        };
         let mut marks = Vec::new();
         for lane in &self.lanes {
             let reached = match lane.first_unsettled() {
-                Some(row) => Seq { window: row.window, id: row.id.saturating_sub(1) },
+                Some(row) => Seq {
+                    window: row.window,
+                    id: row.id.saturating_sub(1),
+                },
                 None => frontier,
             };
-            let recorded = self.recorded.marks.iter().find(|mark| mark.range.contains(lane.range().first));
+            let recorded = self
+                .recorded
+                .marks
+                .iter()
+                .find(|mark| mark.range.contains(lane.range().first));
             let settled = match (lane.first_unsettled(), recorded) {
                 (None, Some(mark)) => reached.max(mark.settled),
                 _ => reached,
             };
             if settled > prefix {
-                marks.push(Mark { range: lane.range(), settled });
+                marks.push(Mark {
+                    range: lane.range(),
+                    settled,
+                });
             }
         }
         marks
@@ -538,14 +625,18 @@ impl Intake {
         let mut fixed: std::collections::BTreeSet<WindowNumber> = self
             .lanes
             .iter()
-            .flat_map(|lane| lane.windows_handed().chain(lane.first_unsettled().map(|row| row.window)))
+            .flat_map(|lane| {
+                lane.windows_handed()
+                    .chain(lane.first_unsettled().map(|row| row.window))
+            })
             .chain(self.next_unread().map(|row| row.window))
             .collect();
         fixed.extend(self.position.open.first().map(|open| open.number));
         fixed.extend(self.position.open.last().map(|open| open.number));
         let unmergeable = self.unmergeable_up_to;
         let may_merge = |window: &WindowNumber| *window > unmergeable && !fixed.contains(window);
-        let numbers: Vec<WindowNumber> = self.position.open.iter().map(|open| open.number).collect();
+        let numbers: Vec<WindowNumber> =
+            self.position.open.iter().map(|open| open.number).collect();
         for group in numbers.chunk_by(|a, b| may_merge(a) && may_merge(b)) {
             let (Some(from), Some(to)) = (group.first(), group.last()) else {
                 continue;
@@ -553,8 +644,11 @@ impl Intake {
             if group.len() < 2 {
                 continue;
             }
-            self.position.open.retain(|open| open.number < *from || open.number >= *to);
-            self.opened_at.retain(|(number, _)| *number < *from || *number >= *to);
+            self.position
+                .open
+                .retain(|open| open.number < *from || open.number >= *to);
+            self.opened_at
+                .retain(|(number, _)| *number < *from || *number >= *to);
             for lane in &mut self.lanes {
                 lane.merge_windows(*from, *to);
             }
@@ -593,15 +687,22 @@ impl Intake {
     /// that is known.
     #[must_use]
     pub fn oldest(&self) -> Option<(Seq, Option<Moment>)> {
-        let with_age = |lane: &Lane| lane.first_unsettled().map(|seq| (seq, lane.waiting_since()));
-        self.lanes.iter().filter_map(with_age).min_by_key(|(seq, _)| *seq)
+        let with_age = |lane: &Lane| {
+            lane.first_unsettled()
+                .map(|seq| (seq, lane.waiting_since()))
+        };
+        self.lanes
+            .iter()
+            .filter_map(with_age)
+            .min_by_key(|(seq, _)| *seq)
     }
 }
 
 /// Cuts the shards' ranges where marks begin and end, so that each piece is
 /// wholly inside or outside of every mark.
 fn refine(shards: &[HashRange], marks: &[Mark]) -> Vec<HashRange> {
-    let mut firsts: std::collections::BTreeSet<u128> = shards.iter().map(|range| range.first).collect();
+    let mut firsts: std::collections::BTreeSet<u128> =
+        shards.iter().map(|range| range.first).collect();
     firsts.insert(0);
     for mark in marks {
         firsts.insert(mark.range.first);
@@ -611,7 +712,10 @@ fn refine(shards: &[HashRange], marks: &[Mark]) -> Vec<HashRange> {
     let mut ranges = Vec::with_capacity(firsts.len());
     for (place, first) in firsts.iter().enumerate() {
         let last = firsts.get(place + 1).map_or(u128::MAX, |next| next - 1);
-        ranges.push(HashRange { first: *first, last });
+        ranges.push(HashRange {
+            first: *first,
+            last,
+        });
     }
     ranges
 }

@@ -69,7 +69,11 @@ impl Lane {
     /// How many rows it would take now.
     #[must_use]
     pub fn free(&self) -> usize {
-        if self.takes_more() { self.share - self.handed.len() } else { 0 }
+        if self.takes_more() {
+            self.share - self.handed.len()
+        } else {
+            0
+        }
     }
 
     /// Whether its writer may soon have nothing to do although rows could be
@@ -102,7 +106,11 @@ impl Lane {
 
     /// Notes a row that is handed to the writer.
     pub fn hand(&mut self, seq: Seq, visible_since: Moment) {
-        self.handed.push_back(Handed { seq, visible_since, settled: false });
+        self.handed.push_back(Handed {
+            seq,
+            visible_since,
+            settled: false,
+        });
     }
 
     /// Remembers a row by id.
@@ -136,7 +144,10 @@ impl Lane {
     /// The first row in delivery order that is not settled.
     #[must_use]
     pub fn first_unsettled(&self) -> Option<Seq> {
-        self.handed.front().map(|row| row.seq).or_else(|| self.stash.first())
+        self.handed
+            .front()
+            .map(|row| row.seq)
+            .or_else(|| self.stash.first())
     }
 
     /// Since when the first unsettled row has been visible, if it was handed.

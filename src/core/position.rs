@@ -105,7 +105,9 @@ impl Position {
     /// the next window begins.
     #[must_use]
     pub fn head(&self) -> &Snapshot {
-        self.open.last().map_or(&self.base, |window| &window.snapshot)
+        self.open
+            .last()
+            .map_or(&self.base, |window| &window.snapshot)
     }
 
     /// Whether a row was settled when this position was written.

@@ -54,13 +54,25 @@ impl RateLimiter {
     pub fn new(limits: RateLimits, now: Moment) -> Self {
         let rows = limits.rows_per_second.map(|per_second| {
             let depth = limits.burst_rows.map_or(per_second, f64::from).max(1.0);
-            Bucket { per_second, depth, tokens: depth }
+            Bucket {
+                per_second,
+                depth,
+                tokens: depth,
+            }
         });
         let bytes = limits.bytes_per_second.map(|per_second| {
             let per_second = per_second as f64;
-            Bucket { per_second, depth: per_second.max(1.0), tokens: per_second.max(1.0) }
+            Bucket {
+                per_second,
+                depth: per_second.max(1.0),
+                tokens: per_second.max(1.0),
+            }
         });
-        Self { rows, bytes, filled_at: now }
+        Self {
+            rows,
+            bytes,
+            filled_at: now,
+        }
     }
 
     /// How many rows may go now; 0 while bytes are owed.
@@ -69,14 +81,18 @@ impl RateLimiter {
         if self.bytes.is_some_and(|bytes| bytes.tokens < 1.0) {
             return 0;
         }
-        self.rows.map_or(usize::MAX, |rows| rows.tokens.max(0.0) as usize)
+        self.rows
+            .map_or(usize::MAX, |rows| rows.tokens.max(0.0) as usize)
     }
 
     /// When a row may go, if none may now.
     pub fn next_at(&mut self, now: Moment) -> Moment {
         self.fill(now);
         let waits = [self.rows, self.bytes].into_iter().flatten();
-        let longest = waits.map(|bucket| bucket.has_one_in()).max().unwrap_or_default();
+        let longest = waits
+            .map(|bucket| bucket.has_one_in())
+            .max()
+            .unwrap_or_default();
         now + longest
     }
 
@@ -120,21 +136,32 @@ mod tests {
 
     #[test]
     fn keeps_the_long_run_rate_after_the_burst() {
-        let limits = RateLimits { rows_per_second: Some(250.0), burst_rows: Some(50), bytes_per_second: None };
+        let limits = RateLimits {
+            rows_per_second: Some(250.0),
+            burst_rows: Some(50),
+            bytes_per_second: None,
+        };
         let sent = sent_in(limits, 100, 100);
         assert!((25_000..=25_050).contains(&sent), "{sent}");
     }
 
     #[test]
     fn keeps_the_byte_rate_by_waiting_off_the_debt() {
-        let limits = RateLimits { bytes_per_second: Some(100_000), ..RateLimits::default() };
+        let limits = RateLimits {
+            bytes_per_second: Some(100_000),
+            ..RateLimits::default()
+        };
         let bytes = sent_in(limits, 700, 100) * 700;
         assert!((9_900_000..=11_600_000).contains(&bytes), "{bytes}");
     }
 
     #[test]
     fn says_when_to_come_back() {
-        let limits = RateLimits { rows_per_second: Some(2.0), burst_rows: Some(1), bytes_per_second: None };
+        let limits = RateLimits {
+            rows_per_second: Some(2.0),
+            burst_rows: Some(1),
+            bytes_per_second: None,
+        };
         let mut limiter = RateLimiter::new(limits, at(0));
         assert_eq!(limiter.rows(at(0)), 1);
         limiter.charge(1, 10);

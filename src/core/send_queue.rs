@@ -272,7 +272,12 @@ impl<T: Sendable> SendQueue<T> {
         if queue.fresh.len() > 1 {
             return;
         }
-        let Flow { tenant, tenant_weight, weight, .. } = &queue.flow;
+        let Flow {
+            tenant,
+            tenant_weight,
+            weight,
+            ..
+        } = &queue.flow;
         let members = self.members.entry(tenant.clone()).or_default();
         if members.front().is_none() {
             self.tenants.join(tenant.clone(), *tenant_weight);
@@ -292,7 +297,11 @@ impl<T: Sendable> SendQueue<T> {
     }
 
     fn forget_flow_if_done(&mut self, flow: FlowId) {
-        if self.flows.get(&flow).is_some_and(|queue| queue.keys.is_empty()) {
+        if self
+            .flows
+            .get(&flow)
+            .is_some_and(|queue| queue.keys.is_empty())
+        {
             self.flows.remove(&flow);
         }
     }
@@ -302,7 +311,8 @@ impl<T: Sendable> SendQueue<T> {
             Some((flow, hash)) => Some((*flow, *hash)),
             None => self.next_fresh(),
         };
-        next.and_then(|(flow, hash)| self.first_weight(flow, hash)).unwrap_or(0)
+        next.and_then(|(flow, hash)| self.first_weight(flow, hash))
+            .unwrap_or(0)
     }
 
     fn first_weight(&self, flow: FlowId, hash: u128) -> Option<usize> {
@@ -320,9 +330,9 @@ impl<T: Sendable> SendQueue<T> {
     fn take_retries(&mut self, call: &mut CallInMaking<T>) {
         let mut left_over = VecDeque::new();
         while let Some((flow, hash)) = self.retry.pop_front() {
-            let fits = self
-                .first_weight(flow, hash)
-                .is_some_and(|weight| call.has_room_for(weight) && call.flow_may_go_on(flow, &self.flows));
+            let fits = self.first_weight(flow, hash).is_some_and(|weight| {
+                call.has_room_for(weight) && call.flow_may_go_on(flow, &self.flows)
+            });
             if !fits {
                 left_over.push_back((flow, hash));
                 continue;
@@ -363,7 +373,10 @@ impl<T: Sendable> SendQueue<T> {
             self.tenants.rejoin(tenant);
         }
         for (flow, tenant, member) in flows_aside {
-            let weight = self.flows.get(&flow).map_or(1, |queue| queue.flow.tenant_weight);
+            let weight = self
+                .flows
+                .get(&flow)
+                .map_or(1, |queue| queue.flow.tenant_weight);
             // Its other flows may have run dry in this call and taken it along.
             if !self.tenants.contains(&tenant) {
                 self.tenants.join(tenant.clone(), weight);
@@ -428,7 +441,9 @@ impl<T> CallInMaking<T> {
 
     fn flow_may_go_on(&self, flow: FlowId, flows: &HashMap<FlowId, FlowQueue<T>>) -> bool {
         let sent = self.per_flow.get(&flow).copied().unwrap_or(0);
-        flows.get(&flow).is_some_and(|queue| sent < queue.flow.batch_size)
+        flows
+            .get(&flow)
+            .is_some_and(|queue| sent < queue.flow.batch_size)
     }
 }
 

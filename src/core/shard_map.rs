@@ -163,7 +163,11 @@ mod tests {
     fn map_with_cuts(cuts: &std::collections::BTreeSet<u128>) -> Vec<Shard> {
         let mut first = 0;
         let mut shards = Vec::new();
-        let ends = cuts.iter().copied().filter(|cut| *cut < u128::MAX).chain([u128::MAX]);
+        let ends = cuts
+            .iter()
+            .copied()
+            .filter(|cut| *cut < u128::MAX)
+            .chain([u128::MAX]);
         for (index, last) in ends.enumerate() {
             shards.push(Shard {
                 id: ShardId(format!("shardId-{index:012}").into()),
@@ -178,8 +182,14 @@ mod tests {
     #[test]
     fn hashes_like_the_service() {
         // As `printf abc | md5sum` prints it.
-        assert_eq!(format!("{:032x}", hash_key("")), "d41d8cd98f00b204e9800998ecf8427e");
-        assert_eq!(format!("{:032x}", hash_key("abc")), "900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!(
+            format!("{:032x}", hash_key("")),
+            "d41d8cd98f00b204e9800998ecf8427e"
+        );
+        assert_eq!(
+            format!("{:032x}", hash_key("abc")),
+            "900150983cd24fb0d6963f7d28e17f72"
+        );
     }
 
     #[test]
@@ -187,10 +197,19 @@ mod tests {
         let mut shards = map_with_cuts(&[99, 199].into());
         assert_eq!(ShardMap::new(Vec::new()), Err(ShardMapError::Empty));
         let removed = shards.remove(1);
-        assert_eq!(ShardMap::new(shards.clone()), Err(ShardMapError::Gap { hash: 100 }));
+        assert_eq!(
+            ShardMap::new(shards.clone()),
+            Err(ShardMapError::Gap { hash: 100 })
+        );
         shards.push(removed.clone());
-        shards.push(Shard { id: "twin".into(), ..removed });
-        assert!(matches!(ShardMap::new(shards), Err(ShardMapError::Overlap { .. })));
+        shards.push(Shard {
+            id: "twin".into(),
+            ..removed
+        });
+        assert!(matches!(
+            ShardMap::new(shards),
+            Err(ShardMapError::Overlap { .. })
+        ));
     }
 
     proptest! {

@@ -117,7 +117,9 @@ impl FromStr for Snapshot {
             let xip = if list.is_empty() {
                 Vec::new()
             } else {
-                list.split(',').map(|xid| xid.parse().ok()).collect::<Option<Vec<Xid>>>()?
+                list.split(',')
+                    .map(|xid| xid.parse().ok())
+                    .collect::<Option<Vec<Xid>>>()?
             };
             if parts.next().is_some() {
                 return None;
@@ -141,14 +143,21 @@ mod tests {
 
     #[test]
     fn prints_what_it_parses() {
-        for text in ["1:1:", "10:20:10,14,15", "795:799:795,797", "5000000000:5000000001:"] {
+        for text in [
+            "1:1:",
+            "10:20:10,14,15",
+            "795:799:795,797",
+            "5000000000:5000000001:",
+        ] {
             assert_eq!(snapshot(text).to_string(), text);
         }
     }
 
     #[test]
     fn refuses_what_is_no_snapshot() {
-        for text in ["", "1:1", "0:5:", "9:5:", "1:9:4,3", "1:9:9", "1:9:0", "1:9:2:", "a:b:"] {
+        for text in [
+            "", "1:1", "0:5:", "9:5:", "1:9:4,3", "1:9:9", "1:9:0", "1:9:2:", "a:b:",
+        ] {
             assert!(text.parse::<Snapshot>().is_err(), "{text:?} was accepted");
         }
     }

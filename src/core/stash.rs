@@ -53,7 +53,10 @@ impl Stash {
     pub fn first(&self) -> Option<Seq> {
         let run = self.runs.front()?;
         let id = *run.ids.front()?;
-        Some(Seq { window: run.window, id })
+        Some(Seq {
+            window: run.window,
+            id,
+        })
     }
 
     /// The first `count` rows, in order; fewer when there are fewer.
@@ -70,7 +73,10 @@ impl Stash {
     pub fn pop(&mut self) -> Option<Seq> {
         let run = self.runs.front_mut()?;
         let id = run.ids.pop_front()?;
-        let seq = Seq { window: run.window, id };
+        let seq = Seq {
+            window: run.window,
+            id,
+        };
         if run.ids.is_empty() {
             self.runs.pop_front();
         }
@@ -86,9 +92,19 @@ impl Stash {
         if begin == end {
             return;
         }
-        let mut ids: Vec<RowId> = self.runs.drain(begin..end).flat_map(|run| run.ids).collect();
+        let mut ids: Vec<RowId> = self
+            .runs
+            .drain(begin..end)
+            .flat_map(|run| run.ids)
+            .collect();
         ids.sort_unstable();
-        self.runs.insert(begin, Run { window: to, ids: ids.into() });
+        self.runs.insert(
+            begin,
+            Run {
+                window: to,
+                ids: ids.into(),
+            },
+        );
     }
 }
 
@@ -97,7 +113,10 @@ mod tests {
     use super::*;
 
     fn seq(window: u64, id: RowId) -> Seq {
-        Seq { window: WindowNumber(window), id }
+        Seq {
+            window: WindowNumber(window),
+            id,
+        }
     }
 
     #[test]
@@ -122,7 +141,10 @@ mod tests {
             stash.push(row);
         }
         stash.merge_windows(WindowNumber(2), WindowNumber(4));
-        assert_eq!(stash.peek(9), [seq(1, 50), seq(4, 55), seq(4, 60), seq(4, 70), seq(5, 1)]);
+        assert_eq!(
+            stash.peek(9),
+            [seq(1, 50), seq(4, 55), seq(4, 60), seq(4, 70), seq(5, 1)]
+        );
         assert_eq!(stash.len(), 5);
     }
 }

@@ -36,9 +36,16 @@ impl Database {
     }
 
     fn window(&self, from: &Snapshot, to: &Snapshot) -> Vec<Row> {
-        let committed = |row: &&Row| !self.running.contains(&row.xid) && !self.aborted.contains(&row.xid);
+        let committed =
+            |row: &&Row| !self.running.contains(&row.xid) && !self.aborted.contains(&row.xid);
         let inside = |row: &&Row| to.sees(row.xid) && !from.sees(row.xid);
-        let mut rows: Vec<Row> = self.rows.iter().filter(committed).filter(inside).copied().collect();
+        let mut rows: Vec<Row> = self
+            .rows
+            .iter()
+            .filter(committed)
+            .filter(inside)
+            .copied()
+            .collect();
         rows.sort_by_key(|row| row.id);
         rows
     }
@@ -49,14 +56,23 @@ fn shard_ranges() -> Vec<HashRange> {
     (0..LANES)
         .map(|place| HashRange {
             first: place * width,
-            last: if place + 1 == LANES { u128::MAX } else { (place + 1) * width - 1 },
+            last: if place + 1 == LANES {
+                u128::MAX
+            } else {
+                (place + 1) * width - 1
+            },
         })
         .collect()
 }
 
 fn ready(seq: Seq, hash: u128) -> Ready {
     Ready {
-        envelope: Envelope { seq, key: Arc::from("k"), hash, body: Bytes::from_static(b"{}") },
+        envelope: Envelope {
+            seq,
+            key: Arc::from("k"),
+            hash,
+            body: Bytes::from_static(b"{}"),
+        },
         visible_since: Moment::ORIGIN,
     }
 }
@@ -81,7 +97,10 @@ impl World {
     fn new(limits: IntakeLimits) -> Self {
         let now = Moment::ORIGIN;
         Self {
-            database: Database { next_xid: 10, ..Database::default() },
+            database: Database {
+                next_xid: 10,
+                ..Database::default()
+            },
             durable: Position::start(),
             intake: Intake::new(Position::start(), &shard_ranges(), limits, now),
             handed: HashMap::new(),
@@ -103,11 +122,17 @@ impl World {
     fn hand(&mut self, envelope: Envelope) {
         let known = *self.seq_of.entry(envelope.seq.id).or_insert(envelope.seq);
         assert_eq!(known, envelope.seq, "a row was handed under another seq");
-        self.handed.entry(envelope.hash).or_default().push_back(envelope.seq);
+        self.handed
+            .entry(envelope.hash)
+            .or_default()
+            .push_back(envelope.seq);
     }
 
     fn room(&self) -> Room {
-        Room { rows: self.limits.rows.saturating_sub(self.intake.handed()), bytes: 1 << 30 }
+        Room {
+            rows: self.limits.rows.saturating_sub(self.intake.handed()),
+            bytes: 1 << 30,
+        }
     }
 
     fn take_in(&mut self, window: WindowNumber, rows: &[Row]) {
@@ -128,12 +153,25 @@ impl World {
         assert!(self.durable.base.covers(&before.base), "the base went back");
         for row in &self.database.rows {
             if self.durable.base.sees(row.xid) && !self.database.aborted.contains(&row.xid) {
-                assert!(self.settled.contains(&row.id), "the base passed row {} which is not settled", row.id);
+                assert!(
+                    self.settled.contains(&row.id),
+                    "the base passed row {} which is not settled",
+                    row.id
+                );
             }
         }
-        for (row, seq) in self.database.rows.iter().filter_map(|row| Some((row, self.seq_of.get(&row.id)?))) {
+        for (row, seq) in self
+            .database
+            .rows
+            .iter()
+            .filter_map(|row| Some((row, self.seq_of.get(&row.id)?)))
+        {
             let passed = self.durable.has_settled(*seq, row.hash);
-            assert!(!passed || self.settled.contains(&row.id), "the position passed row {}", row.id);
+            assert!(
+                !passed || self.settled.contains(&row.id),
+                "the position passed row {}",
+                row.id
+            );
         }
     }
 
@@ -152,13 +190,29 @@ impl World {
                 self.save();
                 self.whole_or_paged(window, &rows, page);
             }
-            Wish::Reopen { window, from, to, page } => {
+            Wish::Reopen {
+                window,
+                from,
+                to,
+                page,
+            } => {
                 let rows = self.database.window(&from, &to);
                 self.whole_or_paged(window, &rows, page);
             }
-            Wish::Page { window, from, to, after, last, page } => {
+            Wish::Page {
+                window,
+                from,
+                to,
+                after,
+                last,
+                page,
+            } => {
                 let rows = self.database.window(&from, &to);
-                let rows: Vec<Row> = rows.into_iter().filter(|row| row.id > after && row.id <= last).take(page).collect();
+                let rows: Vec<Row> = rows
+                    .into_iter()
+                    .filter(|row| row.id > after && row.id <= last)
+                    .take(page)
+                    .collect();
                 self.take_in(window, &rows);
                 if rows.len() < page {
                     self.intake.end_window(window);
@@ -167,8 +221,15 @@ impl World {
             Wish::Refill { lane, rows } => {
                 let mut room = self.room();
                 for seq in rows {
-                    let hash = self.database.rows.iter().find(|row| row.id == seq.id).expect("kept").hash;
-                    if let Some(envelope) = self.intake.take_back(lane, ready(seq, hash), &mut room) {
+                    let hash = self
+                        .database
+                        .rows
+                        .iter()
+                        .find(|row| row.id == seq.id)
+                        .expect("kept")
+                        .hash;
+                    if let Some(envelope) = self.intake.take_back(lane, ready(seq, hash), &mut room)
+                    {
                         self.hand(envelope);
                     }
                 }
@@ -193,20 +254,29 @@ impl World {
 
     /// A writer sends the first row of a key. It may be told, or not (crash).
     fn send(&mut self, hash: u128, told: bool) {
-        let Some(seq) = self.handed.get(&hash).and_then(|rows| rows.front().copied()) else {
+        let Some(seq) = self
+            .handed
+            .get(&hash)
+            .and_then(|rows| rows.front().copied())
+        else {
             return;
         };
         let arrived = self.arrived.entry(hash).or_default();
         if arrived.contains(&seq) {
             self.duplicates += 1;
         } else {
-            assert!(arrived.last().is_none_or(|last| *last < seq), "first occurrences out of order");
+            assert!(
+                arrived.last().is_none_or(|last| *last < seq),
+                "first occurrences out of order"
+            );
             arrived.push(seq);
         }
         if told {
             self.handed.get_mut(&hash).expect("known").pop_front();
             self.settled.insert(seq.id);
-            self.intake.settled(seq, hash, self.now).expect("was handed");
+            self.intake
+                .settled(seq, hash, self.now)
+                .expect("was handed");
         }
     }
 }
@@ -255,10 +325,17 @@ fn run(steps: Vec<Step>, limits: IntakeLimits, stuck: bool) -> World {
                 if let Some(xid) = world.database.running.iter().nth(transaction).copied() {
                     world.database.next_id += 1;
                     let id = world.database.next_id;
-                    world.database.rows.push(Row { id, xid, hash: hash_of(hash) });
+                    world.database.rows.push(Row {
+                        id,
+                        xid,
+                        hash: hash_of(hash),
+                    });
                 }
             }
-            Step::End { transaction, commit } => {
+            Step::End {
+                transaction,
+                commit,
+            } => {
                 if let Some(xid) = world.database.running.iter().nth(transaction).copied() {
                     world.database.running.remove(&xid);
                     if !commit {
@@ -308,7 +385,11 @@ fn finish(world: &mut World) {
         }
     }
     assert!(world.intake.is_idle(), "never became idle");
-    let committed = world.database.rows.iter().filter(|row| !world.database.aborted.contains(&row.xid));
+    let committed = world
+        .database
+        .rows
+        .iter()
+        .filter(|row| !world.database.aborted.contains(&row.xid));
     let expected: BTreeSet<RowId> = committed.map(|row| row.id).collect();
     assert_eq!(world.settled, expected, "P-LOSS");
     world.save();
@@ -357,18 +438,36 @@ proptest! {
 
 #[test]
 fn a_stuck_lane_keeps_windows_few_and_a_crash_sends_little_again() {
-    let limits = IntakeLimits { rows: 20, stashed: 100_000, merge_above: 8 };
+    let limits = IntakeLimits {
+        rows: 20,
+        stashed: 100_000,
+        merge_above: 8,
+    };
     let mut steps = Vec::new();
     for round in 0..2000_usize {
         steps.push(Step::Begin);
         for hash in [round % 3, 3 + round % 3, 6 + round % 3] {
-            steps.push(Step::Insert { transaction: 0, hash });
+            steps.push(Step::Insert {
+                transaction: 0,
+                hash,
+            });
         }
-        steps.push(Step::End { transaction: 0, commit: true });
-        steps.extend([Step::Read { times: 3 }, Step::Settle { rows: 9 }, Step::Pass { millis: 30 }]);
+        steps.push(Step::End {
+            transaction: 0,
+            commit: true,
+        });
+        steps.extend([
+            Step::Read { times: 3 },
+            Step::Settle { rows: 9 },
+            Step::Pass { millis: 30 },
+        ]);
     }
     let mut world = run(steps, limits, true);
-    assert!(world.most_windows < 40, "{} windows open", world.most_windows);
+    assert!(
+        world.most_windows < 40,
+        "{} windows open",
+        world.most_windows
+    );
     assert_eq!(world.settled.len(), 4000, "the other lanes flow on");
     world.now = world.now + Duration::from_secs(1);
     while world.read_once() {}

@@ -32,10 +32,17 @@ fn flow(id: FlowId, tenant: &str, batch_size: usize) -> Flow {
 }
 
 fn row(key: u128, serial: usize) -> Row {
-    Row { key, serial, weight: 10 }
+    Row {
+        key,
+        serial,
+        weight: 10,
+    }
 }
 
-const ANY_COST: Cost = Cost { records: 500, bytes: 10 << 20 };
+const ANY_COST: Cost = Cost {
+    records: 500,
+    bytes: 10 << 20,
+};
 
 fn serials(taken: &[Taken<Row>]) -> Vec<usize> {
     taken.iter().map(|taken| taken.row.serial).collect()
@@ -76,7 +83,10 @@ fn the_second_partial_failure_in_a_row_sends_the_right_records_again() {
             }
         }
     }
-    assert_eq!(calls, [[10, 11, 12, 13], [11, 13, 20, 22], [11, 13, 30, 32]]);
+    assert_eq!(
+        calls,
+        [[10, 11, 12, 13], [11, 13, 20, 22], [11, 13, 30, 32]]
+    );
 }
 
 #[test]
@@ -89,7 +99,13 @@ fn a_flood_of_one_tenant_leaves_the_others_their_turns() {
     for serial in 0..20 {
         queue.push(&quiet, row(serial as u128, serial));
     }
-    let call = queue.take(Cost { records: 40, bytes: 1 << 20 }, ANY_COST);
+    let call = queue.take(
+        Cost {
+            records: 40,
+            bytes: 1 << 20,
+        },
+        ANY_COST,
+    );
     let of_quiet = call.iter().filter(|taken| taken.flow == 2).count();
     assert!((16..=20).contains(&of_quiet), "{of_quiet} of 40");
 }
@@ -102,7 +118,13 @@ fn a_purged_flow_is_gone_and_what_comes_back_of_it_is_dropped() {
     queue.push(&old, row(1, 2));
     queue.push(&old, row(2, 3));
     queue.push(&new, row(1, 4));
-    let mut call = queue.take(Cost { records: 1, bytes: 100 }, ANY_COST);
+    let mut call = queue.take(
+        Cost {
+            records: 1,
+            bytes: 100,
+        },
+        ANY_COST,
+    );
     assert_eq!(queue.purge(1), 2);
     let back = call.pop().expect("one row");
     queue.failed(back.flow, back.row);
@@ -115,9 +137,19 @@ fn a_purged_flow_is_gone_and_what_comes_back_of_it_is_dropped() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Push { flow: FlowId, key: u128, weight: usize },
-    Call { records: u64, bytes: u64, fates: Vec<bool> },
-    Purge { flow: FlowId },
+    Push {
+        flow: FlowId,
+        key: u128,
+        weight: usize,
+    },
+    Call {
+        records: u64,
+        bytes: u64,
+        fates: Vec<bool>,
+    },
+    Purge {
+        flow: FlowId,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
