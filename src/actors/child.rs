@@ -11,7 +11,7 @@ use actix::{Actor, Addr, AsyncContext, Context, Recipient};
 
 use super::messages::ChildExited;
 use super::stream_router::StreamKey;
-use super::supervisor::PipelineKey;
+use super::desired::PipelineKey;
 use crate::core::shard_map::ShardId;
 
 /// Mailboxes are bounded by tickets, not by their size: a full one would drop

@@ -17,15 +17,15 @@ use actix::{
 
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
+use super::desired::PipelineKey;
 use super::fault;
 use super::messages::{
-    Batch, Drain, FlowBecameVoid, NothingNew, Outcomes, RoutedRow, StopNow, Wake, Watch,
+    Batch, Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RoutedRow, StopNow, Wake, Watch,
 };
 use super::permits::{FlowTag, Pool, Ticket};
 use super::probe::Probe;
 use super::reader_work::{Done, Fetched, Rendered, Work};
 use super::stream_router::StreamRouter;
-use super::supervisor::PipelineKey;
 use crate::admin::metrics::{Metrics, PipelineMetrics, PositionWrite};
 use crate::admin::status::{PipelineState, StatusBoard};
 use crate::config::pipeline::PipelineSpec;
@@ -69,6 +69,8 @@ const UNKNOWN_WEIGHT: usize = 16 * 1024;
 pub struct ReaderParts {
     /// Which pipeline.
     pub key: PipelineKey,
+    /// What this node is called in leases.
+    pub node: Arc<str>,
     /// Its definition.
     pub spec: Arc<PipelineSpec>,
     /// Its outbox.
@@ -110,6 +112,7 @@ pub struct ReaderParts {
 /// The reader of one pipeline.
 pub struct OutboxReader {
     key: PipelineKey,
+    node: Arc<str>,
     note: ExitNote,
     work: Work,
     intake: Intake,
@@ -185,6 +188,7 @@ impl OutboxReader {
         };
         Self {
             key: parts.key,
+            node: parts.node,
             note,
             work,
             last_number: parts.position.last_number,
@@ -540,7 +544,7 @@ impl OutboxReader {
         self.releasing = true;
         let position = self.intake.position_to_save(self.now());
         let work = self.work.clone();
-        let node = self.key.node.clone();
+        let node = Arc::clone(&self.node);
         let last_acts = async move {
             let (store, pipeline, epoch) = (work.store, work.pipeline, work.epoch);
             store.save_position(&pipeline, epoch, &position).await?;
@@ -670,6 +674,18 @@ impl Handler<Wake> for OutboxReader {
 
     fn handle(&mut self, _: Wake, context: &mut Self::Context) {
         fault::point("outbox_reader.Wake");
+        self.watching = false;
+        self.intake.wake();
+        self.go_on(context);
+    }
+}
+
+impl Handler<ProbeReady> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, message: ProbeReady, context: &mut Self::Context) {
+        fault::point("outbox_reader.ProbeReady");
+        self.probe = message.probe;
         self.watching = false;
         self.intake.wake();
         self.go_on(context);

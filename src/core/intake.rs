@@ -219,6 +219,12 @@ impl Intake {
         self.stopped = true;
     }
 
+    /// Whether reading is stopped.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        self.stopped
+    }
+
     /// Goes on reading after [`Self::stop_reading`].
     pub const fn resume_reading(&mut self) {
         self.stopped = false;
@@ -681,6 +687,14 @@ impl Intake {
     #[must_use]
     pub fn head(&self) -> &Snapshot {
         self.position.head()
+    }
+
+    /// What has been read to its end: the head, or what came before the window
+    /// that is being read.
+    #[must_use]
+    pub fn read_up_to(&self) -> Snapshot {
+        let reading = self.next_unread().and_then(|row| self.bounds_of(row.window));
+        reading.map_or_else(|| self.head().clone(), |(from, _)| from)
     }
 
     /// The first row that is not settled, and since when it has been visible if
