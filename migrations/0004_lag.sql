@@ -12,14 +12,16 @@ CREATE FUNCTION tide.outbox_unseen(
 )
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
-    late xid8[] := ARRAY(
+    first_fresh CONSTANT xid8 := pg_snapshot_xmax(seen);
+    first_future CONSTANT xid8 := pg_snapshot_xmax(pg_current_snapshot());
+    late CONSTANT xid8[] := ARRAY(
         SELECT x.xid FROM pg_snapshot_xip(seen) AS x (xid)
         WHERE pg_visible_in_snapshot(x.xid, pg_current_snapshot()));
 BEGIN
     SELECT count(*) INTO unseen FROM (
         (
             SELECT FROM tide.outbox_message AS m
-            WHERE m.outbox_id = outbox_unseen.outbox_id AND m.xact >= pg_snapshot_xmax(seen)
+            WHERE m.outbox_id = outbox_unseen.outbox_id AND m.xact >= first_fresh AND m.xact < first_future
             ORDER BY m.xact, m.id LIMIT bound
         )
         UNION ALL
@@ -36,7 +38,7 @@ BEGIN
     SELECT least(
         (
             SELECT m.created_at FROM tide.outbox_message AS m
-            WHERE m.outbox_id = outbox_unseen.outbox_id AND m.xact >= pg_snapshot_xmax(seen)
+            WHERE m.outbox_id = outbox_unseen.outbox_id AND m.xact >= first_fresh AND m.xact < first_future
             ORDER BY m.xact, m.id LIMIT 1
         ),
         (

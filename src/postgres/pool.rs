@@ -34,7 +34,8 @@ pub struct PoolSettings {
     /// cancels it.
     pub statement_timeout: Duration,
     /// Whether sessions are the relay's own: false behind a pooler in
-    /// transaction mode.
+    /// transaction mode. Queries on such a pool must say `persistent(false)` and
+    /// run in a transaction, as those of this module do.
     pub own_sessions: bool,
 }
 
@@ -94,7 +95,7 @@ fn connect_options(settings: &PoolSettings) -> Result<PgConnectOptions, StoreErr
     })?;
     let options = options.application_name(APPLICATION_NAME).disable_statement_logging();
     if !settings.own_sessions {
-        return Ok(options.statement_cache_capacity(0));
+        return Ok(options);
     }
     let time_out = settings.statement_timeout.as_millis().to_string();
     Ok(options.options([

@@ -14,11 +14,12 @@ use crate::core::snapshot::Snapshot;
 
 /// `ORDER BY xact, id` makes the index by transaction the only one that fits,
 /// whatever the statistics say; EXISTS would drop the order.
-const PROBE: &str = "
+pub(super) const PROBE: &str = "
 SELECT pg_current_snapshot()::text, ARRAY(
     SELECT (
         SELECT m.id FROM tide.outbox_message AS m
         WHERE m.outbox_id = target.outbox_id AND m.xact >= pg_snapshot_xmax(target.seen)
+            AND m.xact < (SELECT pg_snapshot_xmax(pg_current_snapshot()))
         ORDER BY m.xact, m.id LIMIT 1
     ) IS NOT NULL OR (
         SELECT of_transaction.id

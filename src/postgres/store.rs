@@ -32,6 +32,15 @@ impl PgOutboxStore {
     /// How long a call may take unless [`Self::with_timeout`] says otherwise.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
+    /// The reading statements by name, for whoever wants to EXPLAIN them.
+    pub const READING_STATEMENTS: [(&'static str, &'static str); 5] = [
+        ("open_window", windows::OPEN),
+        ("reopen_window", windows::REOPEN),
+        ("read_page", windows::READ_PAGE),
+        ("read_rows", windows::READ_ROWS),
+        ("probe", probe::PROBE),
+    ];
+
     /// A store on these connections, with time-outs of 10 s and prepared
     /// statements.
     #[must_use]

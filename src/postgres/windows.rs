@@ -8,8 +8,9 @@
 //! or absent:
 //! - a small window is found through the index by transaction: the fresh part is
 //!   read `ORDER BY xact, id LIMIT`, which no other index can give;
-//! - late transactions that still run are left out before their rows are looked
-//!   at: a long transaction with a million rows must not cost a scan per poll;
+//! - rows of a transaction that still runs are not even looked at: late ones are
+//!   left out by their xid, new ones by xmax(T). A long transaction with a million
+//!   rows must not cost a scan per poll;
 //! - a large window is paged by id through the primary key: there the condition
 //!   on xact is a function call, which no index can use;
 //! - a page starts at the fresh rows' own lowest id, not at a late row's;
@@ -98,11 +99,12 @@ macro_rules! read_window {
     };
 }
 
-/// T is the statement's own snapshot, so every row it can see is visible in T.
+/// T is the statement's own snapshot, so every row it can see is visible in T; its
+/// xmax only keeps the scan from walking over rows of a transaction that runs.
 /// The bounds that need no exactness are taken from the ends of the primary key:
 /// the highest id, and the lowest one when P sees nothing at all.
-const OPEN: &str = read_window!(
-    fresh: "m.xact >= (SELECT $2::text::xid8)",
+pub(super) const OPEN: &str = read_window!(
+    fresh: "m.xact >= (SELECT $2::text::xid8) AND m.xact < (SELECT pg_snapshot_xmax(pg_current_snapshot()))",
     late: "pg_visible_in_snapshot(late.xid, pg_current_snapshot())",
     lowest_fresh: "CASE WHEN $2::text = '1'
         THEN (SELECT m.id FROM tide.outbox_message AS m WHERE m.outbox_id = $1 ORDER BY m.id LIMIT 1)
@@ -112,7 +114,7 @@ const OPEN: &str = read_window!(
 
 /// T is given ($5 xmax, $6 itself); the late transactions are those that ended
 /// between P and T.
-const REOPEN: &str = read_window!(
+pub(super) const REOPEN: &str = read_window!(
     fresh: "m.xact >= (SELECT $2::text::xid8) AND m.xact < (SELECT $5::text::xid8)
         AND pg_visible_in_snapshot(m.xact, (SELECT $6::text::pg_snapshot))",
     late: "true",
@@ -122,7 +124,7 @@ const REOPEN: &str = read_window!(
 
 /// $1 outbox, $2 xmax(P), $3 late transactions, $4 T, $5 after, $6 after for the
 /// fresh part, $7 last, $8 limit.
-const READ_PAGE: &str = concat!(
+pub(super) const READ_PAGE: &str = concat!(
     "SELECT ", row_columns!(), "
     FROM (
         (
@@ -148,7 +150,7 @@ const READ_PAGE: &str = concat!(
     ) AS r"
 );
 
-const READ_ROWS: &str = concat!(
+pub(super) const READ_ROWS: &str = concat!(
     "SELECT ", row_columns!(), "
     FROM unnest($2::bigint[]) WITH ORDINALITY AS wanted (id, place) CROSS JOIN LATERAL (
         SELECT m.* FROM tide.outbox_message AS m
