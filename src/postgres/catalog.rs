@@ -58,10 +58,16 @@ FROM tide.relay_pipeline AS r ORDER BY r.name";
 /// How long a question may take, waiting for a connection included.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-async fn bounded<T>(question: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    tokio::time::timeout(TIMEOUT, question).await.unwrap_or_else(|_| {
-        Err(StoreError::Unavailable(format!("no answer within {TIMEOUT:?}")))
-    })
+async fn bounded<T>(
+    question: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(TIMEOUT, question)
+        .await
+        .unwrap_or_else(|_| {
+            Err(StoreError::Unavailable(format!(
+                "no answer within {TIMEOUT:?}"
+            )))
+        })
 }
 
 /// The state of the catalog, to be compared with a later one.
@@ -82,23 +88,39 @@ pub async fn list_pipelines(pool: &PgPool) -> Result<Vec<PipelineRow>, StoreErro
 
 async fn read_version(pool: &PgPool) -> Result<CatalogVersion, StoreError> {
     let mut transaction = pool.begin().await?;
-    let (pipelines, version_sum) =
-        sqlx::query_as(VERSION).persistent(false).fetch_one(&mut *transaction).await?;
+    let (pipelines, version_sum) = sqlx::query_as(VERSION)
+        .persistent(false)
+        .fetch_one(&mut *transaction)
+        .await?;
     transaction.commit().await?;
-    Ok(CatalogVersion { pipelines, version_sum })
+    Ok(CatalogVersion {
+        pipelines,
+        version_sum,
+    })
 }
 
 async fn read_pipelines(pool: &PgPool) -> Result<Vec<PipelineRow>, StoreError> {
     let mut transaction = pool.begin().await?;
-    let rows: Vec<(String, String, String, String, bool, i64)> =
-        sqlx::query_as(LIST).persistent(false).fetch_all(&mut *transaction).await?;
+    let rows: Vec<(String, String, String, String, bool, i64)> = sqlx::query_as(LIST)
+        .persistent(false)
+        .fetch_all(&mut *transaction)
+        .await?;
     transaction.commit().await?;
     let mut pipelines = Vec::with_capacity(rows.len());
     for (name, outbox, consumer_group, config, enabled, version) in rows {
         let config = serde_json::from_str(&config).map_err(|error| {
-            StoreError::Refused(format!("the configuration of pipeline {name:?} cannot be read: {error}"))
+            StoreError::Refused(format!(
+                "the configuration of pipeline {name:?} cannot be read: {error}"
+            ))
         })?;
-        pipelines.push(PipelineRow { name, outbox, consumer_group, config, enabled, version });
+        pipelines.push(PipelineRow {
+            name,
+            outbox,
+            consumer_group,
+            config,
+            enabled,
+            version,
+        });
     }
     Ok(pipelines)
 }

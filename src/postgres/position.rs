@@ -58,7 +58,9 @@ pub(super) async fn take(
             .fetch_one(connection)
             .await?;
     let unreadable = |error: &dyn std::fmt::Display| {
-        StoreError::Refused(format!("the position of pipeline {pipeline:?} cannot be read: {error}"))
+        StoreError::Refused(format!(
+            "the position of pipeline {pipeline:?} cannot be read: {error}"
+        ))
     };
     let records: Vec<WindowRecord> =
         serde_json::from_str(&open_windows).map_err(|error| unreadable(&error))?;
@@ -66,14 +68,19 @@ pub(super) async fn take(
     for record in records {
         open.push(OpenWindow {
             number: record.number,
-            snapshot: record.snapshot.parse().map_err(|error| unreadable(&error))?,
+            snapshot: record
+                .snapshot
+                .parse()
+                .map_err(|error| unreadable(&error))?,
         });
     }
     Ok(StoredPosition {
         outbox: OutboxId(outbox),
         position: Position {
             base: base.parse().map_err(|error| unreadable(&error))?,
-            base_number: WindowNumber(u64::try_from(base_number).map_err(|error| unreadable(&error))?),
+            base_number: WindowNumber(
+                u64::try_from(base_number).map_err(|error| unreadable(&error))?,
+            ),
             open,
             settled_id,
         },
@@ -87,7 +94,9 @@ pub(super) async fn save(
     position: &Position,
 ) -> Result<Fenced, StoreError> {
     let unwritable = |error: &dyn std::fmt::Display| {
-        StoreError::Refused(format!("the position of pipeline {pipeline:?} cannot be written: {error}"))
+        StoreError::Refused(format!(
+            "the position of pipeline {pipeline:?} cannot be written: {error}"
+        ))
     };
     let records: Vec<WindowRecord> = position
         .open
@@ -111,5 +120,9 @@ pub(super) async fn save(
         .execute(session.connection())
         .await?;
     session.finish().await?;
-    Ok(if result.rows_affected() == 0 { Fenced::Stale } else { Fenced::Written })
+    Ok(if result.rows_affected() == 0 {
+        Fenced::Stale
+    } else {
+        Fenced::Written
+    })
 }
