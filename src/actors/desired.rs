@@ -48,18 +48,28 @@ pub fn desired(
 ) -> BTreeMap<PipelineKey, Wanted> {
     let mut wanted = BTreeMap::new();
     for spec in &settings.pipelines {
-        let key = PipelineKey { database: Arc::clone(&spec.database), name: Arc::clone(&spec.name) };
+        let key = PipelineKey {
+            database: Arc::clone(&spec.database),
+            name: Arc::clone(&spec.name),
+        };
         wanted.insert(key, Wanted::Run(Arc::new(spec.clone())));
     }
     for (database, rows) in catalogs {
         for row in rows.iter().filter(|row| row.enabled) {
-            let key = PipelineKey { database: Arc::clone(database), name: row.name.as_str().into() };
+            let key = PipelineKey {
+                database: Arc::clone(database),
+                name: row.name.as_str().into(),
+            };
             let is_twice = wanted.contains_key(&key);
             let one = if is_twice {
-                let reason = "it is defined in the configuration file and in the database (expected one \
+                let reason =
+                    "it is defined in the configuration file and in the database (expected one \
                               of them): delete one, or tide.relay_disable() it"
-                    .to_owned();
-                Wanted::Invalid { outbox: row.outbox.as_str().into(), reason }
+                        .to_owned();
+                Wanted::Invalid {
+                    outbox: row.outbox.as_str().into(),
+                    reason,
+                }
             } else {
                 read(row, database, settings)
             };
@@ -74,7 +84,10 @@ fn read(row: &PipelineRow, database: &str, settings: &Settings) -> Wanted {
         Ok(spec) => Wanted::Run(Arc::new(spec)),
         Err(problems) => {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Wanted::Invalid { outbox: row.outbox.as_str().into(), reason: problems.join("; ") }
+            Wanted::Invalid {
+                outbox: row.outbox.as_str().into(),
+                reason: problems.join("; "),
+            }
         }
     }
 }
@@ -102,13 +115,22 @@ mod tests {
 
     #[test]
     fn one_invalid_pipeline_harms_only_itself() {
-        let good = serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "region": "us-east-1"});
-        let bad = serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "batch_size": 501});
+        let good =
+            serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "region": "us-east-1"});
+        let bad =
+            serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "batch_size": 501});
         let rows = vec![row("bad", bad), row("good", good)];
         let catalogs = HashMap::from([(Arc::from("default"), rows)]);
         let wanted = desired(&settings(), &catalogs);
-        let of = |name: &str| &wanted[&PipelineKey { database: "default".into(), name: name.into() }];
+        let of = |name: &str| {
+            &wanted[&PipelineKey {
+                database: "default".into(),
+                name: name.into(),
+            }]
+        };
         assert!(matches!(of("good"), Wanted::Run(spec) if spec.stream.name() == "s"));
-        assert!(matches!(of("bad"), Wanted::Invalid { reason, .. } if reason.contains("batch_size")));
+        assert!(
+            matches!(of("bad"), Wanted::Invalid { reason, .. } if reason.contains("batch_size"))
+        );
     }
 }

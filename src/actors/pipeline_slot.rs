@@ -92,13 +92,21 @@ impl PipelineSlot {
 impl Supervisor {
     // === Wanted, refused, retired ===
 
-    pub(super) fn want_pipeline(&mut self, key: PipelineKey, spec: Arc<PipelineSpec>, context: &mut Context<Self>) {
+    pub(super) fn want_pipeline(
+        &mut self,
+        key: PipelineKey,
+        spec: Arc<PipelineSpec>,
+        context: &mut Context<Self>,
+    ) {
         if !self.databases.contains_key(&key.database) {
             let reason = format!("there is no database {:?} in the settings", &*key.database);
             self.refuse_pipeline(&key, &spec.outbox, &reason);
             return;
         }
-        let slot = self.pipelines.entry(key.clone()).or_insert_with(PipelineSlot::new);
+        let slot = self
+            .pipelines
+            .entry(key.clone())
+            .or_insert_with(PipelineSlot::new);
         if slot.spec.as_ref() == Some(&spec) && !slot.retired {
             return;
         }
@@ -116,7 +124,12 @@ impl Supervisor {
         self.claim(&key, context);
     }
 
-    fn replace_spec(&mut self, key: &PipelineKey, spec: Arc<PipelineSpec>, context: &Context<Self>) {
+    fn replace_spec(
+        &mut self,
+        key: &PipelineKey,
+        spec: Arc<PipelineSpec>,
+        context: &Context<Self>,
+    ) {
         let stream = StreamKey::new(&spec.stream);
         self.want_stream(&stream, spec.shard_budget, context);
         let status = PipelineStatus::starting(
@@ -130,7 +143,8 @@ impl Supervisor {
             return;
         };
         if let Some(old) = slot.spec.replace(Arc::clone(&spec)) {
-            self.metrics.remove_pipeline(&old.name, &old.tenant, old.stream.name());
+            self.metrics
+                .remove_pipeline(&old.name, &old.tenant, old.stream.name());
         }
         slot.stream = Some(stream);
         slot.invalid = None;
@@ -141,7 +155,10 @@ impl Supervisor {
     }
 
     pub(super) fn refuse_pipeline(&mut self, key: &PipelineKey, outbox: &Arc<str>, reason: &str) {
-        let slot = self.pipelines.entry(key.clone()).or_insert_with(PipelineSlot::new);
+        let slot = self
+            .pipelines
+            .entry(key.clone())
+            .or_insert_with(PipelineSlot::new);
         if slot.invalid.as_deref() == Some(reason) {
             return;
         }
@@ -162,7 +179,9 @@ impl Supervisor {
             Arc::clone(&nothing),
             nothing,
         );
-        status.state = PipelineState::Invalid { reason: reason.to_owned() };
+        status.state = PipelineState::Invalid {
+            reason: reason.to_owned(),
+        };
         self.board.set_pipeline(status);
     }
 
@@ -184,19 +203,23 @@ impl Supervisor {
         self.board.remove_pipeline(&key.database, &key.name);
         let slot = self.pipelines.remove(key);
         if let Some(spec) = slot.and_then(|slot| slot.spec) {
-            self.metrics.remove_pipeline(&spec.name, &spec.tenant, spec.stream.name());
+            self.metrics
+                .remove_pipeline(&spec.name, &spec.tenant, spec.stream.name());
         }
         self.retire_unused_streams();
     }
 
     pub(super) fn show(&self, key: &PipelineKey, slot: &PipelineSlot, state: PipelineState) {
         if let Some(spec) = &slot.spec {
-            self.metrics.pipeline(&spec.name, &spec.tenant, spec.stream.name()).state(&state);
+            self.metrics
+                .pipeline(&spec.name, &spec.tenant, spec.stream.name())
+                .state(&state);
         }
-        self.board.update_pipeline(&key.database, &key.name, |entry| {
-            entry.epoch = None;
-            entry.state = state;
-        });
+        self.board
+            .update_pipeline(&key.database, &key.name, |entry| {
+                entry.epoch = None;
+                entry.state = state;
+            });
     }
 
     // === Claiming ===
@@ -205,7 +228,9 @@ impl Supervisor {
         let waiting: Vec<PipelineKey> = self
             .pipelines
             .iter()
-            .filter(|(_, slot)| slot.stream.as_ref() == Some(stream) && matches!(slot.run, Run::Waiting))
+            .filter(|(_, slot)| {
+                slot.stream.as_ref() == Some(stream) && matches!(slot.run, Run::Waiting)
+            })
             .map(|(key, _)| key.clone())
             .collect();
         for key in waiting {
@@ -225,7 +250,10 @@ impl Supervisor {
         let Some(spec) = slot.spec.clone().filter(|_| slot.invalid.is_none()) else {
             return;
         };
-        let stream = slot.stream.as_ref().and_then(|stream| self.streams.get(stream));
+        let stream = slot
+            .stream
+            .as_ref()
+            .and_then(|stream| self.streams.get(stream));
         let Some(stream) = stream else {
             return;
         };
@@ -248,9 +276,18 @@ impl Supervisor {
         let (node, lease) = (Arc::clone(&self.node), self.settings.cluster.lease);
         let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), self.clock.now());
         tokio::spawn(async move {
-            let result = store.claim(&pipeline.name, &spec.outbox, &node, lease).await;
+            let result = store
+                .claim(&pipeline.name, &spec.outbox, &node, lease)
+                .await;
             // Only a stopped supervisor does not hear it.
-            supervisor.try_send(ClaimDone { pipeline, attempt, asked_at, result }).ok();
+            supervisor
+                .try_send(ClaimDone {
+                    pipeline,
+                    attempt,
+                    asked_at,
+                    result,
+                })
+                .ok();
         });
     }
 
@@ -262,7 +299,10 @@ impl Supervisor {
         slot.attempt += 1;
         let (key, attempt) = (key.clone(), slot.attempt);
         context.run_later(pause, move |supervisor, context| {
-            let is_current = supervisor.pipelines.get(&key).is_some_and(|slot| slot.attempt == attempt);
+            let is_current = supervisor
+                .pipelines
+                .get(&key)
+                .is_some_and(|slot| slot.attempt == attempt);
             if is_current {
                 supervisor.claim(&key, context);
             }
@@ -271,14 +311,26 @@ impl Supervisor {
 
     pub(super) fn claim_done(&mut self, done: ClaimDone, context: &mut Context<Self>) {
         super::fault::point("supervisor.ClaimDone");
-        let ClaimDone { pipeline: key, attempt, asked_at, result } = done;
-        let is_current = self.pipelines.get(&key).is_some_and(|slot| slot.attempt == attempt);
+        let ClaimDone {
+            pipeline: key,
+            attempt,
+            asked_at,
+            result,
+        } = done;
+        let is_current = self
+            .pipelines
+            .get(&key)
+            .is_some_and(|slot| slot.attempt == attempt);
         if !is_current || self.is_draining() {
             self.give_back(&key, &result);
             return;
         }
         match result {
-            Ok(Claim::Granted { epoch, position, outbox }) => {
+            Ok(Claim::Granted {
+                epoch,
+                position,
+                outbox,
+            }) => {
                 self.metrics.lease_event(LeaseEvent::Claimed);
                 self.start_reader(&key, epoch, position, outbox, asked_at, context);
             }
@@ -300,7 +352,12 @@ impl Supervisor {
         }
     }
 
-    fn claim_failed(&mut self, key: &PipelineKey, state: PipelineState, context: &mut Context<Self>) {
+    fn claim_failed(
+        &mut self,
+        key: &PipelineKey,
+        state: PipelineState,
+        context: &mut Context<Self>,
+    ) {
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
@@ -323,7 +380,10 @@ impl Supervisor {
         let Some(slot) = self.databases.get(&key.database) else {
             return;
         };
-        let is_running = self.pipelines.get(key).is_some_and(|slot| slot.epoch().is_some());
+        let is_running = self
+            .pipelines
+            .get(key)
+            .is_some_and(|slot| slot.epoch().is_some());
         if is_running {
             return;
         }
@@ -351,11 +411,19 @@ impl Supervisor {
         self.last_flow += 1;
         let flow = self.last_flow;
         let now = self.clock.now();
-        let (Some(slot), Some(database)) = (self.pipelines.get_mut(key), self.databases.get(&key.database)) else {
+        let (Some(slot), Some(database)) = (
+            self.pipelines.get_mut(key),
+            self.databases.get(&key.database),
+        ) else {
             return;
         };
-        let stream = slot.stream.as_ref().and_then(|stream| self.streams.get(stream)?.ready());
-        let (Some(spec), Some(stream), Some(probe)) = (slot.spec.clone(), stream, database.probe.clone()) else {
+        let stream = slot
+            .stream
+            .as_ref()
+            .and_then(|stream| self.streams.get(stream)?.ready());
+        let (Some(spec), Some(stream), Some(probe)) =
+            (slot.spec.clone(), stream, database.probe.clone())
+        else {
             // What it needs has gone while the lease was asked for.
             self.claim_in(key, STANDBY_PAUSE, context);
             return;
@@ -398,12 +466,23 @@ impl Supervisor {
         };
     }
 
-    pub(super) fn reader_exited(&mut self, key: &PipelineKey, incarnation: u64, exit: Exit, context: &mut Context<Self>) {
+    pub(super) fn reader_exited(
+        &mut self,
+        key: &PipelineKey,
+        incarnation: u64,
+        exit: Exit,
+        context: &mut Context<Self>,
+    ) {
         let now = self.clock.now();
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
-        let Run::Running { incarnation: current, started_at, .. } = slot.run else {
+        let Run::Running {
+            incarnation: current,
+            started_at,
+            ..
+        } = slot.run
+        else {
             return;
         };
         if current != incarnation {
@@ -438,9 +517,11 @@ impl Supervisor {
             Exit::Drained => Duration::ZERO,
             Exit::LeaseLost => STANDBY_PAUSE,
             Exit::Blocked(_) => BLOCKED_RETRY,
-            Exit::Stopped | Exit::RowsLost | Exit::Resharded | Exit::Refused(_) | Exit::Panicked(_) => {
-                slot.backoff.after_failure(fastrand::f64())
-            }
+            Exit::Stopped
+            | Exit::RowsLost
+            | Exit::Resharded
+            | Exit::Refused(_)
+            | Exit::Panicked(_) => slot.backoff.after_failure(fastrand::f64()),
         };
         let child = ChildId::Reader(key.clone());
         match &exit {
@@ -457,7 +538,13 @@ impl Supervisor {
             | Exit::Panicked(_) => self.note_restart(&child, &exit, pause),
         }
         if let (Exit::Refused(reason), Some(slot)) = (&exit, self.pipelines.get(key)) {
-            self.show(key, slot, PipelineState::Failed { reason: reason.clone() });
+            self.show(
+                key,
+                slot,
+                PipelineState::Failed {
+                    reason: reason.clone(),
+                },
+            );
         }
         self.claim_in(key, pause, context);
     }
@@ -473,11 +560,20 @@ impl Supervisor {
         };
         let lease = self.settings.cluster.lease;
         for ((name, asked_epoch), holds) in done.held.into_iter().zip(still_held) {
-            let key = PipelineKey { database: Arc::clone(&done.database), name };
+            let key = PipelineKey {
+                database: Arc::clone(&done.database),
+                name,
+            };
             let Some(slot) = self.pipelines.get_mut(&key) else {
                 continue;
             };
-            let Run::Running { reader, epoch, lease_until, .. } = &mut slot.run else {
+            let Run::Running {
+                reader,
+                epoch,
+                lease_until,
+                ..
+            } = &mut slot.run
+            else {
                 continue;
             };
             if *epoch != asked_epoch {
@@ -499,7 +595,12 @@ impl Supervisor {
         let now = self.clock.now();
         let margin = self.settings.cluster.lease / MARGIN;
         for (key, slot) in &self.pipelines {
-            let Run::Running { reader, lease_until, .. } = &slot.run else {
+            let Run::Running {
+                reader,
+                lease_until,
+                ..
+            } = &slot.run
+            else {
                 continue;
             };
             if now + margin < *lease_until {

@@ -21,7 +21,9 @@ use super::outbox_reader::OutboxReader;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::StatusBoard;
 use crate::core::backoff::Backoff;
-use crate::core::ports::{OutboxId, OutboxStore, PipelineName, ProbeReport, ProbeTarget, StoreError};
+use crate::core::ports::{
+    OutboxId, OutboxStore, PipelineName, ProbeReport, ProbeTarget, StoreError,
+};
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
 
@@ -97,7 +99,9 @@ impl Probe {
         let Some(first_due) = self.watched.values().map(|watched| watched.due).min() else {
             return;
         };
-        let due = self.paused_until.map_or(first_due, |until| until.max(first_due));
+        let due = self
+            .paused_until
+            .map_or(first_due, |until| until.max(first_due));
         if due > now {
             self.ask_at(due, context);
             return;
@@ -128,18 +132,26 @@ impl Probe {
         for (pipeline, watched) in &self.watched {
             if watched.due <= now + watched.pause / 4 {
                 asked.push(Arc::clone(pipeline));
-                targets.push(ProbeTarget { outbox: watched.outbox, seen: watched.seen.clone() });
+                targets.push(ProbeTarget {
+                    outbox: watched.outbox,
+                    seen: watched.seen.clone(),
+                });
             }
         }
         let store = Arc::clone(&self.parts.store);
         let question = tokio::spawn(async move { store.probe(&targets).await });
-        context.spawn(question.into_actor(self).map(move |answer, probe, context| {
-            let answer = answer
-                .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("the task ended: {error}"))));
-            probe.asking = false;
-            probe.answered(&asked, now, answer);
-            probe.go_on(context);
-        }));
+        context.spawn(
+            question
+                .into_actor(self)
+                .map(move |answer, probe, context| {
+                    let answer = answer.unwrap_or_else(|error| {
+                        Err(StoreError::Unavailable(format!("the task ended: {error}")))
+                    });
+                    probe.asking = false;
+                    probe.answered(&asked, now, answer);
+                    probe.go_on(context);
+                }),
+        );
     }
 
     fn answered(
@@ -168,7 +180,9 @@ impl Probe {
                 let pause = self.backoff.after_failure(fastrand::f64());
                 self.paused_until = Some(self.parts.clock.now() + pause);
                 self.parts.metrics.database_up(database, false);
-                self.parts.board.set_database(database, Some(error.to_string()));
+                self.parts
+                    .board
+                    .set_database(database, Some(error.to_string()));
                 return;
             }
         };
@@ -209,7 +223,10 @@ impl Probe {
             return;
         }
         watched.told_at = now;
-        let message = NothingNew { snapshot: snapshot.clone(), taken_at };
+        let message = NothingNew {
+            snapshot: snapshot.clone(),
+            taken_at,
+        };
         if watched.reader.try_send(message).is_err() {
             self.watched.remove(pipeline);
         }

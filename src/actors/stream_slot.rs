@@ -50,7 +50,11 @@ impl StreamSlot {
     pub(super) fn ready(&self) -> Option<ReadyStream> {
         let (map, max_record_bytes) = self.ready.clone()?;
         let router = self.router.clone()?;
-        Some(ReadyStream { router, map, max_record_bytes })
+        Some(ReadyStream {
+            router,
+            map,
+            max_record_bytes,
+        })
     }
 
     fn stop_all(&mut self) {
@@ -107,7 +111,12 @@ impl Supervisor {
         let unused: Vec<StreamKey> = self
             .streams
             .keys()
-            .filter(|stream| !self.pipelines.values().any(|slot| slot.stream.as_ref() == Some(stream)))
+            .filter(|stream| {
+                !self
+                    .pipelines
+                    .values()
+                    .any(|slot| slot.stream.as_ref() == Some(stream))
+            })
             .cloned()
             .collect();
         for stream in unused {
@@ -140,7 +149,9 @@ impl Supervisor {
         };
         let child = ChildId::Router(stream.clone());
         let supervisor = context.address().recipient();
-        let router = super::child::spawn(child, incarnation, supervisor, |_, note| StreamRouter::new(parts, note));
+        let router = super::child::spawn(child, incarnation, supervisor, |_, note| {
+            StreamRouter::new(parts, note)
+        });
         slot.router = Some(router);
         slot.incarnation = incarnation;
         slot.started_at = now;
@@ -156,7 +167,11 @@ impl Supervisor {
         context: &mut Context<Self>,
     ) {
         let now = self.clock.now();
-        let Some(slot) = self.streams.get_mut(stream).filter(|slot| slot.incarnation == incarnation) else {
+        let Some(slot) = self
+            .streams
+            .get_mut(stream)
+            .filter(|slot| slot.incarnation == incarnation)
+        else {
             return;
         };
         slot.router = None;
@@ -195,7 +210,12 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn stream_changed(&mut self, stream: &StreamKey, state: StreamState, context: &mut Context<Self>) {
+    pub(super) fn stream_changed(
+        &mut self,
+        stream: &StreamKey,
+        state: StreamState,
+        context: &mut Context<Self>,
+    ) {
         let Some(slot) = self.streams.get_mut(stream) else {
             return;
         };
@@ -203,13 +223,20 @@ impl Supervisor {
             StreamState::Trouble { reason } => {
                 slot.trouble = Some(reason.clone());
                 for (key, pipeline) in &self.pipelines {
-                    if pipeline.stream.as_ref() == Some(stream) && matches!(pipeline.run, Run::Waiting) {
-                        let state = PipelineState::Waiting { reason: format!("stream {stream}: {reason}") };
+                    if pipeline.stream.as_ref() == Some(stream)
+                        && matches!(pipeline.run, Run::Waiting)
+                    {
+                        let state = PipelineState::Waiting {
+                            reason: format!("stream {stream}: {reason}"),
+                        };
                         self.show(key, pipeline, state);
                     }
                 }
             }
-            StreamState::Ready { map, max_record_bytes } => {
+            StreamState::Ready {
+                map,
+                max_record_bytes,
+            } => {
                 slot.trouble = None;
                 slot.ready = Some((Arc::clone(&map), max_record_bytes));
                 for shard in map.shards() {
@@ -241,17 +268,27 @@ impl Supervisor {
         };
         let child = ChildId::Writer(stream.clone(), shard.clone());
         let supervisor = context.address().recipient();
-        let writer = super::child::spawn(child, incarnation, supervisor, |_, note| ShardWriter::new(parts, note));
-        let entry = slot.writers.entry(shard.clone()).or_insert_with(|| WriterSlot {
-            address: None,
-            incarnation,
-            started_at: now,
-            backoff: Backoff::new(RESTART_PAUSES.0, RESTART_PAUSES.1),
+        let writer = super::child::spawn(child, incarnation, supervisor, |_, note| {
+            ShardWriter::new(parts, note)
         });
+        let entry = slot
+            .writers
+            .entry(shard.clone())
+            .or_insert_with(|| WriterSlot {
+                address: None,
+                incarnation,
+                started_at: now,
+                backoff: Backoff::new(RESTART_PAUSES.0, RESTART_PAUSES.1),
+            });
         entry.address = Some(writer.clone());
         entry.incarnation = incarnation;
         entry.started_at = now;
-        router.try_send(WriterReady { shard: shard.clone(), writer }).ok();
+        router
+            .try_send(WriterReady {
+                shard: shard.clone(),
+                writer,
+            })
+            .ok();
     }
 
     pub(super) fn writer_exited(
@@ -263,7 +300,10 @@ impl Supervisor {
         context: &mut Context<Self>,
     ) {
         let now = self.clock.now();
-        let entry = self.streams.get_mut(stream).and_then(|slot| slot.writers.get_mut(shard));
+        let entry = self
+            .streams
+            .get_mut(stream)
+            .and_then(|slot| slot.writers.get_mut(shard));
         let Some(entry) = entry.filter(|entry| entry.incarnation == incarnation) else {
             return;
         };

@@ -157,7 +157,9 @@ impl Supervisor {
         let memory = parts.settings.limits.memory.as_usize();
         Self {
             node: parts.node,
-            databases: databases.map(|one| (Arc::clone(&one.name), slot(one))).collect(),
+            databases: databases
+                .map(|one| (Arc::clone(&one.name), slot(one)))
+                .collect(),
             source: parts.streams,
             metrics: parts.metrics,
             board: parts.board,
@@ -190,8 +192,12 @@ impl Supervisor {
             return;
         }
         let wanted = desired(&self.settings, &self.catalogs);
-        let gone: Vec<PipelineKey> =
-            self.pipelines.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
+        let gone: Vec<PipelineKey> = self
+            .pipelines
+            .keys()
+            .filter(|key| !wanted.contains_key(*key))
+            .cloned()
+            .collect();
         for key in gone {
             self.retire_pipeline(&key);
         }
@@ -209,7 +215,10 @@ impl Supervisor {
             if std::mem::replace(&mut slot.reading_catalog, true) {
                 continue;
             }
-            let (database, catalog) = (Arc::clone(&slot.database.name), Arc::clone(&slot.database.catalog));
+            let (database, catalog) = (
+                Arc::clone(&slot.database.name),
+                Arc::clone(&slot.database.catalog),
+            );
             let supervisor = context.address();
             tokio::spawn(async move {
                 let result = catalog.read().await;
@@ -239,23 +248,42 @@ impl Supervisor {
         };
         let child = ChildId::Probe(Arc::clone(database));
         let supervisor = context.address().recipient();
-        let probe = super::child::spawn(child, incarnation, supervisor, |_, note| Probe::new(parts, note));
+        let probe = super::child::spawn(child, incarnation, supervisor, |_, note| {
+            Probe::new(parts, note)
+        });
         slot.incarnation = incarnation;
         slot.started_at = now;
         slot.probe = Some(probe.clone());
-        let readers = self.pipelines.iter().filter(|(key, _)| key.database == *database);
+        let readers = self
+            .pipelines
+            .iter()
+            .filter(|(key, _)| key.database == *database);
         for (key, pipeline) in readers {
             if let Run::Running { reader, .. } = &pipeline.run
-                && reader.try_send(ProbeReady { probe: probe.clone() }).is_err()
+                && reader
+                    .try_send(ProbeReady {
+                        probe: probe.clone(),
+                    })
+                    .is_err()
             {
                 tracing::debug!(pipeline = %key, "a reader is gone");
             }
         }
     }
 
-    fn probe_exited(&mut self, database: &Arc<str>, incarnation: u64, exit: &Exit, context: &mut Context<Self>) {
+    fn probe_exited(
+        &mut self,
+        database: &Arc<str>,
+        incarnation: u64,
+        exit: &Exit,
+        context: &mut Context<Self>,
+    ) {
         let now = self.clock.now();
-        let Some(slot) = self.databases.get_mut(database).filter(|slot| slot.incarnation == incarnation) else {
+        let Some(slot) = self
+            .databases
+            .get_mut(database)
+            .filter(|slot| slot.incarnation == incarnation)
+        else {
             return;
         };
         slot.probe = None;
@@ -308,7 +336,10 @@ impl Supervisor {
             if slot.renewing || now.since(slot.renewed_at) < every {
                 continue;
             }
-            let owned = self.pipelines.iter().filter(|(key, _)| key.database == slot.database.name);
+            let owned = self
+                .pipelines
+                .iter()
+                .filter(|(key, _)| key.database == slot.database.name);
             let held: Vec<_> = owned
                 .filter_map(|(key, pipeline)| Some((Arc::clone(&key.name), pipeline.epoch()?)))
                 .collect();
@@ -327,7 +358,14 @@ impl Supervisor {
                     let reason = "no answer within the lease".to_owned();
                     Err(crate::core::ports::StoreError::Unavailable(reason))
                 });
-                supervisor.try_send(RenewDone { database, held, asked_at: now, result }).ok();
+                supervisor
+                    .try_send(RenewDone {
+                        database,
+                        held,
+                        asked_at: now,
+                        result,
+                    })
+                    .ok();
             });
         }
     }
@@ -351,8 +389,14 @@ impl Supervisor {
                 Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => report.drained += 1,
             }
         }
-        self.draining = Some(Draining { until: self.clock.now() + grace, report });
-        tracing::info!(?grace, "draining: nothing more is read, what was sent is settled");
+        self.draining = Some(Draining {
+            until: self.clock.now() + grace,
+            report,
+        });
+        tracing::info!(
+            ?grace,
+            "draining: nothing more is read, what was sent is settled"
+        );
         self.finish_drain_when_due();
     }
 
@@ -366,11 +410,18 @@ impl Supervisor {
         let Some(draining) = &self.draining else {
             return;
         };
-        let running = self.pipelines.values().filter(|slot| matches!(slot.run, Run::Running { .. })).count();
+        let running = self
+            .pipelines
+            .values()
+            .filter(|slot| matches!(slot.run, Run::Running { .. }))
+            .count();
         if running > 0 && self.clock.now() < draining.until {
             return;
         }
-        let report = DrainReport { cut_off: running, ..draining.report };
+        let report = DrainReport {
+            cut_off: running,
+            ..draining.report
+        };
         if let Some(finished) = self.finished.take() {
             finished.send(report).ok();
         }
@@ -429,11 +480,17 @@ impl Handler<ChildExited> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, message: ChildExited, context: &mut Self::Context) {
-        let ChildExited { child, incarnation, exit } = message;
+        let ChildExited {
+            child,
+            incarnation,
+            exit,
+        } = message;
         match child {
             ChildId::Reader(key) => self.reader_exited(&key, incarnation, exit, context),
             ChildId::Router(stream) => self.router_exited(&stream, incarnation, &exit, context),
-            ChildId::Writer(stream, shard) => self.writer_exited(&stream, &shard, incarnation, &exit, context),
+            ChildId::Writer(stream, shard) => {
+                self.writer_exited(&stream, &shard, incarnation, &exit, context)
+            }
             ChildId::Probe(database) => self.probe_exited(&database, incarnation, &exit, context),
         }
         self.finish_drain_when_due();

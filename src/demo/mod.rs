@@ -4,5 +4,6 @@ pub mod consumer;
 pub mod delivered;
 pub mod emulator;
 pub mod faults;
+pub mod private_postgres;
 pub mod tally;
 pub mod verdict;
