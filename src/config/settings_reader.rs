@@ -149,7 +149,7 @@ fn read_log(mut table: Table<'_, '_>) -> LogSettings {
     });
     let log = LogSettings {
         format: table.choice("format", &formats).unwrap_or(LogFormat::Text),
-        filter: filter.unwrap_or_else(|| "info".to_owned()),
+        filter: filter.unwrap_or_else(|| "info,actix_server=warn".to_owned()),
     };
     table.finish();
     log

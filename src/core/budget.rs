@@ -10,9 +10,13 @@
 //! - *window* (P-BUDGET): in any second no more than the limits themselves,
 //!   counted over the calls of the last second.
 //!
+//! The service counts a call when it arrives, which is somewhere between sending
+//! and answer. A call that took longer than calls usually do may have arrived
+//! late, right before the next one: it counts in the window from that later time.
+//!
 //! Throttled records keep their tokens: the service counted them too. A throttle
-//! lowers the rate by a few percent (by half when a whole call was refused); it
-//! comes back slowly. Bytes are charged as the service counts a call: data plus
+//! lowers the rate by a few percent (by half when call after call is refused
+//! whole: the shard takes nothing now); it comes back slowly. Bytes are charged as the service counts a call: data plus
 //! keys, rounded up to the next KiB on the sum of the call (the page on
 //! troubleshooting producers).
 
@@ -32,11 +36,18 @@ const WINDOW: Duration = Duration::from_secs(1);
 const LOWEST_FACTOR: f64 = 0.02;
 const CUT_SOME: f64 = 0.96;
 const CUT_ALL: f64 = 0.5;
+/// So many calls refused whole, one after the other, mean that the shard takes
+/// nothing now; fewer may just have met the end of the service's second.
+const REFUSED_WHOLE: u32 = 3;
 /// A burst of throttles is one signal: the rate is cut at most this often.
 const CUT_EVERY: Duration = Duration::from_millis(200);
 const RECOVERY_PER_SECOND: f64 = 0.02;
-const FAST_RECOVERY_BELOW: f64 = 0.5;
-const FAST_RECOVERY_GROWTH: f64 = 2.0;
+/// Far below the limits the rate comes back by this factor a second.
+const FAST_RECOVERY_BELOW: f64 = 0.9;
+const FAST_RECOVERY_GROWTH: f64 = 1.5;
+/// The usual time of a call is the least seen lately; it may grow this much a
+/// call.
+const USUAL_TIME_GROWTH: f64 = 1.02;
 const KIB: u64 = 1024;
 
 /// The limits of a shard and the part of them to use.
@@ -115,6 +126,8 @@ pub struct ShardBudget {
     byte_tokens: f64,
     filled_at: Moment,
     last_cut: Option<Moment>,
+    refused_whole: u32,
+    usual_time: Option<Duration>,
     recent: VecDeque<Offered>,
     recent_records: u64,
     recent_bytes: u64,
@@ -137,6 +150,8 @@ impl ShardBudget {
             byte_tokens: 0.0,
             filled_at: now,
             last_cut: None,
+            refused_whole: 0,
+            usual_time: None,
             recent: VecDeque::new(),
             recent_records: 0,
             recent_bytes: 0,
@@ -209,18 +224,32 @@ impl ShardBudget {
         });
     }
 
+    /// The call charged last was answered at `now`: the service may have counted
+    /// it as late as that, less the time that calls usually take.
+    pub fn answered(&mut self, now: Moment) {
+        let Some(last) = self.recent.back_mut() else {
+            return;
+        };
+        let took = now.since(last.at);
+        let usual = self
+            .usual_time
+            .map_or(took, |usual| usual.mul_f64(USUAL_TIME_GROWTH).min(took));
+        self.usual_time = Some(usual);
+        last.at = last.at + took.saturating_sub(usual);
+    }
+
     /// The service refused `refused` of the `offered` records of a call for
-    /// going too fast.
-    pub fn throttled(&mut self, refused: usize, offered: usize, now: Moment) {
+    /// going too fast; 0 says that it refused none.
+    pub fn refused(&mut self, refused: usize, offered: usize, now: Moment) {
         self.fill(now);
-        if self.last_cut.is_some_and(|cut| now.since(cut) < CUT_EVERY) {
+        let all = refused > 0 && refused >= offered;
+        self.refused_whole = if all { self.refused_whole + 1 } else { 0 };
+        let is_one_burst = self.last_cut.is_some_and(|cut| now.since(cut) < CUT_EVERY);
+        if refused == 0 || is_one_burst {
             return;
         }
-        let cut = if refused >= offered {
-            CUT_ALL
-        } else {
-            CUT_SOME
-        };
+        let takes_nothing = self.refused_whole >= REFUSED_WHOLE;
+        let cut = if takes_nothing { CUT_ALL } else { CUT_SOME };
         self.factor = (self.factor * cut).max(LOWEST_FACTOR);
         self.last_cut = Some(now);
     }
@@ -385,14 +414,14 @@ mod tests {
     #[test]
     fn throttles_cut_the_rate_and_calm_restores_it() {
         let mut budget = ShardBudget::new(ShardLimits::default(), at(0));
-        budget.throttled(3, 100, at(1000));
-        budget.throttled(3, 100, at(1050));
+        budget.refused(3, 100, at(1000));
+        budget.refused(3, 100, at(1050));
         assert!(
             (budget.factor() - 0.96).abs() < 1e-9,
             "one cut for one burst"
         );
         for millis in (2000..40_000).step_by(200) {
-            budget.throttled(100, 100, at(millis));
+            budget.refused(100, 100, at(millis));
         }
         assert!(
             budget.factor() < 0.05,
@@ -404,6 +433,41 @@ mod tests {
             budget.grant(waiting(1, 1), at(millis));
         }
         assert!((budget.factor() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_late_call_and_the_next_stay_inside_one_second_of_the_service() {
+        let mut budget = ShardBudget::new(ShardLimits::default(), at(0));
+        let mut now = at(0);
+        let mut arrivals: Vec<(Moment, u64)> = Vec::new();
+        for call in 0..400 {
+            loop {
+                match budget.grant(waiting(500, 100), now) {
+                    Grant::At(later) => now = later,
+                    Grant::Now(most) => {
+                        let records = most.records.min(most.bytes / 100).min(500);
+                        let cost = Cost {
+                            records,
+                            bytes: records * 100,
+                        };
+                        budget.charge(cost, now);
+                        // Every tenth call is held up on its way there.
+                        let there = Duration::from_millis(if call % 10 == 9 { 400 } else { 5 });
+                        arrivals.push((now + there, records));
+                        now = now + there + Duration::from_millis(5);
+                        budget.answered(now);
+                        break;
+                    }
+                }
+            }
+        }
+        for (first, (start, _)) in arrivals.iter().enumerate() {
+            let within = arrivals[first..]
+                .iter()
+                .take_while(|(at, _)| at.since(*start) < WINDOW);
+            let records: u64 = within.map(|(_, records)| records).sum();
+            assert!(records <= 1000, "{records} records arrived in a second");
+        }
     }
 
     proptest! {

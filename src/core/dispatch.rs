@@ -179,6 +179,7 @@ impl<T: Sendable> Dispatch<T> {
         random: f64,
     ) -> Answer<T> {
         let sent = std::mem::take(&mut self.in_flight);
+        self.budget.answered(now);
         match answer {
             Ok(outcomes) if outcomes.len() == sent.len() => {
                 self.answered_each(sent, outcomes, now, random)
@@ -220,9 +221,7 @@ impl<T: Sendable> Dispatch<T> {
                 }
             }
         }
-        if answer.throttled > 0 {
-            self.budget.throttled(answer.throttled, offered, now);
-        }
+        self.budget.refused(answer.throttled, offered, now);
         if answer.stored.is_empty() && answer.failed > 0 {
             self.not_before = now + self.passing.after_failure(random);
         } else {
@@ -244,7 +243,7 @@ impl<T: Sendable> Dispatch<T> {
         let offered = sent.len();
         let pause = match failure {
             CallFailure::Throttled { .. } => {
-                self.budget.throttled(offered, offered, now);
+                self.budget.refused(offered, offered, now);
                 answer.throttled = offered;
                 self.passing.after_failure(random)
             }
