@@ -94,9 +94,14 @@ pub enum WindowRows {
     Whole(Vec<OutboxRow>),
     /// More than a page: read it page by page within these bounds.
     Bounds {
-        /// Lowest id of the window.
+        /// Lowest id of the window, or a lower one.
         first: RowId,
-        /// Highest id of the window.
+        /// Lowest id of the rows whose transactions began after the window did
+        /// (all but the late committers'), or a lower one: pages look for them
+        /// from here on, or one late row of low id would make the first page
+        /// walk through everything settled since.
+        first_fresh: RowId,
+        /// Highest id of the window, or a higher one.
         last: RowId,
     },
 }
@@ -121,7 +126,9 @@ pub struct PageRequest {
     pub to: Snapshot,
     /// Only ids above this.
     pub after: RowId,
-    /// Only ids up to this.
+    /// As [`WindowRows::Bounds`] gave it.
+    pub first_fresh: RowId,
+    /// Only ids up to this: as [`WindowRows::Bounds`] gave it.
     pub last: RowId,
     /// At most so many rows.
     pub limit: u32,

@@ -1,1 +1,23 @@
-//! The postgres layer.
+//! The database side of the relay: its schema, its outboxes, its pipelines.
+//!
+//! The application's database is a guest's house. Rules:
+//! - connections are bounded ([`pool`]), every call is bounded in time, no
+//!   transaction is left open;
+//! - a read is one statement: the snapshot a window reaches up to is the
+//!   statement's own;
+//! - ownership is a row ([`PgOutboxStore`] claims it), never a session lock, so
+//!   that a connection pooler may stand in between;
+//! - `xid8` and `pg_snapshot` travel as text.
+
+pub mod catalog;
+mod error;
+mod lease;
+pub mod pool;
+mod position;
+mod probe;
+pub mod schema;
+mod session;
+mod store;
+mod windows;
+
+pub use store::PgOutboxStore;

@@ -1,0 +1,204 @@
+//! Who owns a pipeline: a row with an owner, an epoch and an end.
+//!
+//! Rules:
+//! - the database's clock decides what has expired, never a relay's;
+//! - whoever takes the row raises its epoch and sets the position's epoch to it,
+//!   in one transaction: from then on writes under older epochs do nothing;
+//! - that transaction is flushed before it is answered even where the database
+//!   does not do so by default: an epoch that a crash takes back would be handed
+//!   out twice.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use sqlx::PgConnection;
+
+use super::position::{self, StoredPosition};
+use super::store::PgOutboxStore;
+use crate::core::ports::{Claim, Epoch, Outbox, OutboxId, PipelineName, StoreError};
+use crate::core::position::Position;
+
+const FIND_OUTBOX: &str = "
+SELECT o.outbox_id, o.uuid::text, pg_snapshot_xmax(pg_current_snapshot())::text,
+    set_config('synchronous_commit', CASE current_setting('synchronous_commit')
+        WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)
+FROM tide.outbox AS o WHERE o.name = $1";
+
+const TAKE_LEASE: &str = "
+INSERT INTO tide.relay_lease AS l (pipeline, owner, epoch, expires_at)
+VALUES ($1, $2, 1, clock_timestamp() + $3::bigint * interval '1 microsecond')
+ON CONFLICT (pipeline) DO UPDATE
+SET owner = excluded.owner, epoch = l.epoch + 1, expires_at = excluded.expires_at
+WHERE l.owner = excluded.owner OR l.expires_at <= clock_timestamp()
+RETURNING l.epoch";
+
+const LOOK_AT_LEASE: &str = "
+SELECT l.owner,
+    greatest(0, extract(epoch FROM l.expires_at - clock_timestamp()) * 1000000)::bigint
+FROM tide.relay_lease AS l WHERE l.pipeline = $1";
+
+const RENEW: &str = "
+UPDATE tide.relay_lease AS l
+SET expires_at = clock_timestamp() + $4::bigint * interval '1 microsecond'
+FROM unnest($2::text[], $3::bigint[]) AS held (pipeline, epoch)
+WHERE l.pipeline = held.pipeline AND l.epoch = held.epoch AND l.owner = $1
+RETURNING l.pipeline, l.epoch";
+
+const RELEASE: &str = "
+UPDATE tide.relay_lease AS l SET owner = '', expires_at = '-infinity'
+WHERE l.pipeline = $1 AND l.owner = $2 AND l.epoch = $3";
+
+fn microseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// An outbox, and the next transaction id of the database it is in.
+struct FoundOutbox {
+    outbox: Outbox,
+    next_xid: u64,
+}
+
+pub(super) async fn claim(
+    store: &PgOutboxStore,
+    pipeline: &str,
+    outbox: &str,
+    node: &str,
+    lease: Duration,
+) -> Result<Claim, StoreError> {
+    let mut session = store.transaction().await?;
+    let connection = session.connection();
+    let found = find_outbox(store, connection, outbox).await?;
+    let taken: Option<(i64,)> = sqlx::query_as(TAKE_LEASE)
+        .bind(pipeline)
+        .bind(node)
+        .bind(microseconds(lease))
+        .persistent(store.prepares())
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some((epoch,)) = taken else {
+        let held = look_at_lease(store, connection, pipeline).await?;
+        session.finish().await?;
+        return Ok(held);
+    };
+    let stored =
+        position::take(store, connection, pipeline, found.outbox.id, Epoch(epoch)).await?;
+    check_position(pipeline, &found, &stored)?;
+    session.finish().await?;
+    Ok(Claim::Granted {
+        epoch: Epoch(epoch),
+        position: stored.position,
+        outbox: found.outbox,
+    })
+}
+
+async fn find_outbox(
+    store: &PgOutboxStore,
+    connection: &mut PgConnection,
+    name: &str,
+) -> Result<FoundOutbox, StoreError> {
+    let found: Option<(i32, String, String, String)> = sqlx::query_as(FIND_OUTBOX)
+        .bind(name)
+        .persistent(store.prepares())
+        .fetch_optional(connection)
+        .await?;
+    let Some((id, uuid, next_xid, _synchronous_commit)) = found else {
+        return Err(StoreError::Refused(format!(
+            "outbox {name:?} does not exist: SELECT tide.outbox_create('{name}') creates it"
+        )));
+    };
+    let unreadable = |what: &str| StoreError::Refused(format!("outbox {name:?} has an unreadable {what}"));
+    Ok(FoundOutbox {
+        outbox: Outbox {
+            id: OutboxId(id),
+            name: name.into(),
+            uuid: uuid.parse().map_err(|_| unreadable("uuid"))?,
+        },
+        next_xid: next_xid.parse().map_err(|_| unreadable("transaction id"))?,
+    })
+}
+
+async fn look_at_lease(
+    store: &PgOutboxStore,
+    connection: &mut PgConnection,
+    pipeline: &str,
+) -> Result<Claim, StoreError> {
+    let (owner, expires_in): (String, i64) = sqlx::query_as(LOOK_AT_LEASE)
+        .bind(pipeline)
+        .persistent(store.prepares())
+        .fetch_one(connection)
+        .await?;
+    Ok(Claim::Held {
+        owner,
+        expires_in: Duration::from_micros(u64::try_from(expires_in).unwrap_or(0)),
+    })
+}
+
+/// A position must be of this outbox, and of this database's past.
+fn check_position(
+    pipeline: &str,
+    found: &FoundOutbox,
+    stored: &StoredPosition,
+) -> Result<(), StoreError> {
+    let Outbox { id, name, .. } = &found.outbox;
+    if stored.outbox != *id {
+        return Err(StoreError::Refused(format!(
+            "pipeline {pipeline:?} has a position in the outbox with id {}, but outbox {name:?} has id {}: \
+             give the pipeline of this outbox another name, or delete the pipeline and define it again to \
+             deliver from the oldest message kept",
+            stored.outbox.0, id.0
+        )));
+    }
+    let head: &Position = &stored.position;
+    if head.head().xmax() > found.next_xid {
+        return Err(StoreError::Refused(format!(
+            "the position of pipeline {pipeline:?} lies in the database's future (transaction {}, the next one \
+             is {}): the database was restored or moved, and reading on would skip messages",
+            head.head().xmax(),
+            found.next_xid
+        )));
+    }
+    Ok(())
+}
+
+pub(super) async fn renew(
+    store: &PgOutboxStore,
+    node: &str,
+    held: &[(PipelineName, Epoch)],
+    lease: Duration,
+) -> Result<Vec<bool>, StoreError> {
+    if held.is_empty() {
+        return Ok(Vec::new());
+    }
+    let pipelines: Vec<&str> = held.iter().map(|(pipeline, _)| &**pipeline).collect();
+    let epochs: Vec<i64> = held.iter().map(|(_, epoch)| epoch.0).collect();
+    let mut session = store.statement().await?;
+    let renewed: Vec<(String, i64)> = sqlx::query_as(RENEW)
+        .bind(node)
+        .bind(pipelines)
+        .bind(epochs)
+        .bind(microseconds(lease))
+        .persistent(store.prepares())
+        .fetch_all(session.connection())
+        .await?;
+    session.finish().await?;
+    let renewed: HashSet<(&str, i64)> =
+        renewed.iter().map(|(pipeline, epoch)| (pipeline.as_str(), *epoch)).collect();
+    Ok(held.iter().map(|(pipeline, epoch)| renewed.contains(&(&**pipeline, epoch.0))).collect())
+}
+
+pub(super) async fn release(
+    store: &PgOutboxStore,
+    pipeline: &str,
+    node: &str,
+    epoch: Epoch,
+) -> Result<(), StoreError> {
+    let mut session = store.statement().await?;
+    sqlx::query(RELEASE)
+        .bind(pipeline)
+        .bind(node)
+        .bind(epoch.0)
+        .persistent(store.prepares())
+        .execute(session.connection())
+        .await?;
+    session.finish().await
+}

@@ -1,0 +1,135 @@
+//! The connections to one database: bounded in number and in time.
+//!
+//! Two ways to speak to it:
+//! - directly, or through a pooler that keeps sessions: statements are prepared
+//!   once, and the session is set up at connect;
+//! - through a pooler that shares sessions between transactions: nothing may
+//!   depend on a session, so nothing is prepared and nothing set up.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgPool};
+
+use crate::core::ports::StoreError;
+
+/// How `pg_stat_activity` shows the relay.
+pub const APPLICATION_NAME: &str = "tidegate";
+
+/// A connection idle for so long is tried before it is used.
+const SUSPECT_AFTER: Duration = Duration::from_secs(10);
+
+/// How to connect to a database.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// A `postgres://` URL; what it leaves out comes from the `PG*` environment
+    /// variables. It may hold a password: this type prints without it.
+    pub url: String,
+    /// The most connections ever open at once.
+    pub max_connections: u32,
+    /// How long to wait for a connection: a free one, or a new one to be made.
+    pub acquire_timeout: Duration,
+    /// How long the server lets one statement run (or wait for a lock) before it
+    /// cancels it.
+    pub statement_timeout: Duration,
+    /// Whether sessions are the relay's own: false behind a pooler in
+    /// transaction mode. Queries on such a pool must say `persistent(false)` and
+    /// run in a transaction, as those of this module do.
+    pub own_sessions: bool,
+}
+
+impl PoolSettings {
+    /// The settings for a URL with 8 connections and time-outs of 10 s.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            max_connections: 8,
+            acquire_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(10),
+            own_sessions: true,
+        }
+    }
+}
+
+impl std::fmt::Debug for PoolSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PoolSettings")
+            .field("max_connections", &self.max_connections)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("statement_timeout", &self.statement_timeout)
+            .field("own_sessions", &self.own_sessions)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds the pool; it connects when first used. Must be called on a tokio
+/// runtime.
+///
+/// # Errors
+/// [`StoreError::Refused`] if the URL is none. The database need not be there.
+pub fn connect_lazily(settings: &PoolSettings) -> Result<PgPool, StoreError> {
+    let options = connect_options(settings)?;
+    Ok(PgPoolOptions::new()
+        .max_connections(settings.max_connections)
+        .acquire_timeout(settings.acquire_timeout)
+        .test_before_acquire(false)
+        .before_acquire(|connection, state| {
+            Box::pin(async move {
+                if state.idle_for > SUSPECT_AFTER {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .connect_lazy_with(options))
+}
+
+fn connect_options(settings: &PoolSettings) -> Result<PgConnectOptions, StoreError> {
+    let options = PgConnectOptions::from_str(&settings.url).map_err(|error| {
+        // The error of a URL parser does not repeat the URL, so no password.
+        StoreError::Refused(format!(
+            "the database URL is not understood: {error}; expected postgres://user:password@host:5432/database"
+        ))
+    })?;
+    let options = options.application_name(APPLICATION_NAME).disable_statement_logging();
+    if !settings.own_sessions {
+        return Ok(options);
+    }
+    let time_out = settings.statement_timeout.as_millis().to_string();
+    Ok(options.options([
+        ("statement_timeout", time_out.as_str()),
+        ("lock_timeout", &time_out),
+        ("idle_in_transaction_session_timeout", &time_out),
+        ("default_transaction_isolation", "read committed"),
+        // A statement prepared while the outbox is empty must not keep a plan
+        // that walks the table once it is large.
+        ("enable_seqscan", "off"),
+        ("jit", "off"),
+    ]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_url_is_refused_and_no_password_is_shown() {
+        let settings = PoolSettings::new("postgres://me:sesame@host:notaport/db");
+        let error = connect_options(&settings).expect_err("refused").to_string();
+        assert!(error.contains("expected postgres://"), "{error}");
+        assert!(!error.contains("sesame"), "{error}");
+        assert!(!format!("{settings:?}").contains("sesame"));
+    }
+
+    #[test]
+    fn shared_sessions_are_left_as_they_are() {
+        let mut settings = PoolSettings::new("postgres://host/db");
+        let own = connect_options(&settings).expect("options");
+        assert!(own.get_options().is_some_and(|options| options.contains("statement_timeout=10000")));
+        settings.own_sessions = false;
+        let shared = connect_options(&settings).expect("options");
+        assert_eq!(shared.get_options(), None);
+    }
+}

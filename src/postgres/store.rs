@@ -1,0 +1,186 @@
+//! The outboxes of one PostgreSQL database, as the core's port sees them.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use sqlx::PgPool;
+
+use super::session::Session;
+use super::{lease, position, probe, windows};
+use crate::core::ports::{
+    Backlog, Claim, Epoch, Fenced, Opened, OutboxId, OutboxStore, PageRequest, PipelineName,
+    ProbeReport, ProbeTarget, StoreError, WindowRows,
+};
+use crate::core::position::{Position, RowId};
+use crate::core::row::OutboxRow;
+use crate::core::snapshot::Snapshot;
+
+/// Finding the bounds of a large window reads its index entries once, about 0.1 s
+/// per million rows: the one call whose cost grows with the backlog.
+const LARGE_WINDOW_PATIENCE: u32 = 6;
+
+/// An [`OutboxStore`] on PostgreSQL. Cloning it shares the connections.
+#[derive(Debug, Clone)]
+pub struct PgOutboxStore {
+    pool: PgPool,
+    timeout: Duration,
+    own_sessions: bool,
+}
+
+impl PgOutboxStore {
+    /// How long a call may take unless [`Self::with_timeout`] says otherwise.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// The reading statements by name, for whoever wants to EXPLAIN them.
+    pub const READING_STATEMENTS: [(&'static str, &'static str); 5] = [
+        ("open_window", windows::OPEN),
+        ("reopen_window", windows::REOPEN),
+        ("read_page", windows::READ_PAGE),
+        ("read_rows", windows::READ_ROWS),
+        ("probe", probe::PROBE),
+    ];
+
+    /// A store on these connections, with time-outs of 10 s and prepared
+    /// statements.
+    #[must_use]
+    pub const fn new(pool: PgPool) -> Self {
+        Self {
+            pool,
+            timeout: Self::DEFAULT_TIMEOUT,
+            own_sessions: true,
+        }
+    }
+
+    /// Bounds every call by `timeout`, waiting for a connection included.
+    #[must_use]
+    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Makes every call a transaction and prepares nothing: for poolers that
+    /// share sessions between transactions (as [`super::pool::PoolSettings`]).
+    #[must_use]
+    pub const fn with_shared_sessions(mut self) -> Self {
+        self.own_sessions = false;
+        self
+    }
+
+    /// Whether statements may be kept prepared on their connection.
+    pub(super) const fn prepares(&self) -> bool {
+        self.own_sessions
+    }
+
+    pub(super) async fn statement(&self) -> Result<Session, StoreError> {
+        Session::for_statement(&self.pool, self.own_sessions).await
+    }
+
+    pub(super) async fn transaction(&self) -> Result<Session, StoreError> {
+        Session::for_transaction(&self.pool).await
+    }
+
+    fn bounded<'a, T: 'a>(
+        &'a self,
+        patience: u32,
+        call: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+    ) -> BoxFuture<'a, Result<T, StoreError>> {
+        let limit = self.timeout.saturating_mul(patience);
+        Box::pin(async move {
+            tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+                Err(StoreError::Unavailable(format!("no answer within {limit:?}")))
+            })
+        })
+    }
+}
+
+// === impl OutboxStore ===
+
+impl OutboxStore for PgOutboxStore {
+    fn claim<'a>(
+        &'a self,
+        pipeline: &'a str,
+        outbox: &'a str,
+        node: &'a str,
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        self.bounded(1, lease::claim(self, pipeline, outbox, node, lease))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        node: &'a str,
+        held: &'a [(PipelineName, Epoch)],
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Vec<bool>, StoreError>> {
+        self.bounded(1, lease::renew(self, node, held, lease))
+    }
+
+    fn release<'a>(
+        &'a self,
+        pipeline: &'a str,
+        node: &'a str,
+        epoch: Epoch,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.bounded(1, lease::release(self, pipeline, node, epoch))
+    }
+
+    fn save_position<'a>(
+        &'a self,
+        pipeline: &'a str,
+        epoch: Epoch,
+        position: &'a Position,
+    ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
+        self.bounded(1, position::save(self, pipeline, epoch, position))
+    }
+
+    fn open_window<'a>(
+        &'a self,
+        outbox: OutboxId,
+        seen: &'a Snapshot,
+        page: u32,
+    ) -> BoxFuture<'a, Result<Opened, StoreError>> {
+        self.bounded(LARGE_WINDOW_PATIENCE, windows::open(self, outbox, seen, page))
+    }
+
+    fn reopen_window<'a>(
+        &'a self,
+        outbox: OutboxId,
+        from: &'a Snapshot,
+        to: &'a Snapshot,
+        page: u32,
+    ) -> BoxFuture<'a, Result<WindowRows, StoreError>> {
+        self.bounded(LARGE_WINDOW_PATIENCE, windows::reopen(self, outbox, from, to, page))
+    }
+
+    fn read_page<'a>(
+        &'a self,
+        request: &'a PageRequest,
+    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+        self.bounded(1, windows::read_page(self, request))
+    }
+
+    fn read_rows<'a>(
+        &'a self,
+        outbox: OutboxId,
+        ids: &'a [RowId],
+    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+        self.bounded(1, windows::read_rows(self, outbox, ids))
+    }
+
+    fn probe<'a>(
+        &'a self,
+        targets: &'a [ProbeTarget],
+    ) -> BoxFuture<'a, Result<ProbeReport, StoreError>> {
+        self.bounded(1, probe::probe(self, targets))
+    }
+
+    fn backlog<'a>(
+        &'a self,
+        outbox: OutboxId,
+        seen: &'a Snapshot,
+        bound: u32,
+    ) -> BoxFuture<'a, Result<Backlog, StoreError>> {
+        self.bounded(1, probe::backlog(self, outbox, seen, bound))
+    }
+}

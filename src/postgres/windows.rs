@@ -1,0 +1,301 @@
+//! Reading the rows between two snapshots.
+//!
+//! The rows of the window from P to T are
+//! - fresh: `xact >= xmax(P)` and visible in T, and
+//! - late: of a transaction that P saw running and T saw ended.
+//!
+//! Rules, each kept by the shape of a statement, since statistics may be stale
+//! or absent:
+//! - a small window is found through the index by transaction: the fresh part is
+//!   read `ORDER BY xact, id LIMIT`, which no other index can give;
+//! - rows of a transaction that still runs are not even looked at: late ones are
+//!   left out by their xid, new ones by xmax(T). A long transaction with a million
+//!   rows must not cost a scan per poll;
+//! - a large window is paged by id through the primary key: there the condition
+//!   on xact is a function call, which no index can use;
+//! - a page starts at the fresh rows' own lowest id, not at a late row's;
+//! - a snapshot is parsed once per statement, in a scalar subquery.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::store::PgOutboxStore;
+use crate::core::ports::{Opened, OutboxId, PageRequest, StoreError, WindowRows};
+use crate::core::position::RowId;
+use crate::core::row::OutboxRow;
+use crate::core::snapshot::{Snapshot, Xid};
+
+/// How a row of `r` is sent: id, key, payload, headers, time, age in
+/// microseconds.
+macro_rules! row_columns {
+    () => {
+        "r.id, r.dedup_key, r.payload::text, r.headers::text,
+        to_char(r.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
+        greatest(0, extract(epoch FROM clock_timestamp() - r.created_at) * 1000000)::bigint"
+    };
+}
+
+/// A statement that reads a window if it has at most $4 rows, and its bounds if
+/// it has more. $1 outbox, $2 xmax(P), $3 late transactions. The first row of the
+/// answer is (T, first, first fresh, last); the others are rows.
+macro_rules! read_window {
+    (fresh: $fresh:literal, late: $late:literal, lowest_fresh: $lowest_fresh:literal, highest: $highest:literal) => {
+        concat!(
+            "WITH window_rows AS MATERIALIZED (
+                (
+                    SELECT m.id, m.dedup_key, m.payload, m.headers, m.created_at
+                    FROM tide.outbox_message AS m
+                    WHERE m.outbox_id = $1 AND ", $fresh, "
+                    ORDER BY m.xact, m.id LIMIT $4::bigint + 1
+                )
+                UNION ALL
+                (
+                    SELECT of_transaction.*
+                    FROM unnest($3::text[]::xid8[]) AS late (xid) CROSS JOIN LATERAL (
+                        SELECT m.id, m.dedup_key, m.payload, m.headers, m.created_at
+                        FROM tide.outbox_message AS m
+                        WHERE m.outbox_id = $1 AND m.xact >= late.xid AND m.xact <= late.xid
+                        ORDER BY m.xact, m.id LIMIT $4::bigint + 1
+                    ) AS of_transaction
+                    WHERE ", $late, "
+                    LIMIT $4::bigint + 1
+                )
+            ), size AS MATERIALIZED (
+                SELECT count(*) > $4::bigint AS is_large FROM window_rows
+            ), late_ends AS (
+                SELECT min(lowest.id) AS first, max(highest.id) AS last
+                FROM unnest($3::text[]::xid8[]) AS late (xid) CROSS JOIN LATERAL (
+                    SELECT m.id FROM tide.outbox_message AS m
+                    WHERE m.outbox_id = $1 AND m.xact >= late.xid AND m.xact <= late.xid
+                    ORDER BY m.xact, m.id LIMIT 1
+                ) AS lowest CROSS JOIN LATERAL (
+                    SELECT m.id FROM tide.outbox_message AS m
+                    WHERE m.outbox_id = $1 AND m.xact >= late.xid AND m.xact <= late.xid
+                    ORDER BY m.xact DESC, m.id DESC LIMIT 1
+                ) AS highest
+                WHERE ", $late, "
+            ), fresh_rows AS (
+                SELECT m.id FROM tide.outbox_message AS m
+                WHERE m.outbox_id = $1 AND ", $fresh, "
+                ORDER BY m.xact, m.id OFFSET 0
+            ), bounds AS (
+                SELECT ends.first, fresh.first AS first_fresh, ends.last
+                FROM (SELECT ", $lowest_fresh, " AS first, ", $highest, " AS last) AS fresh
+                CROSS JOIN LATERAL (
+                    SELECT least(l.first, fresh.first) AS first, greatest(l.last, fresh.last) AS last
+                    FROM late_ends AS l
+                ) AS ends
+            )
+            SELECT pg_current_snapshot()::text,
+                CASE WHEN s.is_large THEN (SELECT ARRAY[b.first, coalesce(b.first_fresh, b.last), b.last] FROM bounds AS b) END,
+                NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::text, NULL::bigint
+            FROM size AS s
+            UNION ALL
+            SELECT NULL, NULL, ", row_columns!(), "
+            FROM window_rows AS r, size AS s WHERE NOT s.is_large"
+        )
+    };
+}
+
+/// T is the statement's own snapshot, so every row it can see is visible in T; its
+/// xmax only keeps the scan from walking over rows of a transaction that runs.
+/// The bounds that need no exactness are taken from the ends of the primary key:
+/// the highest id, and the lowest one when P sees nothing at all.
+pub(super) const OPEN: &str = read_window!(
+    fresh: "m.xact >= (SELECT $2::text::xid8) AND m.xact < (SELECT pg_snapshot_xmax(pg_current_snapshot()))",
+    late: "pg_visible_in_snapshot(late.xid, pg_current_snapshot())",
+    lowest_fresh: "CASE WHEN $2::text = '1'
+        THEN (SELECT m.id FROM tide.outbox_message AS m WHERE m.outbox_id = $1 ORDER BY m.id LIMIT 1)
+        ELSE (SELECT min(f.id) FROM fresh_rows AS f) END",
+    highest: "(SELECT m.id FROM tide.outbox_message AS m WHERE m.outbox_id = $1 ORDER BY m.id DESC LIMIT 1)"
+);
+
+/// T is given ($5 xmax, $6 itself); the late transactions are those that ended
+/// between P and T.
+pub(super) const REOPEN: &str = read_window!(
+    fresh: "m.xact >= (SELECT $2::text::xid8) AND m.xact < (SELECT $5::text::xid8)
+        AND pg_visible_in_snapshot(m.xact, (SELECT $6::text::pg_snapshot))",
+    late: "true",
+    lowest_fresh: "(SELECT min(f.id) FROM fresh_rows AS f)",
+    highest: "(SELECT max(f.id) FROM fresh_rows AS f)"
+);
+
+/// $1 outbox, $2 xmax(P), $3 late transactions, $4 T, $5 after, $6 after for the
+/// fresh part, $7 last, $8 limit.
+pub(super) const READ_PAGE: &str = concat!(
+    "SELECT ", row_columns!(), "
+    FROM (
+        (
+            SELECT m.id, m.dedup_key, m.payload, m.headers, m.created_at
+            FROM tide.outbox_message AS m
+            WHERE m.outbox_id = $1 AND m.id > $6 AND m.id <= $7
+                AND xid8ge(m.xact, (SELECT $2::text::xid8))
+                AND pg_visible_in_snapshot(m.xact, (SELECT $4::text::pg_snapshot))
+            ORDER BY m.id LIMIT $8
+        )
+        UNION ALL
+        (
+            SELECT of_transaction.*
+            FROM unnest($3::text[]::xid8[]) AS late (xid) CROSS JOIN LATERAL (
+                SELECT m.id, m.dedup_key, m.payload, m.headers, m.created_at
+                FROM tide.outbox_message AS m
+                WHERE m.outbox_id = $1
+                    AND (m.xact, m.id) > (late.xid, $5::bigint) AND (m.xact, m.id) <= (late.xid, $7::bigint)
+                ORDER BY m.xact, m.id LIMIT $8
+            ) AS of_transaction
+        )
+        ORDER BY id LIMIT $8
+    ) AS r"
+);
+
+pub(super) const READ_ROWS: &str = concat!(
+    "SELECT ", row_columns!(), "
+    FROM unnest($2::bigint[]) WITH ORDINALITY AS wanted (id, place) CROSS JOIN LATERAL (
+        SELECT m.* FROM tide.outbox_message AS m
+        WHERE m.outbox_id = $1 AND m.id = wanted.id OFFSET 0
+    ) AS r
+    ORDER BY wanted.place"
+);
+
+fn texts(xids: &[Xid]) -> Vec<String> {
+    xids.iter().map(Xid::to_string).collect()
+}
+
+/// Decodes [`row_columns`], beginning at `first_column`.
+fn decode_row(row: &PgRow, first_column: usize) -> Result<OutboxRow, sqlx::Error> {
+    let age: i64 = row.try_get(first_column + 5)?;
+    Ok(OutboxRow {
+        id: row.try_get(first_column)?,
+        dedup_key: row.try_get(first_column + 1)?,
+        payload: row.try_get(first_column + 2)?,
+        headers: row.try_get(first_column + 3)?,
+        created_at: row.try_get(first_column + 4)?,
+        age: Duration::from_micros(u64::try_from(age).unwrap_or(0)),
+    })
+}
+
+/// Decodes the answer of a [`read_window`] statement.
+fn decode_window(answer: &[PgRow]) -> Result<(String, WindowRows), StoreError> {
+    let mut snapshot: Option<String> = None;
+    let mut bounds: Option<Vec<RowId>> = None;
+    let mut rows = Vec::with_capacity(answer.len());
+    for row in answer {
+        match row.try_get::<Option<String>, _>(0)? {
+            Some(text) => {
+                snapshot = Some(text);
+                bounds = row.try_get(1)?;
+            }
+            None => rows.push(decode_row(row, 2)?),
+        }
+    }
+    let Some(snapshot) = snapshot else {
+        return Err(StoreError::Refused("a window was read without its snapshot".to_owned()));
+    };
+    rows.sort_unstable_by_key(|row| row.id);
+    let rows = match bounds.as_deref() {
+        None => WindowRows::Whole(rows),
+        Some(&[first, first_fresh, last]) => WindowRows::Bounds { first, first_fresh, last },
+        Some(other) => {
+            return Err(StoreError::Refused(format!("a window has the bounds {other:?}")));
+        }
+    };
+    Ok((snapshot, rows))
+}
+
+pub(super) async fn open(
+    store: &PgOutboxStore,
+    outbox: OutboxId,
+    seen: &Snapshot,
+    page: u32,
+) -> Result<Opened, StoreError> {
+    let mut session = store.statement().await?;
+    let answer = sqlx::query(OPEN)
+        .bind(outbox.0)
+        .bind(seen.xmax().to_string())
+        .bind(texts(seen.in_progress()))
+        .bind(i64::from(page))
+        .persistent(store.prepares())
+        .fetch_all(session.connection())
+        .await?;
+    session.finish().await?;
+    let (snapshot, rows) = decode_window(&answer)?;
+    Ok(Opened {
+        snapshot: snapshot.parse().map_err(|error| StoreError::Refused(format!("{error}")))?,
+        rows,
+    })
+}
+
+pub(super) async fn reopen(
+    store: &PgOutboxStore,
+    outbox: OutboxId,
+    from: &Snapshot,
+    to: &Snapshot,
+    page: u32,
+) -> Result<WindowRows, StoreError> {
+    let mut session = store.statement().await?;
+    let answer = sqlx::query(REOPEN)
+        .bind(outbox.0)
+        .bind(from.xmax().to_string())
+        .bind(texts(&from.ended_between(to)))
+        .bind(i64::from(page))
+        .bind(to.xmax().to_string())
+        .bind(to.to_string())
+        .persistent(store.prepares())
+        .fetch_all(session.connection())
+        .await?;
+    session.finish().await?;
+    let (_, rows) = decode_window(&answer)?;
+    Ok(rows)
+}
+
+pub(super) async fn read_page(
+    store: &PgOutboxStore,
+    request: &PageRequest,
+) -> Result<Vec<OutboxRow>, StoreError> {
+    let PageRequest { outbox, from, to, after, first_fresh, last, limit } = request;
+    let fresh_after = (*after).max(first_fresh.saturating_sub(1));
+    let mut session = store.statement().await?;
+    let answer = sqlx::query(READ_PAGE)
+        .bind(outbox.0)
+        .bind(from.xmax().to_string())
+        .bind(texts(&from.ended_between(to)))
+        .bind(to.to_string())
+        .bind(after)
+        .bind(fresh_after)
+        .bind(last)
+        .bind(i64::from(*limit))
+        .persistent(store.prepares())
+        .fetch_all(session.connection())
+        .await?;
+    session.finish().await?;
+    decode_rows(&answer)
+}
+
+pub(super) async fn read_rows(
+    store: &PgOutboxStore,
+    outbox: OutboxId,
+    ids: &[RowId],
+) -> Result<Vec<OutboxRow>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut session = store.statement().await?;
+    let answer = sqlx::query(READ_ROWS)
+        .bind(outbox.0)
+        .bind(ids)
+        .persistent(store.prepares())
+        .fetch_all(session.connection())
+        .await?;
+    session.finish().await?;
+    decode_rows(&answer)
+}
+
+fn decode_rows(answer: &[PgRow]) -> Result<Vec<OutboxRow>, StoreError> {
+    let mut rows = Vec::with_capacity(answer.len());
+    for row in answer {
+        rows.push(decode_row(row, 0)?);
+    }
+    Ok(rows)
+}
