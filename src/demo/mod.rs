@@ -5,6 +5,7 @@ pub mod consumer;
 pub mod delivered;
 pub mod emulator;
 pub mod faults;
+pub mod load;
 pub mod private_postgres;
 pub mod tally;
 pub mod verdict;
