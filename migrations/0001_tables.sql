@@ -94,9 +94,14 @@ CREATE TABLE tide.relay_position (
     outbox_id int,
     epoch bigint NOT NULL,
     base pg_snapshot NOT NULL DEFAULT '1:1:',
-    base_number bigint NOT NULL DEFAULT 0,
+    last_number bigint NOT NULL DEFAULT 0,
     open_windows jsonb NOT NULL DEFAULT '[]'::jsonb,
     settled_id bigint NOT NULL DEFAULT 0,
+    marks jsonb NOT NULL DEFAULT '[]'::jsonb,
+    -- Under which start of the server it was taken. What a relay knows of
+    -- transactions does not outlive a crash of the server: ids of transactions
+    -- whose log was not flushed are handed out again.
+    server_started timestamptz NOT NULL DEFAULT pg_postmaster_start_time(),
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (
     fillfactor = 20,

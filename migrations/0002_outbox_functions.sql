@@ -117,9 +117,9 @@ BEGIN
     SET owner = '', epoch = next_epoch, expires_at = '-infinity'
     WHERE l.pipeline = forget_position.pipeline;
     UPDATE tide.relay_position AS p
-    SET outbox_id = NULL, epoch = next_epoch, base = '1:1:', open_windows = '[]', settled_id = 0,
+    SET outbox_id = NULL, epoch = next_epoch, base = '1:1:', open_windows = '[]', settled_id = 0, marks = '[]',
         updated_at = clock_timestamp(),
-        base_number = greatest(p.base_number, (
+        last_number = greatest(p.last_number, (
             SELECT max((w.value ->> 'number')::bigint) FROM jsonb_array_elements(p.open_windows) AS w))
     WHERE p.pipeline = forget_position.pipeline;
 END

@@ -1,76 +1,38 @@
-//! The SQL interface: what works, and what every mistake is answered with.
+//! The SQL interface of publishers: what works, and what every mistake is answered
+//! with; and the migrations that install it.
 #![cfg(feature = "demo")]
 
 #[path = "common/database.rs"]
 mod database;
+#[path = "common/statements.rs"]
+mod statements;
 
-use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, PgPool, Row};
-use tidegate::postgres::catalog;
+use serde_json::json;
 use tidegate::postgres::schema::{self, SchemaError};
 
-/// Runs statements; each must work.
-async fn run(pool: &PgPool, sql: &str) {
-    if let Err(error) = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await {
-        panic!("{sql}\n{error:?}");
-    }
-}
-
-/// The one value of a query.
-async fn value<T>(pool: &PgPool, sql: &str) -> T
-where
-    T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres> + Send + Unpin,
-{
-    sqlx::query(AssertSqlSafe(sql.to_owned()))
-        .fetch_one(pool)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}\n{error}"))
-        .get(0)
-}
-
-/// The one value of a query that gives JSON.
-async fn json_value(pool: &PgPool, sql: &str) -> Value {
-    let text: String = value(pool, &format!("SELECT ({sql})::text")).await;
-    serde_json::from_str(&text).expect("JSON")
-}
-
-/// Asserts that a statement is refused with this SQLSTATE and that message and
-/// hint together have all of `words`.
-#[track_caller]
-fn assert_refused<'a>(
-    pool: &'a PgPool,
-    sql: &'a str,
-    code: &'a str,
-    words: &'a [&'a str],
-) -> impl Future<Output = ()> + 'a {
-    let caller = std::panic::Location::caller();
-    async move {
-        let error = match sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await {
-            Ok(_) => panic!("{caller}: accepted: {sql}"),
-            Err(error) => error,
-        };
-        let error = error.as_database_error().expect("a database error");
-        let error: &sqlx::postgres::PgDatabaseError = error.downcast_ref();
-        let text = format!("{} | {}", error.message(), error.hint().unwrap_or(""));
-        assert_eq!(error.code(), code, "{caller}: {sql}\n{text}");
-        for word in words {
-            assert!(text.contains(word), "{caller}: no {word:?} in: {text}\n{sql}");
-        }
-    }
-}
+use crate::statements::{assert_refused, json_value, run, value};
 
 // === Migration ===
 
 #[tokio::test]
 async fn migrations_run_as_a_plain_role_and_only_once() {
     let pool = database::pool(&database::empty_database().await);
-    assert!(matches!(schema::check(&pool).await, Err(SchemaError::Missing)));
+    assert!(matches!(
+        schema::check(&pool).await,
+        Err(SchemaError::Missing)
+    ));
     let first = schema::migrate(&pool).await.expect("migrated");
     assert_eq!((first.from, first.to), (None, schema::latest_version()));
     let second = schema::migrate(&pool).await.expect("nothing to do");
     assert_eq!((second.from, second.to), (Some(first.to), first.to));
     schema::check(&pool).await.expect("usable");
-    assert!(!value::<bool>(&pool, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user").await);
+    assert!(
+        !value::<bool>(
+            &pool,
+            "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
+        )
+        .await
+    );
     let outside: i64 = value(
         &pool,
         "SELECT count(*) FROM pg_class WHERE relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user) \
@@ -95,26 +57,49 @@ async fn an_older_schema_is_named_and_a_newer_one_not_migrated() {
     let pool = database::migrated().await;
     run(&pool, "DELETE FROM tide.migration WHERE version > 1").await;
     let error = schema::check(&pool).await.expect_err("old");
-    assert!(matches!(error, SchemaError::Old { installed: 1, .. }), "{error}");
+    assert!(
+        matches!(error, SchemaError::Old { installed: 1, .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("tidegate migrate"), "{error}");
     run(
         &pool,
         "INSERT INTO tide.migration (version, description, success, checksum, execution_time) VALUES (9999, '', true, '', 0)",
     )
     .await;
-    schema::check(&pool).await.expect("a newer schema serves older relays");
+    schema::check(&pool)
+        .await
+        .expect("a newer schema serves older relays");
     let error = schema::migrate(&pool).await.expect_err("newer");
-    assert!(matches!(error, SchemaError::Newer { installed: 9999, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            SchemaError::Newer {
+                installed: 9999,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn a_foreign_schema_is_left_alone() {
     let pool = database::pool(&database::empty_database().await);
-    run(&pool, "CREATE SCHEMA tide; CREATE TABLE tide.tide_outbox_config (id int)").await;
+    run(
+        &pool,
+        "CREATE SCHEMA tide; CREATE TABLE tide.tide_outbox_config (id int)",
+    )
+    .await;
     let error = schema::migrate(&pool).await.expect_err("foreign");
-    assert!(error.to_string().contains("tide.tide_outbox_config"), "{error}");
+    assert!(
+        error.to_string().contains("tide.tide_outbox_config"),
+        "{error}"
+    );
     run(&pool, "DROP TABLE tide.tide_outbox_config").await;
-    schema::migrate(&pool).await.expect("an empty schema of the role's own will do");
+    schema::migrate(&pool)
+        .await
+        .expect("an empty schema of the role's own will do");
 }
 
 #[tokio::test]
@@ -123,45 +108,22 @@ async fn the_extension_is_refused() {
     let pool = database::pool(&name);
     // pg_tide owns schema tide in this way; plpgsql is the one extension that every
     // server has.
-    let admin = sqlx::PgPool::connect(&database::server().url(&name)).await.expect("connected");
-    run(&admin, "CREATE SCHEMA tide; ALTER EXTENSION plpgsql ADD SCHEMA tide").await;
+    let admin = sqlx::PgPool::connect(&database::server().url(&name))
+        .await
+        .expect("connected");
+    run(
+        &admin,
+        "CREATE SCHEMA tide; ALTER EXTENSION plpgsql ADD SCHEMA tide",
+    )
+    .await;
     admin.close().await;
     let error = schema::migrate(&pool).await.expect_err("refused");
     assert!(matches!(error, SchemaError::Extension { .. }), "{error}");
-    assert!(error.to_string().contains("belongs to the extension plpgsql"), "{error}");
-}
-
-// === The page's example ===
-
-#[tokio::test]
-async fn the_example_of_the_page_works_word_for_word() {
-    let pool = database::migrated().await;
-    run(&pool, "SELECT tide.outbox_create('events');").await;
-    run(
-        &pool,
-        r#"SELECT tide.relay_set_outbox(
-    'events-to-kinesis',
-    'events',
-    'kinesis-relay',
-    '{
-        "sink_type": "kinesis",
-        "stream_name": "pg-tide-events",
-        "region": "us-east-1",
-        "partition_key": "{dedup_key}"
-    }'::jsonb
-);"#,
-    )
-    .await;
-    let pipelines = catalog::list_pipelines(&pool).await.expect("a list");
-    assert_eq!(pipelines.len(), 1);
-    let pipeline = &pipelines[0];
-    assert_eq!(pipeline.name, "events-to-kinesis");
-    assert_eq!(pipeline.outbox, "events");
-    assert_eq!(pipeline.consumer_group, "kinesis-relay");
-    assert!(pipeline.enabled);
-    assert_eq!(
-        pipeline.config,
-        json!({"sink_type": "kinesis", "stream_name": "pg-tide-events", "region": "us-east-1", "partition_key": "{dedup_key}"})
+    assert!(
+        error
+            .to_string()
+            .contains("belongs to the extension plpgsql"),
+        "{error}"
     );
 }
 
@@ -172,15 +134,40 @@ async fn outboxes_are_created_enabled_and_dropped() {
     let pool = database::migrated().await;
     let id: i32 = value(&pool, "SELECT tide.outbox_create('a')").await;
     assert!(id > 0);
-    assert_refused(&pool, "SELECT tide.outbox_create('a')", "42710", &["'a' already exists", "if_not_exists"]).await;
+    assert_refused(
+        &pool,
+        "SELECT tide.outbox_create('a')",
+        "42710",
+        &["'a' already exists", "if_not_exists"],
+    )
+    .await;
     assert!(!value::<bool>(&pool, "SELECT tide.outbox_create_if_not_exists('a')").await);
     assert!(value::<bool>(&pool, "SELECT tide.outbox_create_if_not_exists('b', 48)").await);
-    assert_eq!(value::<i32>(&pool, "SELECT retention_hours FROM tide.outbox WHERE name = 'b'").await, 48);
+    assert_eq!(
+        value::<i32>(
+            &pool,
+            "SELECT retention_hours FROM tide.outbox WHERE name = 'b'"
+        )
+        .await,
+        48
+    );
     for name in ["''", "NULL", "repeat('x', 129)", "E'a\\nb'"] {
         let create = format!("SELECT tide.outbox_create({name})");
-        assert_refused(&pool, &create, "22023", &["outbox name", "1 to 128 characters"]).await;
+        assert_refused(
+            &pool,
+            &create,
+            "22023",
+            &["outbox name", "1 to 128 characters"],
+        )
+        .await;
     }
-    assert_refused(&pool, "SELECT tide.outbox_create('c', 0)", "22023", &["retention_hours 0", "at least 1"]).await;
+    assert_refused(
+        &pool,
+        "SELECT tide.outbox_create('c', 0)",
+        "22023",
+        &["retention_hours 0", "at least 1"],
+    )
+    .await;
 
     run(&pool, "SELECT tide.outbox_disable('a')").await;
     assert_refused(
@@ -190,16 +177,40 @@ async fn outboxes_are_created_enabled_and_dropped() {
         &["outbox 'a' is disabled", "tide.outbox_enable('a')"],
     )
     .await;
-    assert_refused(&pool, "SELECT tide.outbox_publish_many('a', '{}')", "55000", &["outbox 'a' is disabled"]).await;
-    run(&pool, "SELECT tide.outbox_enable('a'); SELECT tide.outbox_publish('a', '{}')").await;
-    for function in ["outbox_enable", "outbox_disable", "outbox_drop", "outbox_status"] {
+    assert_refused(
+        &pool,
+        "SELECT tide.outbox_publish_many('a', '{}')",
+        "55000",
+        &["outbox 'a' is disabled"],
+    )
+    .await;
+    run(
+        &pool,
+        "SELECT tide.outbox_enable('a'); SELECT tide.outbox_publish('a', '{}')",
+    )
+    .await;
+    for function in [
+        "outbox_enable",
+        "outbox_disable",
+        "outbox_drop",
+        "outbox_status",
+    ] {
         let call = format!("SELECT tide.{function}('nosuch')");
         assert_refused(&pool, &call, "42704", &["outbox 'nosuch' does not exist"]).await;
     }
     assert!(!value::<bool>(&pool, "SELECT tide.outbox_drop('nosuch', true)").await);
     assert!(value::<bool>(&pool, "SELECT tide.outbox_drop('a')").await);
-    assert_eq!(value::<i64>(&pool, "SELECT count(*) FROM tide.outbox_message").await, 0);
-    assert_refused(&pool, "SELECT tide.outbox_publish('a', '{}')", "42704", &["outbox_create('a')"]).await;
+    assert_eq!(
+        value::<i64>(&pool, "SELECT count(*) FROM tide.outbox_message").await,
+        0
+    );
+    assert_refused(
+        &pool,
+        "SELECT tide.outbox_publish('a', '{}')",
+        "42704",
+        &["outbox_create('a')"],
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -221,17 +232,27 @@ async fn an_outbox_that_is_read_is_not_dropped() {
         &pool,
         "SELECT tide.relay_disable('p');
         INSERT INTO tide.relay_lease VALUES ('p', 'node', 4, clock_timestamp() + interval '1 hour');
-        INSERT INTO tide.relay_position (pipeline, outbox_id, epoch, base, base_number, open_windows, settled_id)
+        INSERT INTO tide.relay_position (pipeline, outbox_id, epoch, base, last_number, open_windows, settled_id)
         SELECT 'p', outbox_id, 4, '9:9:', 7, '[{\"number\":8,\"snapshot\":\"9:10:\"},{\"number\":11,\"snapshot\":\"9:11:\"}]', 3
         FROM tide.outbox",
     )
     .await;
-    assert_refused(&pool, "SELECT tide.outbox_drop('a')", "55006", &["'p', which a relay is running"]).await;
-    run(&pool, "UPDATE tide.relay_lease SET expires_at = clock_timestamp(); SELECT tide.outbox_drop('a')").await;
+    assert_refused(
+        &pool,
+        "SELECT tide.outbox_drop('a')",
+        "55006",
+        &["'p', which a relay is running"],
+    )
+    .await;
+    run(
+        &pool,
+        "UPDATE tide.relay_lease SET expires_at = clock_timestamp(); SELECT tide.outbox_drop('a')",
+    )
+    .await;
     // The pipeline begins anew, under an epoch and window numbers not used before.
     let state: String = value(
         &pool,
-        "SELECT format('%s %s %s %s %s %s %s', p.outbox_id IS NULL, p.base, p.base_number, p.open_windows, p.settled_id, p.epoch, l.epoch)
+        "SELECT format('%s %s %s %s %s %s %s', p.outbox_id IS NULL, p.base, p.last_number, p.open_windows, p.settled_id, p.epoch, l.epoch)
         FROM tide.relay_position p JOIN tide.relay_lease l USING (pipeline)",
     )
     .await;
@@ -257,7 +278,10 @@ async fn a_message_is_stored_as_published() {
         "SELECT jsonb_agg(jsonb_build_array(payload, headers, dedup_key) ORDER BY id) FROM tide.outbox_message",
     )
     .await;
-    assert_eq!(stored, json!([[{"n": 1}, {}, null], [[2], {"h": "x"}, "order-2"], [null, {}, null]]));
+    assert_eq!(
+        stored,
+        json!([[{"n": 1}, {}, null], [[2], {"h": "x"}, "order-2"], [null, {}, null]])
+    );
 }
 
 #[tokio::test]
@@ -283,28 +307,82 @@ async fn mistakes_in_publishing_are_named() {
     let pool = database::migrated().await;
     run(&pool, "SELECT tide.outbox_create('a')").await;
     let cases = [
-        ("tide.outbox_publish('b', '{}')", "42704", &["outbox 'b' does not exist", "outbox_create('b')"][..]),
-        ("tide.outbox_publish('', '{}')", "22023", &["outbox name ''"]),
-        ("tide.outbox_publish(NULL, '{}')", "22023", &["outbox name NULL"]),
-        ("tide.outbox_publish('a', NULL)", "22004", &["payload is NULL"]),
-        ("tide.outbox_publish('a', '{}', '[1]')", "22023", &["headers must be a JSON object, not a JSON array"]),
-        ("tide.outbox_publish('a', '{}', '{}', '')", "22023", &["dedup_key is empty"]),
-        ("tide.outbox_publish_many('b', '{}')", "42704", &["outbox 'b' does not exist"]),
-        ("tide.outbox_publish_many('a', NULL)", "22004", &["payloads is NULL"]),
+        (
+            "tide.outbox_publish('b', '{}')",
+            "42704",
+            &["outbox 'b' does not exist", "outbox_create('b')"][..],
+        ),
+        (
+            "tide.outbox_publish('', '{}')",
+            "22023",
+            &["outbox name ''"],
+        ),
+        (
+            "tide.outbox_publish(NULL, '{}')",
+            "22023",
+            &["outbox name NULL"],
+        ),
+        (
+            "tide.outbox_publish('a', NULL)",
+            "22004",
+            &["payload is NULL"],
+        ),
+        (
+            "tide.outbox_publish('a', '{}', '[1]')",
+            "22023",
+            &["headers must be a JSON object, not a JSON array"],
+        ),
+        (
+            "tide.outbox_publish('a', '{}', '{}', '')",
+            "22023",
+            &["dedup_key is empty"],
+        ),
+        (
+            "tide.outbox_publish_many('b', '{}')",
+            "42704",
+            &["outbox 'b' does not exist"],
+        ),
+        (
+            "tide.outbox_publish_many('a', NULL)",
+            "22004",
+            &["payloads is NULL"],
+        ),
         (
             "tide.outbox_publish_many('a', '{1,2}', '{\"{}\"}', NULL)",
             "22023",
-            &["payloads has 2 elements, headers 1, dedup_keys NULL", "same length"],
+            &[
+                "payloads has 2 elements, headers 1, dedup_keys NULL",
+                "same length",
+            ],
         ),
-        ("tide.outbox_publish_many('a', '{1,2}', NULL, '{a,b,c}')", "22023", &["dedup_keys 3"]),
-        ("tide.outbox_publish_many('a', '{1,NULL}')", "22004", &["payload of message 2 is NULL"]),
-        ("tide.outbox_publish_many('a', '{1,2}', '{1,NULL}')", "22023", &["headers of message 1 must be a JSON object"]),
-        ("tide.outbox_publish_many('a', '{1,2}', NULL, '{a,\"\"}')", "22023", &["dedup_key of message 2 is empty"]),
+        (
+            "tide.outbox_publish_many('a', '{1,2}', NULL, '{a,b,c}')",
+            "22023",
+            &["dedup_keys 3"],
+        ),
+        (
+            "tide.outbox_publish_many('a', '{1,NULL}')",
+            "22004",
+            &["payload of message 2 is NULL"],
+        ),
+        (
+            "tide.outbox_publish_many('a', '{1,2}', '{1,NULL}')",
+            "22023",
+            &["headers of message 1 must be a JSON object"],
+        ),
+        (
+            "tide.outbox_publish_many('a', '{1,2}', NULL, '{a,\"\"}')",
+            "22023",
+            &["dedup_key of message 2 is empty"],
+        ),
     ];
     for (call, code, words) in cases {
         assert_refused(&pool, &format!("SELECT {call}"), code, words).await;
     }
-    assert_eq!(value::<i64>(&pool, "SELECT count(*) FROM tide.outbox_message").await, 0);
+    assert_eq!(
+        value::<i64>(&pool, "SELECT count(*) FROM tide.outbox_message").await,
+        0
+    );
 }
 
 #[tokio::test]
@@ -329,7 +407,11 @@ async fn many_messages_get_their_ids_in_array_order() {
     assert!(in_order);
     let plain: Vec<i64> = value(&pool, "SELECT tide.outbox_publish_many('a', '{1,2}')").await;
     assert_eq!(plain.len(), 2);
-    let none: Vec<i64> = value(&pool, "SELECT tide.outbox_publish_many('a', '{}', '{}', '{}')").await;
+    let none: Vec<i64> = value(
+        &pool,
+        "SELECT tide.outbox_publish_many('a', '{}', '{}', '{}')",
+    )
+    .await;
     assert!(none.is_empty());
 }
 
@@ -338,7 +420,10 @@ async fn publishing_takes_no_lock_that_another_publisher_waits_for() {
     let pool = database::migrated().await;
     run(&pool, "SELECT tide.outbox_create('a')").await;
     let mut open = pool.begin().await.expect("begun");
-    sqlx::query("SELECT tide.outbox_publish('a', '1')").execute(&mut *open).await.expect("published");
+    sqlx::query("SELECT tide.outbox_publish('a', '1')")
+        .execute(&mut *open)
+        .await
+        .expect("published");
     let strong: Vec<String> = sqlx::query_scalar(
         "SELECT DISTINCT l.locktype || ' ' || l.mode FROM pg_locks l WHERE l.pid = pg_backend_pid()
         AND l.mode NOT IN ('AccessShareLock', 'RowExclusiveLock') AND l.locktype NOT IN ('virtualxid', 'transactionid')",
@@ -353,292 +438,4 @@ async fn publishing_takes_no_lock_that_another_publisher_waits_for() {
         .await
         .expect("not blocked");
     open.rollback().await.expect("rolled back");
-}
-
-// === Pipelines ===
-
-const GOOD: &str = r#"{"sink_type": "kinesis", "stream_name": "s"}"#;
-
-async fn with_outbox() -> PgPool {
-    let pool = database::migrated().await;
-    run(&pool, "SELECT tide.outbox_create('a')").await;
-    pool
-}
-
-#[tokio::test]
-async fn every_mistake_in_a_configuration_is_named() {
-    let pool = with_outbox().await;
-    let list = &["sink_type, stream_name, stream_arn, region", "tenant, weight"][..];
-    let cases: &[(&str, &[&str])] = &[
-        (r#"{"strem": 1}"#, &["config key \"strem\" is not known", list[0], list[1]]),
-        (r#"{"sink_type": "kafka"}"#, &["\"sink_type\": \"kafka\" is not allowed", "Expected \"kinesis\""]),
-        (r#"{"sink_type": null}"#, &["\"sink_type\" is missing"]),
-        (r#"{"stream_name": null}"#, &["\"stream_name\" is missing"]),
-        (r#"{"stream_name": ""}"#, &["\"stream_name\": \"\" is not allowed"]),
-        (r#"{"stream_name": "a b"}"#, &["\"stream_name\": \"a b\"", "a-z A-Z 0-9 _ . -"]),
-        (r#"{"stream_arn": "s"}"#, &["\"stream_arn\"", "arn:aws:kinesis"]),
-        (r#"{"role_arn": "r"}"#, &["\"role_arn\"", "arn:aws:iam"]),
-        (r#"{"region": 7}"#, &["\"region\": 7 is not allowed", "us-east-1"]),
-        (r#"{"batch_size": 0}"#, &["\"batch_size\": 0 is not allowed", "an integer from 1 to 500"]),
-        (r#"{"batch_size": 501}"#, &["\"batch_size\": 501", "from 1 to 500"]),
-        (r#"{"batch_size": 2.5}"#, &["\"batch_size\": 2.5"]),
-        (r#"{"batch_size": 1e300}"#, &["\"batch_size\": 1000"]),
-        (r#"{"batch_size": "100"}"#, &["\"batch_size\": \"100\" is not allowed"]),
-        (r#"{"weight": 1001}"#, &["\"weight\": 1001", "from 1 to 1000"]),
-        (r#"{"tenant": ""}"#, &["\"tenant\"", "not empty"]),
-        (r#"{"format": "xml"}"#, &["\"format\": \"xml\"", "cloudevents"]),
-        (r#"{"ordering": "none"}"#, &["\"ordering\"", "Expected \"key\"", "supports no other"]),
-        (r#"{"aggregation": "kpl"}"#, &["\"aggregation\"", "Expected \"none\""]),
-        (r#"{"compression": "gzip"}"#, &["\"compression\"", "Expected \"none\""]),
-        (r#"{"on_poison": "skip"}"#, &["\"on_poison\"", "Expected \"halt\""]),
-        (r#"{"endpoint_url": "http://x"}"#, &["\"endpoint_url\" is not allowed here", "operator"]),
-        (r#"{"partition_key": ""}"#, &["\"partition_key\""]),
-        (r#"{"partition_key": 1}"#, &["\"partition_key\": 1"]),
-        (r#"{"partition_key": "{key}"}"#, &["unknown variable {key}", "{dedup_key}, {stream_table}"]),
-        (r#"{"partition_key": "{payload}"}"#, &["unknown variable {payload}"]),
-        (r#"{"partition_key": "{payload.a..b}"}"#, &["unknown variable {payload.a..b}"]),
-        (r#"{"partition_key": "{headers.}"}"#, &["unknown variable {headers.}"]),
-        (r#"{"partition_key": "{}"}"#, &["unknown variable {}"]),
-        (r#"{"partition_key": "{outbox"}"#, &["a { that is not closed"]),
-        (r#"{"partition_key": "{{{outbox"}"#, &["a { that is not closed"]),
-        (r#"{"partition_key": "a}b"}"#, &["a } without a { before it"]),
-        (r#"{"partition_key": "{outbox}}"}"#, &["a } without a { before it"]),
-        (r#"{"access_key_id": "AKIA"}"#, &["\"secret_access_key\" is missing", "go together"]),
-        (r#"{"secret_access_key": "x"}"#, &["\"access_key_id\" is missing"]),
-        (r#"{"secret_access_key": 5}"#, &["\"secret_access_key\": a JSON number"]),
-        (r#"{"session_token": "x"}"#, &["\"session_token\" needs access_key_id"]),
-        (r#"{"external_id": "x"}"#, &["\"external_id\" needs role_arn"]),
-        (r#"{"rate_limit": 5}"#, &["\"rate_limit\": 5", "an object"]),
-        (r#"{"rate_limit": {"rate": 5}}"#, &["\"rate_limit.rate\" is not known", "burst_size"]),
-        (r#"{"rate_limit": {"enabled": 1}}"#, &["\"rate_limit.enabled\": 1", "true or false"]),
-        (r#"{"rate_limit": {"max_messages_per_second": 0}}"#, &["max_messages_per_second\": 0", "above 0"]),
-        (r#"{"rate_limit": {"max_messages_per_second": "5"}}"#, &["max_messages_per_second\": \"5\""]),
-        (r#"{"rate_limit": {"burst_size": 0.5}}"#, &["burst_size\": 0.5"]),
-        (r#"{"rate_limit": {"max_bytes_per_second": 0}}"#, &["max_bytes_per_second\": 0"]),
-    ];
-    for (change, words) in cases {
-        let call = format!("SELECT tide.relay_set_outbox('p', 'a', '{GOOD}'::jsonb || '{change}')");
-        assert_refused(&pool, &call, "22023", words).await;
-    }
-    let cases: &[(&str, &str, &[&str])] = &[
-        ("'p', 'nosuch', '{GOOD}'", "42704", &["outbox 'nosuch' does not exist", "outbox_create('nosuch')"]),
-        ("'', 'a', '{GOOD}'", "22023", &["pipeline name ''"]),
-        ("NULL, 'a', '{GOOD}'", "22023", &["pipeline name NULL"]),
-        ("'p', NULL, '{GOOD}'", "42704", &["outbox NULL"]),
-        ("'p', 'a', '', '{GOOD}'", "22023", &["consumer group name ''"]),
-        ("'p', 'a', NULL::jsonb", "22023", &["config must be a JSON object, not NULL"]),
-        ("'p', 'a', '[]'", "22023", &["config must be a JSON object, not a JSON array"]),
-    ];
-    for (arguments, code, words) in cases {
-        let call = format!("SELECT tide.relay_set_outbox({})", arguments.replace("{GOOD}", GOOD));
-        assert_refused(&pool, &call, code, words).await;
-    }
-    assert!(catalog::list_pipelines(&pool).await.expect("a list").is_empty());
-}
-
-#[tokio::test]
-async fn no_error_repeats_a_secret() {
-    let pool = with_outbox().await;
-    let call = format!(
-        r#"SELECT tide.relay_set_outbox('p', 'a', '{GOOD}'::jsonb || '{{"secret_access_key": ["sesame"], "access_key_id": "x"}}')"#
-    );
-    let error = sqlx::raw_sql(AssertSqlSafe(call)).execute(&pool).await.expect_err("refused");
-    assert!(!format!("{error:?}").contains("sesame"), "{error:?}");
-}
-
-#[tokio::test]
-async fn a_full_configuration_is_accepted() {
-    let pool = with_outbox().await;
-    let config = json!({
-        "sink_type": "kinesis", "stream_name": "s.t-u_v", "region": "eu-central-1",
-        "stream_arn": "arn:aws-cn:kinesis:cn-north-1:123456789012:stream/s.t-u_v",
-        "partition_key": "{{x}}-{tenant}/{outbox}/{stream_table}/{event_id}/{dedup_key}/{headers.A.b c}/{payload.a.ü}{{{outbox}}}",
-        "access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "${file:/run/secrets/key}",
-        "session_token": "token", "role_arn": "arn:aws:iam::123456789012:role/path/relay", "external_id": "id",
-        "batch_size": 500, "weight": 1, "tenant": "acme", "format": "cloudevents", "ordering": "key",
-        "aggregation": "none", "compression": "none", "on_poison": "halt",
-        "rate_limit": {"enabled": true, "max_messages_per_second": 0.5, "burst_size": 10, "max_bytes_per_second": 1}
-    });
-    sqlx::query("SELECT tide.relay_set_outbox('p', 'a', 'g', $1::text::jsonb)")
-        .bind(config.to_string())
-        .execute(&pool)
-        .await
-        .expect("accepted");
-    assert_eq!(catalog::list_pipelines(&pool).await.expect("a list")[0].config, config);
-    // A key given as null is a key not given; an ARN stands for the name.
-    run(
-        &pool,
-        r#"SELECT tide.relay_set_outbox('q', 'a', '{"sink_type": "kinesis", "access_key_id": null, "batch_size": null,
-            "stream_arn": "arn:aws:kinesis:us-east-1:000000000000:stream/s"}')"#,
-    )
-    .await;
-    let pipelines = catalog::list_pipelines(&pool).await.expect("a list");
-    assert_eq!(pipelines[1].consumer_group, "q");
-    assert_eq!(
-        pipelines[1].config,
-        json!({"sink_type": "kinesis", "stream_arn": "arn:aws:kinesis:us-east-1:000000000000:stream/s"})
-    );
-}
-
-#[tokio::test]
-async fn secrets_are_masked_and_references_are_not() {
-    let pool = with_outbox().await;
-    run(
-        &pool,
-        r#"SELECT tide.relay_set_outbox('p', 'a', 'g', '{"sink_type": "kinesis", "stream_name": "s", "region": "us-east-1",
-            "access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "sesame", "session_token": "open sesame",
-            "role_arn": "arn:aws:iam::123456789012:role/r", "external_id": "sesame too"}');
-        SELECT tide.relay_set_outbox('q', 'a', '{"sink_type": "kinesis", "stream_name": "s",
-            "access_key_id": "${env:KEY_ID}", "secret_access_key": "${file:/run/key}"}');
-        SELECT tide.relay_set_outbox('r', 'a', '{"sink_type": "kinesis", "stream_name": "s",
-            "access_key_id": "short", "secret_access_key": "${env:A}sesame"}')"#,
-    )
-    .await;
-    let shown = json_value(&pool, "tide.relay_get_config('p')").await;
-    assert_eq!(shown["name"], "p");
-    assert_eq!(shown["outbox"], "a");
-    assert_eq!(shown["consumer_group"], "g");
-    assert_eq!(shown["enabled"], true);
-    assert_eq!(
-        shown["config"],
-        json!({"sink_type": "kinesis", "stream_name": "s", "region": "us-east-1", "access_key_id": "****MPLE",
-            "secret_access_key": "****", "session_token": "****", "role_arn": "arn:aws:iam::123456789012:role/r",
-            "external_id": "****"})
-    );
-    let shown = json_value(&pool, "tide.relay_get_config('q')").await;
-    assert_eq!(shown["config"]["access_key_id"], "${env:KEY_ID}");
-    assert_eq!(shown["config"]["secret_access_key"], "${file:/run/key}");
-    let shown = json_value(&pool, "SELECT jsonb_agg(c) FROM tide.relay_list_configs() c").await;
-    assert_eq!(shown.as_array().map(Vec::len), Some(3));
-    assert_eq!(shown[2]["config"]["access_key_id"], "****");
-    assert!(!shown.to_string().contains("sesame"), "{shown}");
-    let printed = format!("{:?}", catalog::list_pipelines(&pool).await.expect("a list"));
-    assert!(!printed.contains("sesame"), "{printed}");
-}
-
-#[tokio::test]
-async fn every_change_of_the_catalog_changes_its_version() {
-    let pool = with_outbox().await;
-    let mut versions = vec![catalog::catalog_version(&pool).await.expect("a version")];
-    let set = |name: &str| format!("SELECT tide.relay_set_outbox('{name}', 'a', '{GOOD}')");
-    for change in [
-        set("p"),
-        set("q"),
-        set("p"),
-        "SELECT tide.relay_disable('p')".to_owned(),
-        "SELECT tide.relay_enable('p')".to_owned(),
-        "SELECT tide.relay_delete('p')".to_owned(),
-        set("p"),
-        format!("SELECT tide.relay_delete('q'); {}", set("r")),
-    ] {
-        run(&pool, &change).await;
-        let version = catalog::catalog_version(&pool).await.expect("a version");
-        assert!(!versions.contains(&version), "{change} made {version:?} again");
-        versions.push(version);
-    }
-    let again = catalog::catalog_version(&pool).await.expect("a version");
-    assert_eq!(versions.last(), Some(&again));
-}
-
-#[tokio::test]
-async fn pipelines_are_changed_disabled_and_deleted() {
-    let pool = with_outbox().await;
-    let set = format!("SELECT tide.relay_set_outbox('p', 'a', '{GOOD}')");
-    run(&pool, &set).await;
-    run(&pool, "SELECT tide.relay_disable('p')").await;
-    run(&pool, &set).await;
-    assert!(!catalog::list_pipelines(&pool).await.expect("a list")[0].enabled, "a change does not enable it");
-    run(&pool, "SELECT tide.relay_enable('p')").await;
-    assert!(catalog::list_pipelines(&pool).await.expect("a list")[0].enabled);
-
-    run(
-        &pool,
-        "SELECT tide.outbox_create('b');
-        INSERT INTO tide.relay_lease VALUES ('p', 'node', 4, clock_timestamp() + interval '1 hour');
-        INSERT INTO tide.relay_position (pipeline, outbox_id, epoch, base_number)
-        SELECT 'p', outbox_id, 4, 7 FROM tide.outbox WHERE name = 'a'",
-    )
-    .await;
-    let moved = format!("SELECT tide.relay_set_outbox('p', 'b', '{GOOD}')");
-    assert_refused(&pool, &moved, "55000", &["position in outbox 'a'", "tide.relay_delete('p')"]).await;
-    run(&pool, "SELECT tide.relay_delete('p')").await;
-    run(&pool, &moved).await;
-    let (owner, epoch): (String, i64) =
-        sqlx::query_as("SELECT owner, epoch FROM tide.relay_lease").fetch_one(&pool).await.expect("a lease");
-    assert_eq!((owner.as_str(), epoch), ("", 5), "whoever ran it is fenced off");
-
-    for function in ["relay_enable", "relay_disable", "relay_delete", "relay_get_config"] {
-        let call = format!("SELECT tide.{function}('nosuch')");
-        assert_refused(&pool, &call, "42704", &["pipeline 'nosuch' does not exist", "relay_list_configs"]).await;
-    }
-}
-
-// === Lag ===
-
-#[tokio::test]
-async fn lag_counts_what_is_not_settled_up_to_a_bound() {
-    let pool = with_outbox().await;
-    run(&pool, &format!("SELECT tide.relay_set_outbox('p', 'a', '{GOOD}')")).await;
-    let lag = || async {
-        let row: (i64, bool, bool) = sqlx::query_as(
-            "SELECT pending, pending_at_least, oldest_age >= '0' FROM tide.outbox_lag WHERE pipeline = 'p'",
-        )
-        .fetch_one(&pool)
-        .await
-        .map(|row: (i64, bool, Option<bool>)| (row.0, row.1, row.2.unwrap_or(false)))
-        .expect("a row");
-        row
-    };
-    assert_eq!(lag().await, (0, false, false));
-    run(&pool, "SELECT tide.outbox_publish('a', to_jsonb(n)) FROM generate_series(1, 100) n").await;
-    assert_eq!(lag().await, (100, false, true));
-    // 60 of the 100 are settled in the first open window; 5 more came since.
-    run(
-        &pool,
-        "INSERT INTO tide.relay_position (pipeline, outbox_id, epoch, open_windows, settled_id)
-        SELECT 'p', outbox_id, 1, jsonb_build_array(jsonb_build_object('number', 1, 'snapshot', pg_current_snapshot()::text)),
-            (SELECT id FROM tide.outbox_message ORDER BY id OFFSET 59 LIMIT 1)
-        FROM tide.outbox",
-    )
-    .await;
-    assert_eq!(lag().await, (40, false, true));
-    run(&pool, "SELECT tide.outbox_publish('a', to_jsonb(n)) FROM generate_series(1, 5) n").await;
-    assert_eq!(lag().await, (45, false, true));
-    run(&pool, "SELECT tide.outbox_publish_many('a', array_agg(to_jsonb(n))) FROM generate_series(1, 12000) n").await;
-    assert_eq!(lag().await, (10_001, true, true));
-    run(
-        &pool,
-        "UPDATE tide.relay_position SET base = pg_current_snapshot(), open_windows = '[]', settled_id = 0",
-    )
-    .await;
-    assert_eq!(lag().await, (0, false, false));
-
-    let status = json_value(&pool, "tide.outbox_status('a')").await;
-    assert_eq!(status["name"], "a");
-    assert_eq!(status["enabled"], true);
-    assert_eq!(status["retention_hours"], 24);
-    assert!(status["newest_id"].is_i64());
-    assert_eq!(status["pipelines"][0]["pipeline"], "p");
-    assert_eq!(status["pipelines"][0]["pending"], 0);
-}
-
-#[tokio::test]
-async fn lag_shows_pipelines_of_a_file_and_late_committers() {
-    let pool = with_outbox().await;
-    let mut late = pool.begin().await.expect("begun");
-    sqlx::query("SELECT tide.outbox_publish('a', '1')").execute(&mut *late).await.expect("published");
-    run(
-        &pool,
-        "SELECT tide.outbox_publish('a', '2');
-        INSERT INTO tide.relay_lease VALUES ('f', 'node-1', 1, clock_timestamp() + interval '1 hour');
-        INSERT INTO tide.relay_position (pipeline, outbox_id, epoch, base)
-        SELECT 'f', outbox_id, 1, pg_current_snapshot() FROM tide.outbox",
-    )
-    .await;
-    let query = "SELECT pipeline || ' ' || outbox || ' ' || defined_in || ' ' || owner || ' ' || pending FROM tide.outbox_lag";
-    // The statement that took the snapshot ran in one transaction with the second
-    // publish, which it therefore does not see.
-    assert_eq!(value::<String>(&pool, query).await, "f a file node-1 1");
-    late.commit().await.expect("committed");
-    assert_eq!(value::<String>(&pool, query).await, "f a file node-1 2");
 }

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::{Actor, Addr, AsyncContext, Context, Recipient};
 
+use super::desired::PipelineKey;
 use super::messages::ChildExited;
 use super::stream_router::StreamKey;
-use super::supervisor::PipelineKey;
 use crate::core::shard_map::ShardId;
 
 /// Mailboxes are bounded by tickets, not by their size: a full one would drop
@@ -131,7 +131,11 @@ where
             Ok(()) => note.read(),
             Err(error) => Exit::Panicked(panic_text(error)),
         };
-        let told = supervisor.try_send(ChildExited { child, incarnation, exit });
+        let told = supervisor.try_send(ChildExited {
+            child,
+            incarnation,
+            exit,
+        });
         if told.is_err() {
             tracing::debug!("an actor ended after its supervisor");
         }
@@ -144,9 +148,10 @@ fn panic_text(error: tokio::task::JoinError) -> String {
         Err(cancelled) => cancelled.to_string(),
         Ok(payload) => match payload.downcast::<String>() {
             Ok(text) => *text,
-            Err(payload) => payload
-                .downcast_ref::<&'static str>()
-                .map_or_else(|| "a panic without a text".to_owned(), |text| (*text).to_owned()),
+            Err(payload) => payload.downcast_ref::<&'static str>().map_or_else(
+                || "a panic without a text".to_owned(),
+                |text| (*text).to_owned(),
+            ),
         },
     }
 }

@@ -65,6 +65,10 @@ mod armed {
     /// How often each point was passed.
     #[must_use]
     pub fn passed() -> HashMap<&'static str, u64> {
-        POINTS.lock().unwrap_or_else(PoisonError::into_inner).passed.clone()
+        POINTS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .passed
+            .clone()
     }
 }

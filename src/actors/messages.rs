@@ -95,6 +95,15 @@ pub struct NothingNew {
     pub taken_at: Moment,
 }
 
+/// The probe was started again: what it watched is forgotten. Supervisor to
+/// reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ProbeReady {
+    /// Its new address.
+    pub probe: actix::Addr<super::probe::Probe>,
+}
+
 /// Read nothing more, let what was handed settle, write the position, release
 /// the lease, stop. Supervisor to reader.
 #[derive(Debug, Message)]
@@ -197,7 +206,7 @@ pub enum StreamState {
 #[rtype(result = "()")]
 pub struct ClaimDone {
     /// The pipeline.
-    pub pipeline: super::supervisor::PipelineKey,
+    pub pipeline: super::desired::PipelineKey,
     /// Which start it belongs to.
     pub attempt: u64,
     /// When it was begun: the lease runs from there.
@@ -227,8 +236,8 @@ pub struct RenewDone {
 pub struct CatalogRead {
     /// The database.
     pub database: Arc<str>,
-    /// Its pipelines.
-    pub result: Result<Vec<crate::core::ports::PipelineRow>, StoreError>,
+    /// Its pipelines; `None` when they are what they were.
+    pub result: Result<Option<Vec<crate::core::ports::PipelineRow>>, StoreError>,
 }
 
 /// Stop everything in order. From the signal handler.

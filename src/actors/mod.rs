@@ -1,1 +1,20 @@
-//! The actors layer.
+//! The actors: thin shells round the core, and the supervisor of them all.
+//!
+//! Data goes one way: [`outbox_reader`] -> [`stream_router`] -> [`shard_writer`].
+//! [`messages`] lists everything that is said between them. [`supervisor`] starts
+//! them and starts them again; [`child`] is how it learns that one has ended.
+
+pub mod child;
+pub mod clock;
+pub mod desired;
+pub mod fault;
+pub mod messages;
+pub mod outbox_reader;
+pub mod permits;
+mod pipeline_slot;
+pub mod probe;
+mod reader_work;
+pub mod shard_writer;
+pub mod stream_router;
+mod stream_slot;
+pub mod supervisor;

@@ -17,22 +17,22 @@ use actix::{
 
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
+use super::desired::PipelineKey;
 use super::fault;
 use super::messages::{
-    Batch, Drain, FlowBecameVoid, NothingNew, Outcomes, RoutedRow, StopNow, Wake, Watch,
+    Batch, Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RoutedRow, StopNow, Wake, Watch,
 };
 use super::permits::{FlowTag, Pool, Ticket};
 use super::probe::Probe;
 use super::reader_work::{Done, Fetched, Rendered, Work};
 use super::stream_router::StreamRouter;
-use super::supervisor::PipelineKey;
 use crate::admin::metrics::{Metrics, PipelineMetrics, PositionWrite};
 use crate::admin::status::{PipelineState, StatusBoard};
 use crate::config::pipeline::PipelineSpec;
 use crate::core::backoff::Backoff;
 use crate::core::intake::{Intake, IntakeLimits, Ready, Room, Wish};
 use crate::core::ports::{Epoch, Fenced, Outbox, OutboxStore, StoreError};
-use crate::core::position::{Position, RowId, Seq, WindowNumber};
+use crate::core::position::{Position, Seq, WindowNumber};
 use crate::core::rate_limit::{RateLimiter, RateLimits};
 use crate::core::render::{Poison, Renderer};
 use crate::core::send_queue::{Flow, FlowId};
@@ -69,6 +69,8 @@ const UNKNOWN_WEIGHT: usize = 16 * 1024;
 pub struct ReaderParts {
     /// Which pipeline.
     pub key: PipelineKey,
+    /// What this node is called in leases.
+    pub node: Arc<str>,
     /// Its definition.
     pub spec: Arc<PipelineSpec>,
     /// Its outbox.
@@ -110,6 +112,7 @@ pub struct ReaderParts {
 /// The reader of one pipeline.
 pub struct OutboxReader {
     key: PipelineKey,
+    node: Arc<str>,
     note: ExitNote,
     work: Work,
     intake: Intake,
@@ -141,7 +144,9 @@ impl OutboxReader {
     pub fn new(parts: ReaderParts, note: ExitNote, context: &mut Context<Self>) -> Self {
         let now = parts.clock.now();
         let spec = &parts.spec;
-        let metrics = parts.metrics.pipeline(&spec.name, &spec.tenant, spec.stream.name());
+        let metrics = parts
+            .metrics
+            .pipeline(&spec.name, &spec.tenant, spec.stream.name());
         let flow = Flow {
             id: parts.flow,
             tenant: Arc::clone(&spec.tenant),
@@ -164,11 +169,13 @@ impl OutboxReader {
             merge_above: MERGE_ABOVE,
         };
         let ranges: Vec<_> = parts.map.shards().iter().map(|shard| shard.range).collect();
-        let rate = spec.rate_limit.map_or_else(RateLimits::default, |limit| RateLimits {
-            rows_per_second: limit.max_messages_per_second,
-            burst_rows: limit.burst_size,
-            bytes_per_second: limit.max_bytes_per_second,
-        });
+        let rate = spec
+            .rate_limit
+            .map_or_else(RateLimits::default, |limit| RateLimits {
+                rows_per_second: limit.max_messages_per_second,
+                burst_rows: limit.burst_size,
+                bytes_per_second: limit.max_bytes_per_second,
+            });
         let renderer = Renderer {
             template: spec.partition_key.clone(),
             format: spec.format,
@@ -185,6 +192,7 @@ impl OutboxReader {
         };
         Self {
             key: parts.key,
+            node: parts.node,
             note,
             work,
             last_number: parts.position.last_number,
@@ -249,11 +257,24 @@ impl OutboxReader {
         let tag = &self.tag;
         let bytes = tag.own.free_bytes().min(tag.shared.free_bytes());
         let by_bytes = bytes / self.weight.max(1);
-        let rows = tag.own.free_rows().min(tag.shared.free_rows()).min(by_bytes.max(1));
-        Room { rows: rows.min(self.limiter.rows(now)), bytes }
+        let rows = tag
+            .own
+            .free_rows()
+            .min(tag.shared.free_rows())
+            .min(by_bytes.max(1));
+        Room {
+            rows: rows.min(self.limiter.rows(now)),
+            bytes,
+        }
     }
 
-    fn wait(&mut self, until: Option<Moment>, room: Room, now: Moment, context: &mut Context<Self>) {
+    fn wait(
+        &mut self,
+        until: Option<Moment>,
+        room: Room,
+        now: Moment,
+        context: &mut Context<Self>,
+    ) {
         if self.intake.wants_news() {
             self.watch(context);
         }
@@ -301,7 +322,10 @@ impl OutboxReader {
     // === Having it done ===
 
     fn read(&mut self, wish: Wish, context: &mut Context<Self>) {
-        let task = self.work.clone().read(wish, self.last_number.next(), self.floor);
+        let task = self
+            .work
+            .clone()
+            .read(wish, self.last_number.next(), self.floor);
         self.start(task, context);
     }
 
@@ -319,8 +343,9 @@ impl OutboxReader {
         self.busy = true;
         let task = tokio::spawn(task);
         let result = async move {
-            task.await
-                .unwrap_or_else(|error| Err(StoreError::Unavailable(format!("the task ended: {error}"))))
+            task.await.unwrap_or_else(|error| {
+                Err(StoreError::Unavailable(format!("the task ended: {error}")))
+            })
         };
         context.spawn(result.into_actor(self).map(|result, reader, context| {
             reader.busy = false;
@@ -341,7 +366,9 @@ impl OutboxReader {
                 self.opened = None;
                 let pause = self.backoff.after_failure(fastrand::f64());
                 self.paused_until = Some(self.now() + pause);
-                self.set_state(PipelineState::Waiting { reason: format!("database: {reason}") });
+                self.set_state(PipelineState::Waiting {
+                    reason: format!("database: {reason}"),
+                });
             }
             Err(StoreError::Refused(reason)) => {
                 self.end(Exit::Refused(reason), context);
@@ -353,7 +380,11 @@ impl OutboxReader {
 
     fn take(&mut self, done: Done, context: &mut Context<Self>) {
         match done {
-            Done::Opened { snapshot, taken_at, fetched } => {
+            Done::Opened {
+                snapshot,
+                taken_at,
+                fetched,
+            } => {
                 if matches!(&fetched, Fetched::Whole(rows) if rows.read == 0) {
                     self.intake.nothing_new(snapshot, taken_at);
                     self.is_running();
@@ -364,8 +395,12 @@ impl OutboxReader {
                 self.opened = Some((window, fetched));
             }
             Done::Reopened { window, fetched } => self.take_window(window, fetched),
-            Done::Page { window, rows, is_last, end } => {
-                let is_held = self.take_rows(rows, end);
+            Done::Page {
+                window,
+                rows,
+                is_last,
+            } => {
+                let is_held = self.take_rows(rows);
                 if is_last && !is_held {
                     self.intake.end_window(window);
                 }
@@ -387,10 +422,13 @@ impl OutboxReader {
 
     fn take_window(&mut self, window: WindowNumber, fetched: Fetched) {
         match fetched {
-            Fetched::Bounds { first, last } => self.intake.begin_paging(window, first, last),
+            Fetched::Bounds {
+                first,
+                first_fresh,
+                last,
+            } => self.intake.begin_paging(window, first, first_fresh, last),
             Fetched::Whole(rows) => {
-                let last = rows.last;
-                if !self.take_rows(rows, last) {
+                if !self.take_rows(rows) {
                     self.intake.end_window(window);
                 }
             }
@@ -398,7 +436,7 @@ impl OutboxReader {
     }
 
     /// Takes rows in; answers whether reading is held before one of them.
-    fn take_rows(&mut self, rows: Rendered, end: RowId) -> bool {
+    fn take_rows(&mut self, rows: Rendered) -> bool {
         let mut room = self.room_for(rows.ready.len());
         self.learn_weight(&rows.ready);
         self.metrics.rows_read(rows.ready.len(), rows.bytes);
@@ -413,7 +451,7 @@ impl OutboxReader {
                 false
             }
             Some((seq, poison)) => {
-                self.intake.hold_before(seq, end);
+                self.intake.hold_before(seq);
                 self.block(seq, &poison);
                 true
             }
@@ -425,7 +463,11 @@ impl OutboxReader {
         let mut ready = rows.ready.into_iter().peekable();
         let mut handed = Vec::new();
         for seq in asked {
-            if rows.poison.as_ref().is_some_and(|(poisoned, _)| poisoned == seq) {
+            if rows
+                .poison
+                .as_ref()
+                .is_some_and(|(poisoned, _)| poisoned == seq)
+            {
                 break;
             }
             let found: Option<Ready> = ready.next_if(|ready| ready.envelope.seq == *seq);
@@ -477,7 +519,10 @@ impl OutboxReader {
             ticket: Ticket::take(tag, envelope.weight()),
             envelope,
         });
-        let batch = Batch { tag: Arc::clone(tag), rows: rows.collect() };
+        let batch = Batch {
+            tag: Arc::clone(tag),
+            rows: rows.collect(),
+        };
         if self.router.try_send(batch).is_err() {
             // The dropped tickets have made the flow void: we are about to end.
             tracing::debug!(pipeline = %self.key, "the router is gone");
@@ -495,7 +540,10 @@ impl OutboxReader {
 
     fn block(&mut self, seq: Seq, poison: &Poison) {
         let reason = poison.to_string();
-        let state = PipelineState::Blocked { row_id: seq.id, reason: reason.clone() };
+        let state = PipelineState::Blocked {
+            row_id: seq.id,
+            reason: reason.clone(),
+        };
         if self.state != state {
             tracing::error!(
                 pipeline = %self.key, row = seq.id, code = poison.code(), %reason,
@@ -511,8 +559,12 @@ impl OutboxReader {
             return;
         }
         match &state {
-            PipelineState::Waiting { reason } => tracing::warn!(pipeline = %self.key, %reason, "waiting"),
-            PipelineState::Running => tracing::info!(pipeline = %self.key, epoch = %self.work.epoch, "running"),
+            PipelineState::Waiting { reason } => {
+                tracing::warn!(pipeline = %self.key, %reason, "waiting")
+            }
+            PipelineState::Running => {
+                tracing::info!(pipeline = %self.key, epoch = %self.work.epoch, "running")
+            }
             PipelineState::Starting
             | PipelineState::Standby { .. }
             | PipelineState::Blocked { .. }
@@ -522,10 +574,11 @@ impl OutboxReader {
         }
         self.metrics.state(&state);
         let epoch = self.work.epoch.0;
-        self.board.update_pipeline(&self.key.database, &self.key.name, |entry| {
-            entry.state = state.clone();
-            entry.epoch = Some(epoch);
-        });
+        self.board
+            .update_pipeline(&self.key.database, &self.key.name, |entry| {
+                entry.state = state.clone();
+                entry.epoch = Some(epoch);
+            });
         self.state = state;
     }
 
@@ -540,7 +593,7 @@ impl OutboxReader {
         self.releasing = true;
         let position = self.intake.position_to_save(self.now());
         let work = self.work.clone();
-        let node = self.key.node.clone();
+        let node = Arc::clone(&self.node);
         let last_acts = async move {
             let (store, pipeline, epoch) = (work.store, work.pipeline, work.epoch);
             store.save_position(&pipeline, epoch, &position).await?;
@@ -562,12 +615,13 @@ impl OutboxReader {
         self.metrics.in_flight(in_flight + stashed, bytes);
         self.metrics.windows_open(windows);
         self.metrics.deferred_rows(stashed);
-        self.board.update_pipeline(&self.key.database, &self.key.name, |entry| {
-            entry.in_flight_rows = unsettled as u64;
-            entry.in_flight_bytes = bytes as u64;
-            entry.open_windows = windows as u64;
-            entry.deferred_rows = stashed as u64;
-        });
+        self.board
+            .update_pipeline(&self.key.database, &self.key.name, |entry| {
+                entry.in_flight_rows = unsettled as u64;
+                entry.in_flight_bytes = bytes as u64;
+                entry.open_windows = windows as u64;
+                entry.deferred_rows = stashed as u64;
+            });
         if self.reports.is_multiple_of(BACKLOG_EVERY) {
             self.count_backlog(context);
         }
@@ -588,11 +642,13 @@ impl OutboxReader {
             let oldest = known.map_or(unread.oldest, |since| now.since(since).max(unread.oldest));
             let rows = unread.rows + (reader.intake.handed() + reader.intake.stashed()) as u64;
             reader.metrics.lag(rows, oldest);
-            reader.board.update_pipeline(&reader.key.database, &reader.key.name, |entry| {
-                entry.lag_rows = rows;
-                entry.lag_at_least = unread.at_least;
-                entry.lag_oldest_seconds = oldest.as_secs_f64();
-            });
+            reader
+                .board
+                .update_pipeline(&reader.key.database, &reader.key.name, |entry| {
+                    entry.lag_rows = rows;
+                    entry.lag_at_least = unread.at_least;
+                    entry.lag_oldest_seconds = oldest.as_secs_f64();
+                });
         }));
     }
 }
@@ -601,7 +657,8 @@ impl Drop for OutboxReader {
     /// Whatever ends a reader, nothing more of its flow is sent.
     fn drop(&mut self) {
         self.tag.make_void();
-        self.metrics.rows_returned(self.tag.own.rows() + self.intake.stashed());
+        self.metrics
+            .rows_returned(self.tag.own.rows() + self.intake.stashed());
         self.metrics.in_flight(0, 0);
     }
 }
@@ -647,9 +704,10 @@ impl Handler<Outcomes> for OutboxReader {
             }
         }
         let stored = outcomes.stored.len() as u64;
-        self.board.update_pipeline(&self.key.database, &self.key.name, |entry| {
-            entry.delivered_rows += stored;
-        });
+        self.board
+            .update_pipeline(&self.key.database, &self.key.name, |entry| {
+                entry.delivered_rows += stored;
+            });
         if let Some(rejected) = outcomes.rejected {
             tracing::error!(
                 pipeline = %self.key, row = rejected.seq.id, reason = %rejected.reason,
@@ -657,7 +715,10 @@ impl Handler<Outcomes> for OutboxReader {
             );
             self.metrics.row_blocked();
             let reason = rejected.reason.clone();
-            self.set_state(PipelineState::Blocked { row_id: rejected.seq.id, reason });
+            self.set_state(PipelineState::Blocked {
+                row_id: rejected.seq.id,
+                reason,
+            });
             self.end(Exit::Blocked(rejected.reason), context);
             return;
         }
@@ -670,6 +731,18 @@ impl Handler<Wake> for OutboxReader {
 
     fn handle(&mut self, _: Wake, context: &mut Self::Context) {
         fault::point("outbox_reader.Wake");
+        self.watching = false;
+        self.intake.wake();
+        self.go_on(context);
+    }
+}
+
+impl Handler<ProbeReady> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, message: ProbeReady, context: &mut Self::Context) {
+        fault::point("outbox_reader.ProbeReady");
+        self.probe = message.probe;
         self.watching = false;
         self.intake.wake();
         self.go_on(context);

@@ -45,13 +45,15 @@ impl Pool {
     /// Rows that may still be handed.
     #[must_use]
     pub fn free_rows(&self) -> usize {
-        self.most_rows.saturating_sub(self.rows.load(Ordering::Relaxed))
+        self.most_rows
+            .saturating_sub(self.rows.load(Ordering::Relaxed))
     }
 
     /// Bytes that may still be handed.
     #[must_use]
     pub fn free_bytes(&self) -> usize {
-        self.most_bytes.saturating_sub(self.bytes.load(Ordering::Relaxed))
+        self.most_bytes
+            .saturating_sub(self.bytes.load(Ordering::Relaxed))
     }
 
     /// Rows in use.

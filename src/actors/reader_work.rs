@@ -27,10 +27,8 @@ pub(super) struct Work {
 pub(super) struct Rendered {
     pub(super) ready: Vec<Ready>,
     pub(super) poison: Option<(Seq, Poison)>,
-    /// How many rows were read, the last one's id, and the bytes of the rendered
-    /// ones.
+    /// How many rows were read, and the bytes of the rendered ones.
     pub(super) read: usize,
-    pub(super) last: RowId,
     pub(super) bytes: usize,
 }
 
@@ -38,7 +36,11 @@ pub(super) struct Rendered {
 #[derive(Debug)]
 pub(super) enum Fetched {
     Whole(Rendered),
-    Bounds { first: RowId, last: RowId },
+    Bounds {
+        first: RowId,
+        first_fresh: RowId,
+        last: RowId,
+    },
 }
 
 /// What came of a task.
@@ -58,7 +60,6 @@ pub(super) enum Done {
         window: WindowNumber,
         rows: Rendered,
         is_last: bool,
-        end: RowId,
     },
     Refilled {
         lane: usize,
@@ -84,18 +85,53 @@ impl Work {
                 let taken_at = self.clock.now();
                 let opened = self.store.open_window(outbox, &seen, clamp(page)).await?;
                 let fetched = self.fetched(opened.rows, next_window, floor);
-                Done::Opened { snapshot: opened.snapshot, taken_at, fetched }
+                Done::Opened {
+                    snapshot: opened.snapshot,
+                    taken_at,
+                    fetched,
+                }
             }
-            Wish::Reopen { window, from, to, page } => {
-                let rows = self.store.reopen_window(outbox, &from, &to, clamp(page)).await?;
-                Done::Reopened { window, fetched: self.fetched(rows, window, None) }
+            Wish::Reopen {
+                window,
+                from,
+                to,
+                page,
+            } => {
+                let rows = self
+                    .store
+                    .reopen_window(outbox, &from, &to, clamp(page))
+                    .await?;
+                Done::Reopened {
+                    window,
+                    fetched: self.fetched(rows, window, None),
+                }
             }
-            Wish::Page { window, from, to, after, last, page } => {
-                let request = PageRequest { outbox, from, to, after, last, limit: clamp(page) };
+            Wish::Page {
+                window,
+                from,
+                to,
+                after,
+                first_fresh,
+                last,
+                page,
+            } => {
+                let request = PageRequest {
+                    outbox,
+                    from,
+                    to,
+                    after,
+                    first_fresh,
+                    last,
+                    limit: clamp(page),
+                };
                 let rows = self.store.read_page(&request).await?;
                 let is_last = rows.len() < page;
                 let rows = self.render(rows, |_| window, floor);
-                Done::Page { window, rows, is_last, end: last }
+                Done::Page {
+                    window,
+                    rows,
+                    is_last,
+                }
             }
             Wish::Refill { lane, rows: asked } => {
                 let ids: Vec<RowId> = asked.iter().map(|seq| seq.id).collect();
@@ -114,14 +150,25 @@ impl Work {
 
     /// Writes the position down.
     pub(super) async fn save(self, position: Position) -> Result<Option<Done>, StoreError> {
-        let fenced = self.store.save_position(&self.pipeline, self.epoch, &position).await?;
+        let fenced = self
+            .store
+            .save_position(&self.pipeline, self.epoch, &position)
+            .await?;
         Ok(Some(Done::Saved(fenced)))
     }
 
     fn fetched(&self, rows: WindowRows, window: WindowNumber, floor: Option<Moment>) -> Fetched {
         match rows {
             WindowRows::Whole(rows) => Fetched::Whole(self.render(rows, |_| window, floor)),
-            WindowRows::Bounds { first, last } => Fetched::Bounds { first, last },
+            WindowRows::Bounds {
+                first,
+                first_fresh,
+                last,
+            } => Fetched::Bounds {
+                first,
+                first_fresh,
+                last,
+            },
         }
     }
 
@@ -136,17 +183,22 @@ impl Work {
             ready: Vec::with_capacity(rows.len()),
             poison: None,
             read: rows.len(),
-            last: rows.last().map_or(0, |row| row.id),
             bytes: 0,
         };
         for row in rows {
-            let seq = Seq { window: window_of(row.id), id: row.id };
+            let seq = Seq {
+                window: window_of(row.id),
+                id: row.id,
+            };
             let inserted = Moment::from_origin(now.since_origin().saturating_sub(row.age));
             let visible_since = floor.map_or(inserted, |floor| inserted.max(floor)).min(now);
             match self.renderer.render(row, seq.window) {
                 Ok(envelope) => {
                     rendered.bytes += envelope.weight();
-                    rendered.ready.push(Ready { envelope, visible_since });
+                    rendered.ready.push(Ready {
+                        envelope,
+                        visible_since,
+                    });
                 }
                 Err(poison) => {
                     rendered.poison = Some((seq, poison));

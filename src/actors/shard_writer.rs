@@ -99,7 +99,8 @@ impl ShardWriter {
             return;
         }
         let tags = &self.tags;
-        self.dispatch.purge(|flow| tags.get(&flow).is_none_or(|tag| tag.is_void()));
+        self.dispatch
+            .purge(|flow| tags.get(&flow).is_none_or(|tag| tag.is_void()));
         self.tags.retain(|_, tag| !tag.is_void());
     }
 
@@ -126,7 +127,10 @@ impl ShardWriter {
             data: row.envelope.body.clone(),
         };
         let records: Vec<PutRecord> = in_flight.iter().map(|taken| record(&taken.row)).collect();
-        let bytes: usize = in_flight.iter().map(|taken| taken.row.envelope.weight()).sum();
+        let bytes: usize = in_flight
+            .iter()
+            .map(|taken| taken.row.envelope.weight())
+            .sum();
         self.parts.metrics.offered(records.len(), bytes);
         let service = Arc::clone(&self.parts.service);
         let began = self.parts.clock.now();
@@ -153,7 +157,9 @@ impl ShardWriter {
         let offered = self.dispatch.in_flight().len();
         let outcome = call_outcome(&done.answer);
         let random = fastrand::f64();
-        let answer = self.dispatch.answered(done.answer, self.parts.clock.now(), random);
+        let answer = self
+            .dispatch
+            .answered(done.answer, self.parts.clock.now(), random);
         self.parts.metrics.call(outcome, done.took);
         self.report_call(&answer, offered);
         self.settle(answer);
@@ -168,12 +174,16 @@ impl ShardWriter {
         };
         let ShardWriterName { stream, shard } = self.name();
         match (&self.trouble, &now) {
-            (None, Some(failure)) => tracing::warn!(%stream, %shard, %failure, "calls fail; trying again"),
+            (None, Some(failure)) => {
+                tracing::warn!(%stream, %shard, %failure, "calls fail; trying again")
+            }
             (Some(_), None) => tracing::info!(%stream, %shard, "calls succeed again"),
             (None, None) | (Some(_), Some(_)) => {}
         }
         if self.trouble != now {
-            self.parts.board.update_stream(stream.label(), |status| status.problem.clone_from(&now));
+            self.parts
+                .board
+                .update_stream(stream.label(), |status| status.problem.clone_from(&now));
         }
         self.trouble = now;
     }
@@ -185,7 +195,11 @@ impl ShardWriter {
         }
     }
 
-    fn count_retries(&self, answer: &Result<Vec<RecordOutcome>, CallFailure>, whole: Option<RetryReason>) {
+    fn count_retries(
+        &self,
+        answer: &Result<Vec<RecordOutcome>, CallFailure>,
+        whole: Option<RetryReason>,
+    ) {
         let in_flight = self.dispatch.in_flight();
         for (place, taken) in in_flight.iter().enumerate() {
             let reason = match answer {
@@ -209,15 +223,24 @@ impl ShardWriter {
     }
 
     fn report_call(&mut self, answer: &Answer<RoutedRow>, offered: usize) {
-        let bytes: usize = answer.stored.iter().map(|stored| stored.row.envelope.weight()).sum();
+        let bytes: usize = answer
+            .stored
+            .iter()
+            .map(|stored| stored.row.envelope.weight())
+            .sum();
         self.parts.metrics.accepted(answer.stored.len(), bytes);
         if answer.throttled > 0 {
             self.parts.metrics.throttled(answer.throttled);
             tracing::debug!(shard = %self.parts.shard, throttled = answer.throttled, offered, "throttled");
         }
-        let surprise = answer.stored.iter().find(|stored| stored.shard != self.parts.shard);
+        let surprise = answer
+            .stored
+            .iter()
+            .find(|stored| stored.shard != self.parts.shard);
         if let Some(stored) = surprise {
-            let message = UnexpectedShard { shard: stored.shard.clone() };
+            let message = UnexpectedShard {
+                shard: stored.shard.clone(),
+            };
             if self.parts.router.try_send(message).is_err() {
                 tracing::debug!(shard = %self.parts.shard, "the router is gone");
             }
@@ -227,7 +250,10 @@ impl ShardWriter {
         let Some(highest) = highest.filter(|_| surprise.is_none()) else {
             return;
         };
-        let (new, old) = ((highest.len(), highest), (self.last_sequence.len(), &self.last_sequence));
+        let (new, old) = (
+            (highest.len(), highest),
+            (self.last_sequence.len(), &self.last_sequence),
+        );
         if new < old {
             self.parts.metrics.sequence_regressed();
         } else {
@@ -247,16 +273,34 @@ impl ShardWriter {
             entry.1.push((envelope.seq, envelope.hash));
         }
         for (tag, stored) in per_flow.into_values() {
-            tell(&tag, Outcomes { stored, rejected: None });
+            tell(
+                &tag,
+                Outcomes {
+                    stored,
+                    rejected: None,
+                },
+            );
         }
         let Some(rejected) = answer.rejected else {
             return;
         };
         let RoutedRow { envelope, ticket } = rejected.row;
         let tag = Arc::clone(ticket.tag());
-        let reason = format!("Kinesis refuses the record: {} ({})", rejected.message, rejected.code);
-        let rejected = Some(RejectedRow { seq: envelope.seq, reason });
-        tell(&tag, Outcomes { stored: Vec::new(), rejected });
+        let reason = format!(
+            "Kinesis refuses the record: {} ({})",
+            rejected.message, rejected.code
+        );
+        let rejected = Some(RejectedRow {
+            seq: envelope.seq,
+            reason,
+        });
+        tell(
+            &tag,
+            Outcomes {
+                stored: Vec::new(),
+                rejected,
+            },
+        );
         // The ticket is dropped unsettled: nothing more of this flow is sent, and
         // its reader starts again before that row.
         drop(ticket);
@@ -273,19 +317,21 @@ impl ShardWriter {
         self.parts.metrics.budget_factor(factor);
         self.parts.metrics.queued(queued, queued_bytes);
         let shard = &self.parts.shard;
-        self.parts.board.update_stream(self.parts.stream.label(), |status| {
-            let place = status.shards.iter_mut().find(|entry| entry.id == shard.0);
-            if let Some(entry) = place {
-                *entry = ShardStatus {
-                    id: Arc::clone(&shard.0),
-                    records_utilisation: records,
-                    bytes_utilisation: bytes,
-                    budget_factor: factor,
-                    queued_rows: queued as u64,
-                    queued_bytes: queued_bytes as u64,
-                };
-            }
-        });
+        self.parts
+            .board
+            .update_stream(self.parts.stream.label(), |status| {
+                let place = status.shards.iter_mut().find(|entry| entry.id == shard.0);
+                if let Some(entry) = place {
+                    *entry = ShardStatus {
+                        id: Arc::clone(&shard.0),
+                        records_utilisation: records,
+                        bytes_utilisation: bytes,
+                        budget_factor: factor,
+                        queued_rows: queued as u64,
+                        queued_bytes: queued_bytes as u64,
+                    };
+                }
+            });
         context.run_later(REPORT_EVERY, Self::report);
     }
 }
@@ -315,8 +361,14 @@ fn retry_reason(answer: &Result<Vec<RecordOutcome>, CallFailure>) -> Option<Retr
 fn call_outcome(answer: &Result<Vec<RecordOutcome>, CallFailure>) -> CallOutcome {
     match answer {
         Ok(outcomes) => {
-            let all = outcomes.iter().all(|outcome| matches!(outcome, RecordOutcome::Stored { .. }));
-            if all { CallOutcome::Stored } else { CallOutcome::Partial }
+            let all = outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, RecordOutcome::Stored { .. }));
+            if all {
+                CallOutcome::Stored
+            } else {
+                CallOutcome::Partial
+            }
         }
         Err(CallFailure::Throttled { .. }) => CallOutcome::Throttled,
         Err(CallFailure::Unknown { .. }) => CallOutcome::Unknown,

@@ -179,7 +179,13 @@ impl StreamRouter {
         }
     }
 
-    fn is_ready(&mut self, map: ShardMap, max_record_bytes: usize, status: &str, context: &mut Context<Self>) {
+    fn is_ready(
+        &mut self,
+        map: ShardMap,
+        max_record_bytes: usize,
+        status: &str,
+        context: &mut Context<Self>,
+    ) {
         let stream = self.parts.stream.clone();
         if self.trouble.take().is_some() {
             tracing::info!(%stream, "the stream can be used again");
@@ -194,17 +200,27 @@ impl StreamRouter {
             return;
         }
         tracing::info!(%stream, shards = map.shards().len(), max_record_bytes, "the stream is ready");
-        self.slots = map.shards().iter().map(|shard| (shard.id.clone(), Slot::default())).collect();
+        self.slots = map
+            .shards()
+            .iter()
+            .map(|shard| (shard.id.clone(), Slot::default()))
+            .collect();
         self.parts.board.update_stream(stream.label(), |entry| {
             entry.name = Arc::clone(stream.label());
             entry.status = status.to_owned();
             entry.problem = None;
-            let shard = |shard: &Shard| ShardStatus { id: Arc::clone(&shard.id.0), ..ShardStatus::default() };
+            let shard = |shard: &Shard| ShardStatus {
+                id: Arc::clone(&shard.id.0),
+                ..ShardStatus::default()
+            };
             entry.shards = map.shards().iter().map(shard).collect();
         });
         let map = Arc::new(map);
         self.state = Some((Arc::clone(&map), max_record_bytes));
-        self.tell_supervisor(StreamState::Ready { map, max_record_bytes });
+        self.tell_supervisor(StreamState::Ready {
+            map,
+            max_record_bytes,
+        });
     }
 
     /// Trouble with the examination does not stop what is known to work: rows go
@@ -227,7 +243,12 @@ impl StreamRouter {
 
     fn tell_supervisor(&self, state: StreamState) {
         let stream = self.parts.stream.clone();
-        if self.parts.supervisor.try_send(StreamChanged { stream, state }).is_err() {
+        if self
+            .parts
+            .supervisor
+            .try_send(StreamChanged { stream, state })
+            .is_err()
+        {
             tracing::debug!("the supervisor is gone");
         }
     }
@@ -272,7 +293,10 @@ fn judge(description: &StreamDescription, shards: Vec<Shard>) -> Result<ShardMap
         );
     }
     if !description.writable {
-        return Err(format!("the stream's status is {}; waiting until it is ACTIVE", description.status));
+        return Err(format!(
+            "the stream's status is {}; waiting until it is ACTIVE",
+            description.status
+        ));
     }
     ShardMap::new(shards).map_err(|error| error.to_string())
 }

@@ -1,1 +1,122 @@
-//! The cli layer.
+//! The commands, one per file.
+//!
+//! Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration (as
+//! `sysexits.h` numbers them).
+
+#[cfg(feature = "demo")]
+mod demo;
+mod logging;
+mod migrate;
+mod output;
+mod run;
+mod validate;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::environment::Environment;
+use crate::config::problem::ConfigError;
+use crate::config::settings::Settings;
+use output::Output;
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 64;
+const BAD_CONFIGURATION: u8 = 78;
+
+/// Relays PostgreSQL transactional outboxes to Amazon Kinesis Data Streams.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, propagate_version = true)]
+#[command(
+    after_help = "Without a configuration file DATABASE_URL and the standard AWS_* environment \
+are enough. Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration."
+)]
+struct Arguments {
+    /// The configuration file (TOML); see configs/tidegate.toml for every key
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "TIDEGATE_CONFIG",
+        value_name = "FILE"
+    )]
+    config: Option<PathBuf>,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Relay until SIGTERM or SIGINT; a second signal exits at once
+    Run {
+        /// Check the configuration, as `validate` does, and exit
+        #[arg(long)]
+        check: bool,
+    },
+    /// Install or upgrade schema `tide` in every configured database
+    Migrate,
+    /// Check the configuration offline and list everything that is wrong with it
+    Validate,
+    /// Publish, relay, read back and check: with a private PostgreSQL and a
+    /// Kinesis emulator
+    #[cfg(feature = "demo")]
+    Demo(demo::Arguments),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Configuration(#[from] ConfigError),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Configuration(_) => ExitCode::from(BAD_CONFIGURATION),
+            Self::Failed(_) => ExitCode::from(FAILED),
+        }
+    }
+}
+
+/// Parses the command line and does what it says.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are printed the same way, and are no mistakes.
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            if error.print().is_err() {
+                return ExitCode::from(FAILED);
+            }
+            return ExitCode::from(code);
+        }
+    };
+    let output = arguments.output;
+    let settings = || load(arguments.config.as_deref());
+    let result = match arguments.command {
+        Command::Run { check: true } | Command::Validate => validate::run(settings(), output),
+        Command::Run { check: false } => settings().and_then(run::run),
+        Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
+        #[cfg(feature = "demo")]
+        Command::Demo(options) => demo::run(&options, output),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+fn load(file: Option<&std::path::Path>) -> Result<Settings, Failure> {
+    Ok(Settings::load(file, Environment::of_process())?)
+}

@@ -132,6 +132,14 @@ impl PipelineSpec {
 
 // === impl StreamRef ===
 
+impl StreamTarget {
+    /// The stream's name: an ARN's last part.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.stream.name()
+    }
+}
+
 impl StreamRef {
     /// The stream's name: an ARN's last part.
     #[must_use]

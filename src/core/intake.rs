@@ -96,6 +96,8 @@ pub enum Wish {
         to: Snapshot,
         /// Ids above this.
         after: RowId,
+        /// See [`super::ports::WindowRows::Bounds`].
+        first_fresh: RowId,
         /// Ids up to this.
         last: RowId,
         /// At most so many.
@@ -130,14 +132,22 @@ pub struct Ready {
 enum Scan {
     /// All open windows have been read to their end.
     Done,
-    /// This window was written down by an earlier incarnation and is to be read.
-    Reopen(WindowNumber),
+    /// This window is to be read, from above `after` on.
+    Reopen { window: WindowNumber, after: RowId },
     /// This window is being read; `after` is the last id read.
     Paging {
         window: WindowNumber,
         after: RowId,
+        first_fresh: RowId,
         last: RowId,
     },
+}
+
+impl Scan {
+    const fn read_from_start(window: WindowNumber) -> Self {
+        let after = RowId::MIN;
+        Self::Reopen { window, after }
+    }
 }
 
 /// The state of one reader.
@@ -179,7 +189,7 @@ impl Intake {
         let scan = recorded
             .open
             .first()
-            .map_or(Scan::Done, |window| Scan::Reopen(window.number));
+            .map_or(Scan::Done, |window| Scan::read_from_start(window.number));
         let highest_mark = recorded.marks.iter().map(|mark| mark.settled.window).max();
         Self {
             limits,
@@ -217,6 +227,12 @@ impl Intake {
     /// Reads nothing more; what was handed is still seen settled.
     pub const fn stop_reading(&mut self) {
         self.stopped = true;
+    }
+
+    /// Whether reading is stopped.
+    #[must_use]
+    pub const fn is_held(&self) -> bool {
+        self.stopped
     }
 
     /// Goes on reading after [`Self::stop_reading`].
@@ -299,7 +315,7 @@ impl Intake {
                 page,
             }),
             Scan::Done => None,
-            Scan::Reopen(window) => {
+            Scan::Reopen { window, .. } => {
                 let (from, to) = self.bounds_of(window)?;
                 Some(Wish::Reopen {
                     window,
@@ -311,6 +327,7 @@ impl Intake {
             Scan::Paging {
                 window,
                 after,
+                first_fresh,
                 last,
             } => {
                 let (from, to) = self.bounds_of(window)?;
@@ -319,6 +336,7 @@ impl Intake {
                     from,
                     to,
                     after,
+                    first_fresh,
                     last,
                     page,
                 })
@@ -374,7 +392,7 @@ impl Intake {
         self.position.last_number = number;
         self.position.open.push(OpenWindow { number, snapshot });
         self.opened_at.push((number, taken_at));
-        self.scan = Scan::Reopen(number);
+        self.scan = Scan::read_from_start(number);
         self.news = false;
         self.must_save = true;
         self.head_taken_at = Some(taken_at);
@@ -389,38 +407,59 @@ impl Intake {
     }
 
     /// A window turned out to be larger than a page: it is read within these
-    /// bounds.
-    pub fn begin_paging(&mut self, window: WindowNumber, first: RowId, last: RowId) {
-        let settled = self
-            .recorded
-            .open
-            .first()
-            .filter(|open| open.number == window);
-        let after = settled.map_or(first - 1, |_| self.recorded.settled_id.max(first - 1));
+    /// bounds (see [`super::ports::WindowRows::Bounds`]).
+    pub fn begin_paging(
+        &mut self,
+        window: WindowNumber,
+        first: RowId,
+        first_fresh: RowId,
+        last: RowId,
+    ) {
+        let is_first = |open: &&OpenWindow| open.number == window;
+        let settled = self.recorded.open.first().filter(is_first);
+        let settled_id = settled.map_or(RowId::MIN, |_| self.recorded.settled_id);
+        let after = settled_id
+            .max(first.saturating_sub(1))
+            .max(self.read_in(window));
         self.scan = Scan::Paging {
             window,
             after,
+            first_fresh,
             last,
         };
         self.news = true;
     }
 
+    /// The last id read of a window that is being read.
+    const fn read_in(&self, window: WindowNumber) -> RowId {
+        match self.scan {
+            Scan::Reopen {
+                window: read,
+                after,
+            }
+            | Scan::Paging {
+                window: read,
+                after,
+                ..
+            } if read.0 == window.0 => after,
+            Scan::Done | Scan::Reopen { .. } | Scan::Paging { .. } => RowId::MIN,
+        }
+    }
+
     /// All rows of the window have been read; the next one follows.
     pub fn end_window(&mut self, window: WindowNumber) {
         let next = self.position.open.iter().find(|open| open.number > window);
-        self.scan = next.map_or(Scan::Done, |open| Scan::Reopen(open.number));
+        self.scan = next.map_or(Scan::Done, |open| Scan::read_from_start(open.number));
         self.dirty = true;
     }
 
-    /// Reading stops before a row that cannot be sent; the rest of its window is
-    /// read from there when reading is resumed.
-    pub fn hold_before(&mut self, row: Seq, last: RowId) {
+    /// Reading stops before a row that cannot be sent; it goes on from there when
+    /// it is resumed.
+    pub const fn hold_before(&mut self, row: Seq) {
         self.stopped = true;
-        self.scan = Scan::Paging {
-            window: row.window,
-            after: row.id - 1,
-            last,
-        };
+        if let Scan::Reopen { after, .. } | Scan::Paging { after, .. } = &mut self.scan {
+            *after = row.id - 1;
+        }
     }
 
     /// A row was read: hands it to its lane. Answers it when it goes to the
@@ -428,7 +467,10 @@ impl Intake {
     /// incarnation.
     pub fn take_in(&mut self, ready: Ready, room: &mut Room) -> Option<Envelope> {
         let seq = ready.envelope.seq;
-        if let Scan::Paging { window, after, .. } = &mut self.scan
+        if seq.id <= self.read_in(seq.window) {
+            return None;
+        }
+        if let Scan::Reopen { window, after } | Scan::Paging { window, after, .. } = &mut self.scan
             && *window == seq.window
         {
             *after = seq.id;
@@ -516,9 +558,9 @@ impl Intake {
     fn next_unread(&self) -> Option<Seq> {
         match self.scan {
             Scan::Done => None,
-            Scan::Reopen(window) => Some(Seq {
+            Scan::Reopen { window, after } => Some(Seq {
                 window,
-                id: RowId::MIN,
+                id: after.saturating_add(1),
             }),
             Scan::Paging { window, after, .. } => Some(Seq {
                 window,
@@ -681,6 +723,16 @@ impl Intake {
     #[must_use]
     pub fn head(&self) -> &Snapshot {
         self.position.head()
+    }
+
+    /// What has been read to its end: the head, or what came before the window
+    /// that is being read.
+    #[must_use]
+    pub fn read_up_to(&self) -> Snapshot {
+        let reading = self
+            .next_unread()
+            .and_then(|row| self.bounds_of(row.window));
+        reading.map_or_else(|| self.head().clone(), |(from, _)| from)
     }
 
     /// The first row that is not settled, and since when it has been visible if

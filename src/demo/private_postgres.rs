@@ -19,21 +19,28 @@
 //!
 //! The functions block; starting takes about a second (`initdb`).
 
+mod error;
+mod installation;
+mod watchdog;
+
 use std::fs::{self, File};
-use std::io::{self, Write};
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Executor};
-use tempfile::TempDir;
+use tokio::time::Instant;
 
-/// Names the directory of the server binaries to use.
-pub const BINARIES_VARIABLE: &str = "TIDEGATE_PG_BIN";
+pub use self::error::PrivatePostgresError;
+pub use self::installation::BINARIES_VARIABLE;
+
+use self::error::system;
+use self::installation::{ServerUser, find_binaries, server_user};
+use self::watchdog::Watchdog;
 
 /// How long the server may take to begin or to end; a loaded machine needs
 /// seconds, so this is only a bound.
@@ -48,83 +55,12 @@ const PORT_TRIES: usize = 5;
 /// A Unix socket's path may have 107 bytes; the server adds `/.s.PGSQL.65535`.
 const LONGEST_SOCKET_DIRECTORY: usize = 90;
 
-/// Reads process ids, the last line being the running server's (empty: none).
-/// When the pipe closes, it ends that server and removes the directory.
-const WATCHDOG: &str = r#"
-trap '' INT TERM HUP
-server=
-while read -r line; do server=$line; done
-if [ -n "$server" ]; then
-    kill -QUIT "$server" 2>/dev/null
-    tries=0
-    while kill -0 "$server" 2>/dev/null && [ "$tries" -lt 100 ]; do
-        tries=$((tries + 1))
-        sleep 0.05
-    done
-    kill -KILL "$server" 2>/dev/null
-fi
-rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
-"#;
-
-/// Why there is no private server.
-#[derive(Debug, thiserror::Error)]
-pub enum PrivatePostgresError {
-    /// No server binaries were found.
-    #[error(
-        "no PostgreSQL server found in /usr/lib/postgresql: install one (Debian: apt-get install postgresql) or set {BINARIES_VARIABLE} to the directory of initdb and postgres"
-    )]
-    NoBinaries,
-    /// The variable names a directory without them.
-    #[error("{BINARIES_VARIABLE} is {0:?}, which has no initdb and postgres")]
-    BadDirectory(PathBuf),
-    /// Root may not run the server and there is nobody else.
-    #[error("root cannot run PostgreSQL, and /etc/passwd has neither a user postgres nor nobody")]
-    NoUser,
-    /// Something with files or processes.
-    #[error("{doing}: {source}")]
-    System {
-        /// What was being done.
-        doing: String,
-        /// The system's word.
-        source: io::Error,
-    },
-    /// A program said no.
-    #[error("{program} failed: {output}")]
-    Failed {
-        /// The program.
-        program: &'static str,
-        /// The end of what it printed.
-        output: String,
-    },
-    /// A state was not reached in time.
-    #[error("PostgreSQL was not {state} within {DEADLINE:?}: {log}")]
-    TooSlow {
-        /// The state.
-        state: &'static str,
-        /// The end of its log.
-        log: String,
-    },
-    /// A statement failed.
-    #[error("{doing}: {source}")]
-    Sql {
-        /// What was being done.
-        doing: String,
-        /// The database's word.
-        source: sqlx::Error,
-    },
-}
-
-fn system(doing: impl Into<String>) -> impl FnOnce(io::Error) -> PrivatePostgresError {
-    let doing = doing.into();
-    move |source| PrivatePostgresError::System { doing, source }
-}
-
 /// How the server is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrivatePostgresOptions {
     /// Whether commits survive a crash of the machine (`fsync`). They survive
-    /// [`PrivatePostgres::kill`] either way. Off by default: three times faster
-    /// to start, and tests rarely test the disk.
+    /// [`PrivatePostgres::kill`] either way. Off by default: faster, and tests
+    /// rarely test the disk.
     pub durable: bool,
     /// Connections allowed, 200 by default.
     pub max_connections: u16,
@@ -148,17 +84,9 @@ pub struct PrivatePostgres {
     options: PrivatePostgresOptions,
     binaries: PathBuf,
     user: Option<ServerUser>,
-    directory: PathBuf,
     port: u16,
     server: Option<Child>,
-    watchdog: Child,
-}
-
-/// Who runs the server in place of root.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct ServerUser {
-    uid: u32,
-    gid: u32,
+    watchdog: Watchdog,
 }
 
 impl PrivatePostgres {
@@ -179,15 +107,14 @@ impl PrivatePostgres {
             chown(temporary.path(), Some(uid), Some(gid))
                 .map_err(system("give the temporary directory to the server's user"))?;
         }
-        let watchdog = start_watchdog(temporary)?;
+        let watchdog = Watchdog::start(temporary)?;
         let mut postgres = Self {
             options,
             binaries,
             user,
-            directory: watchdog.directory,
             port: free_port()?,
             server: None,
-            watchdog: watchdog.child,
+            watchdog,
         };
         postgres.initialize()?;
         for tries_left in (0..PORT_TRIES).rev() {
@@ -241,7 +168,11 @@ impl PrivatePostgres {
         original: &str,
     ) -> Result<String, PrivatePostgresError> {
         let quote = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        let statement = format!("CREATE DATABASE {} TEMPLATE {}", quote(name), quote(original));
+        let statement = format!(
+            "CREATE DATABASE {} TEMPLATE {}",
+            quote(name),
+            quote(original)
+        );
         self.administer(&statement).await?;
         Ok(self.url(name))
     }
@@ -258,7 +189,10 @@ impl PrivatePostgres {
         let options: sqlx::postgres::PgConnectOptions =
             self.url("postgres").parse().map_err(failed)?;
         let mut connection = options.connect().await.map_err(failed)?;
-        connection.execute(AssertSqlSafe(statement.to_owned())).await.map_err(failed)?;
+        connection
+            .execute(AssertSqlSafe(statement.to_owned()))
+            .await
+            .map_err(failed)?;
         connection.close().await.map_err(failed)
     }
 
@@ -270,7 +204,7 @@ impl PrivatePostgres {
         let Some(mut server) = self.server.take() else {
             return Ok(());
         };
-        self.tell_watchdog("");
+        self.watchdog.watch(None);
         server.kill().map_err(system("kill the server"))?;
         server.wait().map_err(system("wait for the server's end"))?;
         Ok(())
@@ -312,12 +246,16 @@ impl PrivatePostgres {
         )
     }
 
+    fn directory(&self) -> &Path {
+        self.watchdog.directory()
+    }
+
     fn log_path(&self) -> PathBuf {
-        self.directory.join("server.log")
+        self.directory().join("server.log")
     }
 
     fn data_path(&self) -> PathBuf {
-        self.directory.join("data")
+        self.directory().join("data")
     }
 
     /// The last lines of the log, for an error.
@@ -327,8 +265,15 @@ impl PrivatePostgres {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.binaries.join(program));
-        command.current_dir(&self.directory).stdin(Stdio::null()).process_group(0);
-        command.env_remove("PGDATA").env_remove("PGPORT").env("LC_ALL", "C").env("TZ", "UTC");
+        command
+            .current_dir(self.directory())
+            .stdin(Stdio::null())
+            .process_group(0);
+        command
+            .env_remove("PGDATA")
+            .env_remove("PGPORT")
+            .env("LC_ALL", "C")
+            .env("TZ", "UTC");
         if let Some(ServerUser { uid, gid }) = self.user {
             command.uid(uid).gid(gid);
         }
@@ -336,11 +281,22 @@ impl PrivatePostgres {
     }
 
     fn initialize(&self) -> Result<(), PrivatePostgresError> {
-        let Output { status, stdout, stderr } = self
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = self
             .command("initdb")
             .arg("-D")
             .arg(self.data_path())
-            .args(["-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            .args([
+                "-U",
+                "postgres",
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+            ])
             .output()
             .map_err(system("run initdb"))?;
         if status.success() {
@@ -361,44 +317,61 @@ impl PrivatePostgres {
             .map_err(system("open the server's log"))?;
         let log_copy = log.try_clone().map_err(system("open the server's log"))?;
         let mut command = self.command("postgres");
-        command.arg("-D").arg(self.data_path()).stdout(log).stderr(log_copy);
+        command
+            .arg("-D")
+            .arg(self.data_path())
+            .stdout(log)
+            .stderr(log_copy);
         for (name, value) in self.settings() {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         let server = command.spawn().map_err(system("run postgres"))?;
         let pid = server.id();
-        self.tell_watchdog(&pid.to_string());
+        self.watchdog.watch(Some(pid));
         let server = self.server.insert(server);
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
-            if server.try_wait().map_err(system("look at the server"))?.is_some() {
+            if server
+                .try_wait()
+                .map_err(system("look at the server"))?
+                .is_some()
+            {
                 self.server = None;
-                self.tell_watchdog("");
+                self.watchdog.watch(None);
                 return Err(PrivatePostgresError::Failed {
                     program: "postgres",
                     output: self.log_tail(),
                 });
             }
-            if is_ready(&self.directory, pid) {
+            if is_ready(self.watchdog.directory(), pid) {
                 return Ok(());
             }
             thread::sleep(POLL);
         }
         let log = self.log_tail();
         self.kill()?;
-        Err(PrivatePostgresError::TooSlow { state: "ready", log })
+        Err(PrivatePostgresError::TooSlow {
+            state: "ready",
+            log,
+        })
     }
 
     fn settings(&self) -> Vec<(String, String)> {
         let on = |switch: bool| if switch { "on" } else { "off" }.to_owned();
-        let sockets = self.directory.as_os_str().len() <= LONGEST_SOCKET_DIRECTORY;
-        let socket_directory =
-            if sockets { self.directory.display().to_string() } else { String::new() };
+        let sockets = self.directory().as_os_str().len() <= LONGEST_SOCKET_DIRECTORY;
+        let socket_directory = if sockets {
+            self.directory().display().to_string()
+        } else {
+            String::new()
+        };
         let mut settings = vec![
             ("listen_addresses".to_owned(), "127.0.0.1".to_owned()),
             ("port".to_owned(), self.port.to_string()),
             ("unix_socket_directories".to_owned(), socket_directory),
-            ("max_connections".to_owned(), self.options.max_connections.to_string()),
+            (
+                "max_connections".to_owned(),
+                self.options.max_connections.to_string(),
+            ),
             ("fsync".to_owned(), on(self.options.durable)),
             ("full_page_writes".to_owned(), on(self.options.durable)),
             ("timezone".to_owned(), "UTC".to_owned()),
@@ -414,32 +387,34 @@ impl PrivatePostgres {
         };
         // The standard library can only send SIGKILL.
         Command::new("sh")
-            .args(["-c", "kill -\"$0\" \"$1\"", signal, &server.id().to_string()])
+            .args([
+                "-c",
+                "kill -\"$0\" \"$1\"",
+                signal,
+                &server.id().to_string(),
+            ])
             .stderr(Stdio::null())
             .status()
             .map_err(system("signal the server"))?;
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
-            if server.try_wait().map_err(system("look at the server"))?.is_some() {
+            if server
+                .try_wait()
+                .map_err(system("look at the server"))?
+                .is_some()
+            {
                 self.server = None;
-                self.tell_watchdog("");
+                self.watchdog.watch(None);
                 return Ok(());
             }
             thread::sleep(POLL);
         }
         let log = self.log_tail();
         self.kill()?;
-        Err(PrivatePostgresError::TooSlow { state: "stopped", log })
-    }
-
-    /// Tells the watchdog which process to end. If it is gone there is nobody to
-    /// tell, and dropping still cleans up.
-    fn tell_watchdog(&mut self, pid: &str) {
-        if let Some(pipe) = &mut self.watchdog.stdin
-            && let Err(error) = writeln!(pipe, "{pid}")
-        {
-            tracing::warn!(%error, "the private server's watchdog is gone");
-        }
+        Err(PrivatePostgresError::TooSlow {
+            state: "stopped",
+            log,
+        })
     }
 }
 
@@ -448,35 +423,8 @@ impl Drop for PrivatePostgres {
         if let Err(error) = self.end("QUIT") {
             tracing::warn!(%error, "the private server did not stop");
         }
-        // Closing the pipe makes the watchdog remove the directory.
-        drop(self.watchdog.stdin.take());
-        if let Err(error) = self.watchdog.wait() {
-            tracing::warn!(%error, "the private server's watchdog did not end");
-        }
+        self.watchdog.finish();
     }
-}
-
-/// The watchdog and the directory it removes.
-struct Watchdog {
-    child: Child,
-    directory: PathBuf,
-}
-
-fn start_watchdog(temporary: TempDir) -> Result<Watchdog, PrivatePostgresError> {
-    let child = Command::new("sh")
-        .args(["-c", WATCHDOG, "tidegate-pg-watchdog"])
-        .arg(temporary.path())
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .map_err(system("start the watchdog"))?;
-    Ok(Watchdog {
-        child,
-        directory: temporary.keep(),
-    })
 }
 
 /// Whether the server says in its lock file that it takes connections: line 1 is
@@ -489,58 +437,12 @@ fn is_ready(directory: &Path, pid: u32) -> bool {
     lines.first() == Some(&pid.to_string().as_str()) && lines.get(7) == Some(&"ready")
 }
 
-fn find_binaries() -> Result<PathBuf, PrivatePostgresError> {
-    let complete = |path: &Path| path.join("initdb").is_file() && path.join("postgres").is_file();
-    if let Some(value) = std::env::var_os(BINARIES_VARIABLE) {
-        let path = PathBuf::from(value);
-        return if complete(&path) { Ok(path) } else { Err(PrivatePostgresError::BadDirectory(path)) };
-    }
-    let Ok(entries) = fs::read_dir("/usr/lib/postgresql") else {
-        return Err(PrivatePostgresError::NoBinaries);
-    };
-    let mut found: Vec<(u32, PathBuf)> = Vec::new();
-    for entry in entries.flatten() {
-        let version = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let path = entry.path().join("bin");
-        if let Some(version) = version
-            && complete(&path)
-        {
-            found.push((version, path));
-        }
-    }
-    found.sort();
-    found.pop().map(|(_, path)| path).ok_or(PrivatePostgresError::NoBinaries)
-}
-
-/// Who is to run the server: nobody special (`None`) unless the caller, who owns
-/// the directory it has just made, is root.
-fn server_user(made_by_caller: &Path) -> Result<Option<ServerUser>, PrivatePostgresError> {
-    let owner = fs::metadata(made_by_caller).map_err(system("look at the temporary directory"))?;
-    if owner.uid() != 0 {
-        return Ok(None);
-    }
-    let passwd = fs::read_to_string("/etc/passwd").map_err(system("read /etc/passwd"))?;
-    ["postgres", "nobody"]
-        .into_iter()
-        .find_map(|name| find_user(&passwd, name))
-        .map(Some)
-        .ok_or(PrivatePostgresError::NoUser)
-}
-
-fn find_user(passwd: &str, name: &str) -> Option<ServerUser> {
-    let fields: Vec<&str> =
-        passwd.lines().map(|line| line.split(':').collect()).find(|fields: &Vec<&str>| {
-            fields.first() == Some(&name)
-        })?;
-    Some(ServerUser {
-        uid: fields.get(2)?.parse().ok()?,
-        gid: fields.get(3)?.parse().ok()?,
-    })
-}
-
 fn free_port() -> Result<u16, PrivatePostgresError> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).map_err(system("find a free port"))?;
-    Ok(listener.local_addr().map_err(system("find a free port"))?.port())
+    Ok(listener
+        .local_addr()
+        .map_err(system("find a free port"))?
+        .port())
 }
 
 fn tail(text: &str) -> String {
@@ -552,13 +454,6 @@ fn tail(text: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn finds_users_by_name() {
-        let passwd = "root:x:0:0::/root:/bin/sh\npostgres:x:101:104::/var/lib:/bin/sh\n";
-        assert_eq!(find_user(passwd, "postgres"), Some(ServerUser { uid: 101, gid: 104 }));
-        assert_eq!(find_user(passwd, "nobody"), None);
-    }
-
     #[tokio::test]
     async fn starts_survives_a_kill_and_leaves_nothing() {
         let mut postgres =
@@ -568,16 +463,21 @@ mod tests {
         postgres.kill().expect("killed");
         postgres.restart().expect("restarted");
         assert_eq!(postgres.port(), port);
-        let mut connection = sqlx::PgConnection::connect(&url).await.expect("it is still there");
+        let mut connection = sqlx::PgConnection::connect(&url)
+            .await
+            .expect("it is still there");
         let version: i32 = sqlx::query_scalar("SELECT current_setting('server_version_num')::int")
             .fetch_one(&mut connection)
             .await
             .expect("it answers");
         assert!(version >= 130_000, "{version}");
-        let directory = postgres.directory.clone();
+        let directory = postgres.directory().to_owned();
         assert!(directory.exists());
         drop(postgres);
         assert!(!directory.exists());
-        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok(), "the port is in use still");
+        assert!(
+            TcpListener::bind(("127.0.0.1", port)).is_ok(),
+            "the port is in use still"
+        );
     }
 }

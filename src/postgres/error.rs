@@ -19,7 +19,11 @@ impl From<sqlx::Error> for StoreError {
                     | sqlx::Error::WorkerCrashed
             );
             let text = error.to_string();
-            return if passes { Self::Unavailable(text) } else { Self::Refused(text) };
+            return if passes {
+                Self::Unavailable(text)
+            } else {
+                Self::Refused(text)
+            };
         };
         let code = answer.code().unwrap_or_default().into_owned();
         let text = format!("{} ({code})", answer.message());
@@ -75,10 +79,14 @@ mod tests {
 
     #[test]
     fn tells_conditions_from_refusals() {
-        for code in ["08006", "40001", "53100", "53300", "57014", "57P01", "57P03", "25006", "55P03"] {
+        for code in [
+            "08006", "40001", "53100", "53300", "57014", "57P01", "57P03", "25006", "55P03",
+        ] {
             assert!(passes_by_itself(code), "{code}");
         }
-        for code in ["42P01", "42501", "3F000", "28P01", "22023", "23505", "42883"] {
+        for code in [
+            "42P01", "42501", "3F000", "28P01", "22023", "23505", "42883",
+        ] {
             assert!(!passes_by_itself(code), "{code}");
         }
         assert!(hint("42P01").is_some_and(|hint| hint.contains("tidegate migrate")));

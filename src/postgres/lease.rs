@@ -80,8 +80,7 @@ pub(super) async fn claim(
         session.finish().await?;
         return Ok(held);
     };
-    let stored =
-        position::take(store, connection, pipeline, found.outbox.id, Epoch(epoch)).await?;
+    let stored = position::take(store, connection, pipeline, found.outbox.id, Epoch(epoch)).await?;
     check_position(pipeline, &found, &stored)?;
     session.finish().await?;
     Ok(Claim::Granted {
@@ -106,7 +105,8 @@ async fn find_outbox(
             "outbox {name:?} does not exist: SELECT tide.outbox_create('{name}') creates it"
         )));
     };
-    let unreadable = |what: &str| StoreError::Refused(format!("outbox {name:?} has an unreadable {what}"));
+    let unreadable =
+        |what: &str| StoreError::Refused(format!("outbox {name:?} has an unreadable {what}"));
     Ok(FoundOutbox {
         outbox: Outbox {
             id: OutboxId(id),
@@ -181,9 +181,14 @@ pub(super) async fn renew(
         .fetch_all(session.connection())
         .await?;
     session.finish().await?;
-    let renewed: HashSet<(&str, i64)> =
-        renewed.iter().map(|(pipeline, epoch)| (pipeline.as_str(), *epoch)).collect();
-    Ok(held.iter().map(|(pipeline, epoch)| renewed.contains(&(&**pipeline, epoch.0))).collect())
+    let renewed: HashSet<(&str, i64)> = renewed
+        .iter()
+        .map(|(pipeline, epoch)| (pipeline.as_str(), *epoch))
+        .collect();
+    Ok(held
+        .iter()
+        .map(|(pipeline, epoch)| renewed.contains(&(&**pipeline, epoch.0)))
+        .collect())
 }
 
 pub(super) async fn release(

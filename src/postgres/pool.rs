@@ -17,6 +17,9 @@ use crate::core::ports::StoreError;
 /// How `pg_stat_activity` shows the relay.
 pub const APPLICATION_NAME: &str = "tidegate";
 
+/// The longest wait for a lock, or between two statements of a transaction.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
 /// A connection idle for so long is tried before it is used.
 const SUSPECT_AFTER: Duration = Duration::from_secs(10);
 
@@ -30,8 +33,10 @@ pub struct PoolSettings {
     pub max_connections: u32,
     /// How long to wait for a connection: a free one, or a new one to be made.
     pub acquire_timeout: Duration,
-    /// How long the server lets one statement run (or wait for a lock) before it
-    /// cancels it.
+    /// How long the server lets one statement run before it cancels it. It must
+    /// leave room for finding the bounds of a large window, about 0.1 s per
+    /// million rows. Waiting for a lock, or for the relay's next statement inside
+    /// a transaction, is cut off after 10 s if that is less.
     pub statement_timeout: Duration,
     /// Whether sessions are the relay's own: false behind a pooler in
     /// transaction mode. Queries on such a pool must say `persistent(false)` and
@@ -40,14 +45,15 @@ pub struct PoolSettings {
 }
 
 impl PoolSettings {
-    /// The settings for a URL with 8 connections and time-outs of 10 s.
+    /// The settings for a URL with 8 connections, 10 s to get one, and 60 s for a
+    /// statement.
     #[must_use]
     pub fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),
             max_connections: 8,
             acquire_timeout: Duration::from_secs(10),
-            statement_timeout: Duration::from_secs(10),
+            statement_timeout: Duration::from_secs(60),
             own_sessions: true,
         }
     }
@@ -93,15 +99,19 @@ fn connect_options(settings: &PoolSettings) -> Result<PgConnectOptions, StoreErr
             "the database URL is not understood: {error}; expected postgres://user:password@host:5432/database"
         ))
     })?;
-    let options = options.application_name(APPLICATION_NAME).disable_statement_logging();
+    let options = options
+        .application_name(APPLICATION_NAME)
+        .disable_statement_logging();
     if !settings.own_sessions {
         return Ok(options);
     }
-    let time_out = settings.statement_timeout.as_millis().to_string();
+    let milliseconds = |time: Duration| time.as_millis().to_string();
+    let statement = milliseconds(settings.statement_timeout);
+    let wait = milliseconds(settings.statement_timeout.min(LONGEST_WAIT));
     Ok(options.options([
-        ("statement_timeout", time_out.as_str()),
-        ("lock_timeout", &time_out),
-        ("idle_in_transaction_session_timeout", &time_out),
+        ("statement_timeout", statement.as_str()),
+        ("lock_timeout", &wait),
+        ("idle_in_transaction_session_timeout", &wait),
         ("default_transaction_isolation", "read committed"),
         // A statement prepared while the outbox is empty must not keep a plan
         // that walks the table once it is large.
@@ -127,7 +137,10 @@ mod tests {
     fn shared_sessions_are_left_as_they_are() {
         let mut settings = PoolSettings::new("postgres://host/db");
         let own = connect_options(&settings).expect("options");
-        assert!(own.get_options().is_some_and(|options| options.contains("statement_timeout=10000")));
+        assert!(
+            own.get_options()
+                .is_some_and(|options| options.contains("statement_timeout=60000"))
+        );
         settings.own_sessions = false;
         let shared = connect_options(&settings).expect("options");
         assert_eq!(shared.get_options(), None);

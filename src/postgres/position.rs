@@ -3,36 +3,87 @@
 //! A save names its epoch, and the row's epoch decides, under the row's lock,
 //! whether it is written: what a superseded owner sends late changes nothing. It
 //! does not wait for the disk (`synchronous_commit` is off for that one
-//! statement): a position that a crash of the server takes back costs
-//! duplicates, nothing else.
+//! statement).
+//!
+//! A crash of the server may take the last saves back, and with them transaction
+//! ids whose log was not flushed: those are handed out again, so a snapshot that
+//! a relay still remembers may claim to see transactions that are yet to come.
+//! What is on disk is safe, since a save follows in the log all that it speaks
+//! of. Hence two rules:
+//! - a save is refused when the server has started since the position was taken;
+//! - whoever takes a position after a start of the server skips
+//!   [`NUMBERS_LOST_AT_MOST`] window numbers: rows may have been sent under
+//!   numbers that the crash took back, and a consumer drops what is not above
+//!   the last number it saw.
 
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::store::PgOutboxStore;
 use crate::core::ports::{Epoch, Fenced, OutboxId, StoreError};
-use crate::core::position::{OpenWindow, Position, WindowNumber};
+use crate::core::position::{Mark, OpenWindow, Position, RowId, Seq, WindowNumber};
+use crate::core::shard_map::HashRange;
+
+/// More windows than a relay opens in the time for which a server with default
+/// settings may lose asynchronous commits (three times `wal_writer_delay`), or
+/// for which a replica that is promoted may lag: two hours at 100 a second.
+pub(super) const NUMBERS_LOST_AT_MOST: i64 = 1_000_000;
 
 const TAKE: &str = "
 INSERT INTO tide.relay_position AS p (pipeline, outbox_id, epoch)
 VALUES ($1, $2, $3)
 ON CONFLICT (pipeline) DO UPDATE
 SET epoch = excluded.epoch, outbox_id = coalesce(p.outbox_id, excluded.outbox_id),
-    updated_at = clock_timestamp()
-RETURNING p.outbox_id, p.base::text, p.base_number, p.open_windows::text, p.settled_id";
+    last_number = p.last_number
+        + CASE WHEN p.server_started = pg_postmaster_start_time() THEN 0 ELSE $4 END,
+    server_started = pg_postmaster_start_time(), updated_at = clock_timestamp()
+RETURNING p.outbox_id, p.base::text, p.last_number, p.open_windows::text, p.settled_id, p.marks::text";
 
 const SAVE: &str = "
 UPDATE tide.relay_position AS p
-SET base = $3::text::pg_snapshot, base_number = $4, open_windows = $5::text::jsonb,
-    settled_id = $6, updated_at = clock_timestamp()
+SET base = $3::text::pg_snapshot, last_number = $4, open_windows = $5::text::jsonb,
+    settled_id = $6, marks = $7::text::jsonb, updated_at = clock_timestamp()
 FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unflushed (setting)
-WHERE p.pipeline = $1 AND p.epoch = $2 AND unflushed.setting = 'off'";
+WHERE p.pipeline = $1 AND p.epoch = $2 AND p.server_started = pg_postmaster_start_time()
+    AND unflushed.setting = 'off'";
 
 /// An open window as `open_windows` has it.
 #[derive(Serialize, Deserialize)]
 struct WindowRecord {
     number: WindowNumber,
     snapshot: String,
+}
+
+/// A mark as `marks` has it; JSON numbers hold no hash key, so these are texts.
+#[derive(Serialize, Deserialize)]
+struct MarkRecord {
+    first: String,
+    last: String,
+    window: WindowNumber,
+    id: RowId,
+}
+
+impl MarkRecord {
+    fn of(mark: &Mark) -> Self {
+        Self {
+            first: format!("{:x}", mark.range.first),
+            last: format!("{:x}", mark.range.last),
+            window: mark.settled.window,
+            id: mark.settled.id,
+        }
+    }
+
+    fn mark(&self) -> Result<Mark, std::num::ParseIntError> {
+        let range = HashRange {
+            first: u128::from_str_radix(&self.first, 16)?,
+            last: u128::from_str_radix(&self.last, 16)?,
+        };
+        let settled = Seq {
+            window: self.window,
+            id: self.id,
+        };
+        Ok(Mark { range, settled })
+    }
 }
 
 /// A position and the outbox it is of.
@@ -49,16 +100,25 @@ pub(super) async fn take(
     outbox: OutboxId,
     epoch: Epoch,
 ) -> Result<StoredPosition, StoreError> {
-    let (outbox, base, base_number, open_windows, settled_id): (i32, String, i64, String, i64) =
-        sqlx::query_as(TAKE)
-            .bind(pipeline)
-            .bind(outbox.0)
-            .bind(epoch.0)
-            .persistent(store.prepares())
-            .fetch_one(connection)
-            .await?;
+    let (outbox, base, last_number, open_windows, settled_id, marks): (
+        i32,
+        String,
+        i64,
+        String,
+        i64,
+        String,
+    ) = sqlx::query_as(TAKE)
+        .bind(pipeline)
+        .bind(outbox.0)
+        .bind(epoch.0)
+        .bind(NUMBERS_LOST_AT_MOST)
+        .persistent(store.prepares())
+        .fetch_one(connection)
+        .await?;
     let unreadable = |error: &dyn std::fmt::Display| {
-        StoreError::Refused(format!("the position of pipeline {pipeline:?} cannot be read: {error}"))
+        StoreError::Refused(format!(
+            "the position of pipeline {pipeline:?} cannot be read: {error}"
+        ))
     };
     let records: Vec<WindowRecord> =
         serde_json::from_str(&open_windows).map_err(|error| unreadable(&error))?;
@@ -66,16 +126,24 @@ pub(super) async fn take(
     for record in records {
         open.push(OpenWindow {
             number: record.number,
-            snapshot: record.snapshot.parse().map_err(|error| unreadable(&error))?,
+            snapshot: record
+                .snapshot
+                .parse()
+                .map_err(|error| unreadable(&error))?,
         });
     }
+    let records: Vec<MarkRecord> =
+        serde_json::from_str(&marks).map_err(|error| unreadable(&error))?;
+    let marks: Result<Vec<Mark>, _> = records.iter().map(MarkRecord::mark).collect();
+    let last_number = u64::try_from(last_number).map_err(|error| unreadable(&error))?;
     Ok(StoredPosition {
         outbox: OutboxId(outbox),
         position: Position {
             base: base.parse().map_err(|error| unreadable(&error))?,
-            base_number: WindowNumber(u64::try_from(base_number).map_err(|error| unreadable(&error))?),
             open,
             settled_id,
+            marks: marks.map_err(|error| unreadable(&error))?,
+            last_number: WindowNumber(last_number),
         },
     })
 }
@@ -87,7 +155,9 @@ pub(super) async fn save(
     position: &Position,
 ) -> Result<Fenced, StoreError> {
     let unwritable = |error: &dyn std::fmt::Display| {
-        StoreError::Refused(format!("the position of pipeline {pipeline:?} cannot be written: {error}"))
+        StoreError::Refused(format!(
+            "the position of pipeline {pipeline:?} cannot be written: {error}"
+        ))
     };
     let records: Vec<WindowRecord> = position
         .open
@@ -98,18 +168,25 @@ pub(super) async fn save(
         })
         .collect();
     let open_windows = serde_json::to_string(&records).map_err(|error| unwritable(&error))?;
-    let base_number = i64::try_from(position.base_number.0).map_err(|error| unwritable(&error))?;
+    let marks: Vec<MarkRecord> = position.marks.iter().map(MarkRecord::of).collect();
+    let marks = serde_json::to_string(&marks).map_err(|error| unwritable(&error))?;
+    let last_number = i64::try_from(position.last_number.0).map_err(|error| unwritable(&error))?;
     let mut session = store.statement().await?;
     let result = sqlx::query(SAVE)
         .bind(pipeline)
         .bind(epoch.0)
         .bind(position.base.to_string())
-        .bind(base_number)
+        .bind(last_number)
         .bind(open_windows)
         .bind(position.settled_id)
+        .bind(marks)
         .persistent(store.prepares())
         .execute(session.connection())
         .await?;
     session.finish().await?;
-    Ok(if result.rows_affected() == 0 { Fenced::Stale } else { Fenced::Written })
+    Ok(if result.rows_affected() == 0 {
+        Fenced::Stale
+    } else {
+        Fenced::Written
+    })
 }

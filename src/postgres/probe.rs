@@ -49,7 +49,10 @@ pub(super) async fn probe(
     targets: &[ProbeTarget],
 ) -> Result<ProbeReport, StoreError> {
     let outboxes: Vec<i32> = targets.iter().map(|target| target.outbox.0).collect();
-    let seen: Vec<String> = targets.iter().map(|target| target.seen.to_string()).collect();
+    let seen: Vec<String> = targets
+        .iter()
+        .map(|target| target.seen.to_string())
+        .collect();
     let mut session = store.statement().await?;
     let (snapshot, news): (String, Vec<bool>) = sqlx::query_as(PROBE)
         .bind(outboxes)
@@ -66,7 +69,9 @@ pub(super) async fn probe(
         )));
     }
     Ok(ProbeReport {
-        snapshot: snapshot.parse().map_err(|error| StoreError::Refused(format!("{error}")))?,
+        snapshot: snapshot
+            .parse()
+            .map_err(|error| StoreError::Refused(format!("{error}")))?,
         news,
     })
 }

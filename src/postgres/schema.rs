@@ -56,7 +56,9 @@ pub enum SchemaError {
     #[error("schema tide is not installed: run `tidegate migrate`")]
     Missing,
     /// The schema is older than this program.
-    #[error("schema tide has version {installed}, this program needs {needed}: run `tidegate migrate`")]
+    #[error(
+        "schema tide has version {installed}, this program needs {needed}: run `tidegate migrate`"
+    )]
     Old {
         /// Its version.
         installed: i64,
@@ -64,7 +66,9 @@ pub enum SchemaError {
         needed: i64,
     },
     /// The schema has been migrated by a newer program.
-    #[error("schema tide has version {installed}, this program knows only up to {known}: use the newer program")]
+    #[error(
+        "schema tide has version {installed}, this program knows only up to {known}: use the newer program"
+    )]
     Newer {
         /// Its version.
         installed: i64,
@@ -106,7 +110,11 @@ fn migrator() -> Migrator {
 /// The version this program brings.
 #[must_use]
 pub fn latest_version() -> i64 {
-    migrator().iter().map(|migration| migration.version).max().unwrap_or(0)
+    migrator()
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Installs or updates schema `tide`. Needs the right to create a schema in the
@@ -120,7 +128,9 @@ pub async fn migrate(pool: &PgPool) -> Result<Migrated, SchemaError> {
     let known = latest_version();
     let mut transaction = pool.begin().await?;
     // An update may rewrite a table, and a second migration waits for the first.
-    transaction.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0").await?;
+    transaction
+        .execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
+        .await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)")
         .bind(MIGRATION_LOCK)
         .persistent(false)
@@ -135,11 +145,10 @@ pub async fn migrate(pool: &PgPool) -> Result<Migrated, SchemaError> {
         }
         Some(_) => {}
         None => {
-            let exists: bool =
-                sqlx::query_scalar("SELECT to_regnamespace('tide') IS NOT NULL")
-                    .persistent(false)
-                    .fetch_one(&mut *transaction)
-                    .await?;
+            let exists: bool = sqlx::query_scalar("SELECT to_regnamespace('tide') IS NOT NULL")
+                .persistent(false)
+                .fetch_one(&mut *transaction)
+                .await?;
             // Not IF NOT EXISTS: that asks for the right to create even if there
             // is nothing to do.
             if !exists {
@@ -149,7 +158,9 @@ pub async fn migrate(pool: &PgPool) -> Result<Migrated, SchemaError> {
     }
     // Migrations name the schema of everything; what a role or database has set
     // as its path must not matter.
-    transaction.execute("SET LOCAL search_path = pg_catalog").await?;
+    transaction
+        .execute("SET LOCAL search_path = pg_catalog")
+        .await?;
     migrator.run(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(Migrated { from, to: known })
@@ -166,9 +177,13 @@ pub async fn current_version(pool: &PgPool) -> Result<Option<i64>, SchemaError> 
         transaction.commit().await?;
         Ok(version)
     };
-    tokio::time::timeout(TIMEOUT, question).await.unwrap_or_else(|_| {
-        Err(SchemaError::Store(StoreError::Unavailable(format!("no answer within {TIMEOUT:?}"))))
-    })
+    tokio::time::timeout(TIMEOUT, question)
+        .await
+        .unwrap_or_else(|_| {
+            Err(SchemaError::Store(StoreError::Unavailable(format!(
+                "no answer within {TIMEOUT:?}"
+            ))))
+        })
 }
 
 /// Whether this program can run on the installed schema. A newer one is taken:

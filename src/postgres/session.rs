@@ -20,7 +20,10 @@ pub(super) enum Session {
 
 impl Session {
     /// A connection for one statement.
-    pub(super) async fn for_statement(pool: &PgPool, own_sessions: bool) -> Result<Self, StoreError> {
+    pub(super) async fn for_statement(
+        pool: &PgPool,
+        own_sessions: bool,
+    ) -> Result<Self, StoreError> {
         if own_sessions {
             return Ok(Self::Statements(pool.acquire().await?));
         }

@@ -88,7 +88,9 @@ impl PgOutboxStore {
         let limit = self.timeout.saturating_mul(patience);
         Box::pin(async move {
             tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-                Err(StoreError::Unavailable(format!("no answer within {limit:?}")))
+                Err(StoreError::Unavailable(format!(
+                    "no answer within {limit:?}"
+                )))
             })
         })
     }
@@ -140,7 +142,10 @@ impl OutboxStore for PgOutboxStore {
         seen: &'a Snapshot,
         page: u32,
     ) -> BoxFuture<'a, Result<Opened, StoreError>> {
-        self.bounded(LARGE_WINDOW_PATIENCE, windows::open(self, outbox, seen, page))
+        self.bounded(
+            LARGE_WINDOW_PATIENCE,
+            windows::open(self, outbox, seen, page),
+        )
     }
 
     fn reopen_window<'a>(
@@ -150,7 +155,10 @@ impl OutboxStore for PgOutboxStore {
         to: &'a Snapshot,
         page: u32,
     ) -> BoxFuture<'a, Result<WindowRows, StoreError>> {
-        self.bounded(LARGE_WINDOW_PATIENCE, windows::reopen(self, outbox, from, to, page))
+        self.bounded(
+            LARGE_WINDOW_PATIENCE,
+            windows::reopen(self, outbox, from, to, page),
+        )
     }
 
     fn read_page<'a>(

@@ -151,7 +151,9 @@ pub(super) const READ_PAGE: &str = concat!(
 );
 
 pub(super) const READ_ROWS: &str = concat!(
-    "SELECT ", row_columns!(), "
+    "SELECT ",
+    row_columns!(),
+    "
     FROM unnest($2::bigint[]) WITH ORDINALITY AS wanted (id, place) CROSS JOIN LATERAL (
         SELECT m.* FROM tide.outbox_message AS m
         WHERE m.outbox_id = $1 AND m.id = wanted.id OFFSET 0
@@ -191,14 +193,22 @@ fn decode_window(answer: &[PgRow]) -> Result<(String, WindowRows), StoreError> {
         }
     }
     let Some(snapshot) = snapshot else {
-        return Err(StoreError::Refused("a window was read without its snapshot".to_owned()));
+        return Err(StoreError::Refused(
+            "a window was read without its snapshot".to_owned(),
+        ));
     };
     rows.sort_unstable_by_key(|row| row.id);
     let rows = match bounds.as_deref() {
         None => WindowRows::Whole(rows),
-        Some(&[first, first_fresh, last]) => WindowRows::Bounds { first, first_fresh, last },
+        Some(&[first, first_fresh, last]) => WindowRows::Bounds {
+            first,
+            first_fresh,
+            last,
+        },
         Some(other) => {
-            return Err(StoreError::Refused(format!("a window has the bounds {other:?}")));
+            return Err(StoreError::Refused(format!(
+                "a window has the bounds {other:?}"
+            )));
         }
     };
     Ok((snapshot, rows))
@@ -222,7 +232,9 @@ pub(super) async fn open(
     session.finish().await?;
     let (snapshot, rows) = decode_window(&answer)?;
     Ok(Opened {
-        snapshot: snapshot.parse().map_err(|error| StoreError::Refused(format!("{error}")))?,
+        snapshot: snapshot
+            .parse()
+            .map_err(|error| StoreError::Refused(format!("{error}")))?,
         rows,
     })
 }
@@ -254,7 +266,15 @@ pub(super) async fn read_page(
     store: &PgOutboxStore,
     request: &PageRequest,
 ) -> Result<Vec<OutboxRow>, StoreError> {
-    let PageRequest { outbox, from, to, after, first_fresh, last, limit } = request;
+    let PageRequest {
+        outbox,
+        from,
+        to,
+        after,
+        first_fresh,
+        last,
+        limit,
+    } = request;
     let fresh_after = (*after).max(first_fresh.saturating_sub(1));
     let mut session = store.statement().await?;
     let answer = sqlx::query(READ_PAGE)

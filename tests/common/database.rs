@@ -1,4 +1,5 @@
 //! One private server per test binary, a fresh migrated database per test.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,28 +10,28 @@ use tidegate::postgres::pool::{PoolSettings, connect_lazily};
 use tidegate::postgres::schema;
 
 /// Owns the databases: a role without any special right.
-pub const OWNER: &str = "tide_owner";
+pub(crate) const OWNER: &str = "tide_owner";
 
 static SERVER: OnceLock<PrivatePostgres> = OnceLock::new();
 static TEMPLATE: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// The server of this test process; its watchdog ends it with the process.
-pub fn server() -> &'static PrivatePostgres {
+pub(crate) fn server() -> &'static PrivatePostgres {
     SERVER.get_or_init(|| {
         PrivatePostgres::start(PrivatePostgresOptions::default()).expect("a private server")
     })
 }
 
 /// Connections to a database, as its owner.
-pub fn pool(database: &str) -> PgPool {
+pub(crate) fn pool(database: &str) -> PgPool {
     let mut settings = PoolSettings::new(&server().url_as(OWNER, database));
     settings.max_connections = 20;
     connect_lazily(&settings).expect("a pool")
 }
 
 /// The name of a fresh, empty database of [`OWNER`].
-pub async fn empty_database() -> String {
+pub(crate) async fn empty_database() -> String {
     prepare_template().await;
     let name = fresh_name();
     create_owned(&name, "template0").await;
@@ -38,7 +39,7 @@ pub async fn empty_database() -> String {
 }
 
 /// The name of a fresh database with schema `tide`.
-pub async fn migrated_database() -> String {
+pub(crate) async fn migrated_database() -> String {
     prepare_template().await;
     let name = fresh_name();
     create_owned(&name, "tide_template").await;
@@ -46,7 +47,7 @@ pub async fn migrated_database() -> String {
 }
 
 /// Connections to a fresh database with schema `tide`.
-pub async fn migrated() -> PgPool {
+pub(crate) async fn migrated() -> PgPool {
     pool(&migrated_database().await)
 }
 
@@ -62,10 +63,15 @@ async fn create_owned(name: &str, template: &str) {
 async fn prepare_template() {
     TEMPLATE
         .get_or_init(|| async {
-            server().administer(&format!("CREATE ROLE {OWNER} LOGIN")).await.expect("a role");
+            server()
+                .administer(&format!("CREATE ROLE {OWNER} LOGIN"))
+                .await
+                .expect("a role");
             create_owned("tide_template", "template0").await;
             let pool = pool("tide_template");
-            schema::migrate(&pool).await.expect("migrations run as a plain role");
+            schema::migrate(&pool)
+                .await
+                .expect("migrations run as a plain role");
             pool.close().await;
         })
         .await;

@@ -52,6 +52,8 @@ pub struct PipelineMetrics {
     retried: [(RetryReason, IntCounter); RETRY_REASONS.len()],
     throttled: IntCounter,
     blocked: IntCounter,
+    returned: IntCounter,
+    vanished: IntCounter,
     commit_to_ack: Histogram,
     lag_rows: IntGauge,
     lag_oldest: Gauge,
@@ -71,6 +73,8 @@ pub(super) struct PipelineFamilies {
     retried: IntCounterVec,
     throttled: IntCounterVec,
     blocked: IntCounterVec,
+    returned: IntCounterVec,
+    vanished: IntCounterVec,
     commit_to_ack: HistogramVec,
     lag_rows: IntGaugeVec,
     lag_oldest: GaugeVec,
@@ -113,6 +117,16 @@ impl PipelineMetrics {
     /// A row that can never be sent was met; the pipeline holds there.
     pub fn row_blocked(&self) {
         self.blocked.inc();
+    }
+
+    /// Rows were read and given up unsettled, since their reader ended.
+    pub fn rows_returned(&self, rows: usize) {
+        self.returned.inc_by(counter_value(rows));
+    }
+
+    /// A row was deleted from the outbox before it was delivered.
+    pub fn row_vanished(&self) {
+        self.vanished.inc();
     }
 
     /// A row was confirmed so long after it was committed (measured from its
@@ -187,6 +201,14 @@ impl PipelineFamilies {
                 "tidegate_rows_blocked_total",
                 "Rows that can never be sent and hold their pipeline",
             )?,
+            returned: counters(
+                "tidegate_rows_returned_total",
+                "Rows read and given up unsettled when a reader ended: they are read again",
+            )?,
+            vanished: counters(
+                "tidegate_rows_vanished_total",
+                "Rows that were deleted from the outbox before they were delivered",
+            )?,
             commit_to_ack: histograms(
                 registry,
                 "tidegate_commit_to_ack_seconds",
@@ -235,6 +257,8 @@ impl PipelineFamilies {
                 .map(|(reason, name)| (reason, self.retried.with_label_values(&with(name)))),
             throttled: self.throttled.with_label_values(&labels),
             blocked: self.blocked.with_label_values(&labels),
+            returned: self.returned.with_label_values(&labels),
+            vanished: self.vanished.with_label_values(&labels),
             commit_to_ack: self.commit_to_ack.with_label_values(&labels),
             lag_rows: self.lag_rows.with_label_values(&labels),
             lag_oldest: self.lag_oldest.with_label_values(&labels),
@@ -256,6 +280,8 @@ impl PipelineFamilies {
             self.bytes_delivered,
             self.throttled,
             self.blocked,
+            self.returned,
+            self.vanished,
             self.commit_to_ack,
             self.lag_rows,
             self.lag_oldest,

@@ -206,6 +206,7 @@ impl World {
                 after,
                 last,
                 page,
+                ..
             } => {
                 let rows = self.database.window(&from, &to);
                 let rows: Vec<Row> = rows
@@ -243,7 +244,8 @@ impl World {
     fn whole_or_paged(&mut self, window: WindowNumber, rows: &[Row], page: usize) {
         match (rows.first(), rows.last()) {
             (Some(first), Some(last)) if rows.len() > page => {
-                self.intake.begin_paging(window, first.id, last.id);
+                self.intake
+                    .begin_paging(window, first.id, first.id, last.id);
             }
             _ => {
                 self.take_in(window, rows);

@@ -1,0 +1,136 @@
+//! What should run: the pipelines of the file and of the databases, as one.
+//!
+//! A mistake in one definition is that pipeline's alone.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::config::pipeline::PipelineSpec;
+use crate::config::settings::Settings;
+use crate::core::ports::PipelineRow;
+
+/// A pipeline among all databases.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PipelineKey {
+    /// The database it reads from.
+    pub database: Arc<str>,
+    /// Its name there.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for PipelineKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.database, self.name)
+    }
+}
+
+/// What is wanted of one pipeline.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wanted {
+    /// It is to run.
+    Run(Arc<PipelineSpec>),
+    /// Its definition is not acceptable.
+    Invalid {
+        /// The outbox it names.
+        outbox: Arc<str>,
+        /// What is wrong, and what is expected.
+        reason: String,
+    },
+}
+
+/// Joins the file's pipelines with those of the databases. A database whose
+/// catalog has not been read yet contributes nothing.
+#[must_use]
+pub fn desired(
+    settings: &Settings,
+    catalogs: &HashMap<Arc<str>, Vec<PipelineRow>>,
+) -> BTreeMap<PipelineKey, Wanted> {
+    let mut wanted = BTreeMap::new();
+    for spec in &settings.pipelines {
+        let key = PipelineKey {
+            database: Arc::clone(&spec.database),
+            name: Arc::clone(&spec.name),
+        };
+        wanted.insert(key, Wanted::Run(Arc::new(spec.clone())));
+    }
+    for (database, rows) in catalogs {
+        for row in rows.iter().filter(|row| row.enabled) {
+            let key = PipelineKey {
+                database: Arc::clone(database),
+                name: row.name.as_str().into(),
+            };
+            let is_twice = wanted.contains_key(&key);
+            let one = if is_twice {
+                let reason =
+                    "it is defined in the configuration file and in the database (expected one \
+                              of them): delete one, or tide.relay_disable() it"
+                        .to_owned();
+                Wanted::Invalid {
+                    outbox: row.outbox.as_str().into(),
+                    reason,
+                }
+            } else {
+                read(row, database, settings)
+            };
+            wanted.insert(key, one);
+        }
+    }
+    wanted
+}
+
+fn read(row: &PipelineRow, database: &str, settings: &Settings) -> Wanted {
+    match PipelineSpec::from_json(&row.name, &row.outbox, database, &row.config, settings) {
+        Ok(spec) => Wanted::Run(Arc::new(spec)),
+        Err(problems) => {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            Wanted::Invalid {
+                outbox: row.outbox.as_str().into(),
+                reason: problems.join("; "),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::environment::Environment;
+
+    fn settings() -> Settings {
+        let environment = Environment::from_iter([("DATABASE_URL", "postgres://localhost/x")]);
+        Settings::load(None, environment).expect("settings")
+    }
+
+    fn row(name: &str, config: serde_json::Value) -> PipelineRow {
+        PipelineRow {
+            name: name.to_owned(),
+            outbox: "events".to_owned(),
+            consumer_group: String::new(),
+            config,
+            enabled: true,
+            version: 1,
+        }
+    }
+
+    #[test]
+    fn one_invalid_pipeline_harms_only_itself() {
+        let good =
+            serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "region": "us-east-1"});
+        let bad =
+            serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "batch_size": 501});
+        let rows = vec![row("bad", bad), row("good", good)];
+        let catalogs = HashMap::from([(Arc::from("default"), rows)]);
+        let wanted = desired(&settings(), &catalogs);
+        let of = |name: &str| {
+            &wanted[&PipelineKey {
+                database: "default".into(),
+                name: name.into(),
+            }]
+        };
+        assert!(matches!(of("good"), Wanted::Run(spec) if spec.stream.name() == "s"));
+        assert!(
+            matches!(of("bad"), Wanted::Invalid { reason, .. } if reason.contains("batch_size"))
+        );
+    }
+}

@@ -1,0 +1,266 @@
+//! The actor that looks for news in one database, for all readers of it.
+//!
+//! One query asks for all outboxes whose readers wait. An outbox that was busy a
+//! moment ago is asked for every few milliseconds, one that stays quiet ever more
+//! seldom. No NOTIFY is needed, which would serialise the publishers' commits.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle,
+    WrapFuture,
+};
+
+use super::child::{Exit, ExitNote};
+use super::clock::Clock;
+use super::fault;
+use super::messages::{NothingNew, StopNow, Wake, Watch};
+use super::outbox_reader::OutboxReader;
+use crate::admin::metrics::Metrics;
+use crate::admin::status::StatusBoard;
+use crate::core::backoff::Backoff;
+use crate::core::ports::{
+    OutboxId, OutboxStore, PipelineName, ProbeReport, ProbeTarget, StoreError,
+};
+use crate::core::snapshot::Snapshot;
+use crate::core::time::Moment;
+
+/// A quiet outbox is asked for this much later each time.
+const SLOW_DOWN: f64 = 1.25;
+
+/// How often a reader is told that there is nothing new, so that its position
+/// does not grow old.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// First and longest pause after the database failed.
+const DATABASE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// What a probe is made of.
+#[derive(Clone)]
+pub struct ProbeParts {
+    /// The database's name.
+    pub database: Arc<str>,
+    /// The database.
+    pub store: Arc<dyn OutboxStore>,
+    /// The pause while there are news.
+    pub least_pause: Duration,
+    /// The longest pause while there are none.
+    pub most_pause: Duration,
+    /// The metrics of the process.
+    pub metrics: Metrics,
+    /// Where the database's state is shown.
+    pub board: Arc<StatusBoard>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+struct Watched {
+    outbox: OutboxId,
+    seen: Snapshot,
+    reader: Addr<OutboxReader>,
+    pause: Duration,
+    due: Moment,
+    told_at: Moment,
+}
+
+/// The probe of one database.
+pub struct Probe {
+    parts: ProbeParts,
+    note: ExitNote,
+    watched: HashMap<PipelineName, Watched>,
+    asking: bool,
+    timer: Option<(Moment, SpawnHandle)>,
+    backoff: Backoff,
+    paused_until: Option<Moment>,
+}
+
+impl Probe {
+    /// A probe that watches nothing yet.
+    #[must_use]
+    pub fn new(parts: ProbeParts, note: ExitNote) -> Self {
+        Self {
+            parts,
+            note,
+            watched: HashMap::new(),
+            asking: false,
+            timer: None,
+            backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
+            paused_until: None,
+        }
+    }
+
+    fn go_on(&mut self, context: &mut Context<Self>) {
+        if self.asking {
+            return;
+        }
+        let now = self.parts.clock.now();
+        let Some(first_due) = self.watched.values().map(|watched| watched.due).min() else {
+            return;
+        };
+        let due = self
+            .paused_until
+            .map_or(first_due, |until| until.max(first_due));
+        if due > now {
+            self.ask_at(due, context);
+            return;
+        }
+        self.ask(now, context);
+    }
+
+    fn ask_at(&mut self, due: Moment, context: &mut Context<Self>) {
+        if let Some((set_for, handle)) = self.timer.take() {
+            if set_for == due {
+                self.timer = Some((set_for, handle));
+                return;
+            }
+            context.cancel_future(handle);
+        }
+        let handle = context.run_later(due.since(self.parts.clock.now()), |probe, context| {
+            probe.timer = None;
+            probe.go_on(context);
+        });
+        self.timer = Some((due, handle));
+    }
+
+    /// Asks for all that is due, and what soon will be: fewer queries.
+    fn ask(&mut self, now: Moment, context: &mut Context<Self>) {
+        self.asking = true;
+        let mut asked = Vec::new();
+        let mut targets = Vec::new();
+        for (pipeline, watched) in &self.watched {
+            if watched.due <= now + watched.pause / 4 {
+                asked.push(Arc::clone(pipeline));
+                targets.push(ProbeTarget {
+                    outbox: watched.outbox,
+                    seen: watched.seen.clone(),
+                });
+            }
+        }
+        let store = Arc::clone(&self.parts.store);
+        let question = tokio::spawn(async move { store.probe(&targets).await });
+        context.spawn(
+            question
+                .into_actor(self)
+                .map(move |answer, probe, context| {
+                    let answer = answer.unwrap_or_else(|error| {
+                        Err(StoreError::Unavailable(format!("the task ended: {error}")))
+                    });
+                    probe.asking = false;
+                    probe.answered(&asked, now, answer);
+                    probe.go_on(context);
+                }),
+        );
+    }
+
+    fn answered(
+        &mut self,
+        asked: &[PipelineName],
+        taken_at: Moment,
+        answer: Result<ProbeReport, StoreError>,
+    ) {
+        fault::point("probe.Answered");
+        let database = &self.parts.database;
+        let report = match answer {
+            Ok(report) => {
+                if self.backoff.failures() > 0 {
+                    tracing::info!(%database, "the database answers again");
+                }
+                self.backoff.reset();
+                self.paused_until = None;
+                self.parts.metrics.database_up(database, true);
+                self.parts.board.set_database(database, None);
+                report
+            }
+            Err(error) => {
+                if self.backoff.failures() == 0 {
+                    tracing::warn!(%database, %error, "the database does not answer; trying again");
+                }
+                let pause = self.backoff.after_failure(fastrand::f64());
+                self.paused_until = Some(self.parts.clock.now() + pause);
+                self.parts.metrics.database_up(database, false);
+                self.parts
+                    .board
+                    .set_database(database, Some(error.to_string()));
+                return;
+            }
+        };
+        let now = self.parts.clock.now();
+        for (pipeline, has_news) in asked.iter().zip(report.news) {
+            if has_news {
+                self.wake(pipeline);
+            } else {
+                self.nothing_new(pipeline, &report.snapshot, taken_at, now);
+            }
+        }
+    }
+
+    fn wake(&mut self, pipeline: &PipelineName) {
+        if let Some(watched) = self.watched.remove(pipeline)
+            && watched.reader.try_send(Wake).is_err()
+        {
+            tracing::debug!(%pipeline, "news for a reader that is gone");
+        }
+    }
+
+    fn nothing_new(
+        &mut self,
+        pipeline: &PipelineName,
+        snapshot: &Snapshot,
+        taken_at: Moment,
+        now: Moment,
+    ) {
+        let Some(watched) = self.watched.get_mut(pipeline) else {
+            return;
+        };
+        if snapshot.covers(&watched.seen) {
+            watched.seen = snapshot.clone();
+        }
+        watched.pause = watched.pause.mul_f64(SLOW_DOWN).min(self.parts.most_pause);
+        watched.due = now + watched.pause;
+        if now.since(watched.told_at) < TELL_EVERY {
+            return;
+        }
+        watched.told_at = now;
+        let message = NothingNew {
+            snapshot: snapshot.clone(),
+            taken_at,
+        };
+        if watched.reader.try_send(message).is_err() {
+            self.watched.remove(pipeline);
+        }
+    }
+}
+
+impl Actor for Probe {
+    type Context = Context<Self>;
+}
+
+impl Handler<Watch> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, watch: Watch, context: &mut Self::Context) {
+        fault::point("probe.Watch");
+        let now = self.parts.clock.now();
+        let watched = Watched {
+            outbox: watch.outbox,
+            seen: watch.seen,
+            reader: watch.reader,
+            pause: self.parts.least_pause,
+            due: now + self.parts.least_pause,
+            told_at: now,
+        };
+        self.watched.insert(watch.pipeline, watched);
+        self.go_on(context);
+    }
+}
+
+impl Handler<StopNow> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, _: StopNow, context: &mut Self::Context) {
+        self.note.write(Exit::Stopped);
+        context.stop();
+    }
+}

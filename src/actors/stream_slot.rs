@@ -1,0 +1,336 @@
+//! The supervisor's care for a stream: its router and the writers of its shards.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actix::{Addr, AsyncContext, Context};
+
+use super::child::{ChildId, Exit};
+use super::messages::{PurgeVoid, StopNow, StreamState, WriterReady};
+use super::pipeline_slot::Run;
+use super::shard_writer::{ShardWriter, WriterParts};
+use super::stream_router::{RouterParts, StreamKey, StreamRouter};
+use super::supervisor::{HEALTHY_AFTER, RESTART_PAUSES, Supervisor};
+use crate::admin::status::PipelineState;
+use crate::config::pipeline::ShardBudgetSettings;
+use crate::core::backoff::Backoff;
+use crate::core::budget::ShardLimits;
+use crate::core::ports::StreamService;
+use crate::core::shard_map::{ShardId, ShardMap};
+use crate::core::time::Moment;
+
+/// A stream and its actors.
+pub(super) struct StreamSlot {
+    service: Arc<dyn StreamService>,
+    limits: ShardLimits,
+    router: Option<Addr<StreamRouter>>,
+    incarnation: u64,
+    started_at: Moment,
+    backoff: Backoff,
+    ready: Option<(Arc<ShardMap>, usize)>,
+    pub(super) trouble: Option<String>,
+    writers: HashMap<ShardId, WriterSlot>,
+}
+
+struct WriterSlot {
+    address: Option<Addr<ShardWriter>>,
+    incarnation: u64,
+    started_at: Moment,
+    backoff: Backoff,
+}
+
+/// A stream that can be written to.
+pub(super) struct ReadyStream {
+    pub(super) router: Addr<StreamRouter>,
+    pub(super) map: Arc<ShardMap>,
+    pub(super) max_record_bytes: usize,
+}
+
+impl StreamSlot {
+    pub(super) fn ready(&self) -> Option<ReadyStream> {
+        let (map, max_record_bytes) = self.ready.clone()?;
+        let router = self.router.clone()?;
+        Some(ReadyStream {
+            router,
+            map,
+            max_record_bytes,
+        })
+    }
+
+    fn stop_all(&mut self) {
+        self.ready = None;
+        if let Some(router) = self.router.take() {
+            router.try_send(StopNow).ok();
+        }
+        for writer in self.writers.values_mut() {
+            if let Some(writer) = writer.address.take() {
+                writer.try_send(StopNow).ok();
+            }
+        }
+    }
+}
+
+fn limits_of(settings: ShardBudgetSettings) -> ShardLimits {
+    #[expect(clippy::cast_precision_loss, reason = "bytes a second, far below 2^52")]
+    let bytes_per_second = settings.bytes_per_second as f64;
+    ShardLimits {
+        records_per_second: f64::from(settings.records_per_second),
+        bytes_per_second,
+        fraction: settings.fraction,
+    }
+}
+
+impl Supervisor {
+    /// Makes sure that a stream's router runs.
+    pub(super) fn want_stream(
+        &mut self,
+        stream: &StreamKey,
+        budget: ShardBudgetSettings,
+        context: &Context<Self>,
+    ) {
+        if self.streams.contains_key(stream) {
+            return;
+        }
+        let slot = StreamSlot {
+            service: self.source.stream(stream.target()),
+            limits: limits_of(budget),
+            router: None,
+            incarnation: 0,
+            started_at: self.clock.now(),
+            backoff: Backoff::new(RESTART_PAUSES.0, RESTART_PAUSES.1),
+            ready: None,
+            trouble: None,
+            writers: HashMap::new(),
+        };
+        self.streams.insert(stream.clone(), slot);
+        self.start_router(stream, context);
+    }
+
+    /// Stops the streams that no pipeline writes to.
+    pub(super) fn retire_unused_streams(&mut self) {
+        let unused: Vec<StreamKey> = self
+            .streams
+            .keys()
+            .filter(|stream| {
+                !self
+                    .pipelines
+                    .values()
+                    .any(|slot| slot.stream.as_ref() == Some(stream))
+            })
+            .cloned()
+            .collect();
+        for stream in unused {
+            let Some(mut slot) = self.streams.remove(&stream) else {
+                continue;
+            };
+            slot.stop_all();
+            let label = stream.label();
+            if !self.streams.keys().any(|other| other.label() == label) {
+                self.board.remove_stream(label);
+                for shard in slot.writers.keys() {
+                    self.metrics.remove_shard(label, &shard.0);
+                }
+            }
+        }
+    }
+
+    fn start_router(&mut self, stream: &StreamKey, context: &Context<Self>) {
+        let incarnation = self.next_incarnation();
+        let now = self.clock.now();
+        let Some(slot) = self.streams.get_mut(stream) else {
+            return;
+        };
+        let parts = RouterParts {
+            stream: stream.clone(),
+            service: Arc::clone(&slot.service),
+            supervisor: context.address().recipient(),
+            board: Arc::clone(&self.board),
+            refresh: self.settings.kinesis.shard_refresh,
+        };
+        let child = ChildId::Router(stream.clone());
+        let supervisor = context.address().recipient();
+        let router = super::child::spawn(child, incarnation, supervisor, |_, note| {
+            StreamRouter::new(parts, note)
+        });
+        slot.router = Some(router);
+        slot.incarnation = incarnation;
+        slot.started_at = now;
+    }
+
+    /// A router's end takes its writers along: all of them start again from what
+    /// is durable.
+    pub(super) fn router_exited(
+        &mut self,
+        stream: &StreamKey,
+        incarnation: u64,
+        exit: &Exit,
+        context: &mut Context<Self>,
+    ) {
+        let now = self.clock.now();
+        let Some(slot) = self
+            .streams
+            .get_mut(stream)
+            .filter(|slot| slot.incarnation == incarnation)
+        else {
+            return;
+        };
+        slot.router = None;
+        slot.stop_all();
+        for shard in std::mem::take(&mut slot.writers).into_keys() {
+            self.metrics.remove_shard(stream.label(), &shard.0);
+        }
+        if now.since(slot.started_at) >= HEALTHY_AFTER {
+            slot.backoff.reset();
+        }
+        let pause = slot.backoff.after_failure(fastrand::f64());
+        self.note_restart(&ChildId::Router(stream.clone()), exit, pause);
+        let stream = stream.clone();
+        context.run_later(pause, move |supervisor, context| {
+            if !supervisor.is_draining() {
+                supervisor.start_router(&stream, context);
+            }
+        });
+        // Readers without a row on its way would not notice by themselves.
+        self.restart_readers_without_router();
+    }
+
+    fn restart_readers_without_router(&self) {
+        for slot in self.pipelines.values() {
+            let Run::Running { reader, .. } = &slot.run else {
+                continue;
+            };
+            let stream_is_gone = slot
+                .stream
+                .as_ref()
+                .and_then(|stream| self.streams.get(stream))
+                .is_none_or(|stream| stream.router.is_none());
+            if stream_is_gone {
+                reader.try_send(super::messages::FlowBecameVoid).ok();
+            }
+        }
+    }
+
+    pub(super) fn stream_changed(
+        &mut self,
+        stream: &StreamKey,
+        state: StreamState,
+        context: &mut Context<Self>,
+    ) {
+        let Some(slot) = self.streams.get_mut(stream) else {
+            return;
+        };
+        match state {
+            StreamState::Trouble { reason } => {
+                slot.trouble = Some(reason.clone());
+                for (key, pipeline) in &self.pipelines {
+                    if pipeline.stream.as_ref() == Some(stream)
+                        && matches!(pipeline.run, Run::Waiting)
+                    {
+                        let state = PipelineState::Waiting {
+                            reason: format!("stream {stream}: {reason}"),
+                        };
+                        self.show(key, pipeline, state);
+                    }
+                }
+            }
+            StreamState::Ready {
+                map,
+                max_record_bytes,
+            } => {
+                slot.trouble = None;
+                slot.ready = Some((Arc::clone(&map), max_record_bytes));
+                for shard in map.shards() {
+                    self.start_writer(stream, &shard.id, context);
+                }
+                self.claim_waiting(stream, context);
+            }
+        }
+    }
+
+    fn start_writer(&mut self, stream: &StreamKey, shard: &ShardId, context: &Context<Self>) {
+        let incarnation = self.next_incarnation();
+        let now = self.clock.now();
+        let Some(slot) = self.streams.get_mut(stream) else {
+            return;
+        };
+        let Some(router) = slot.router.clone() else {
+            return;
+        };
+        let parts = WriterParts {
+            stream: stream.clone(),
+            shard: shard.clone(),
+            service: Arc::clone(&slot.service),
+            limits: slot.limits,
+            router: router.clone(),
+            metrics: self.metrics.shard(stream.label(), &shard.0),
+            board: Arc::clone(&self.board),
+            clock: self.clock,
+        };
+        let child = ChildId::Writer(stream.clone(), shard.clone());
+        let supervisor = context.address().recipient();
+        let writer = super::child::spawn(child, incarnation, supervisor, |_, note| {
+            ShardWriter::new(parts, note)
+        });
+        let entry = slot
+            .writers
+            .entry(shard.clone())
+            .or_insert_with(|| WriterSlot {
+                address: None,
+                incarnation,
+                started_at: now,
+                backoff: Backoff::new(RESTART_PAUSES.0, RESTART_PAUSES.1),
+            });
+        entry.address = Some(writer.clone());
+        entry.incarnation = incarnation;
+        entry.started_at = now;
+        router
+            .try_send(WriterReady {
+                shard: shard.clone(),
+                writer,
+            })
+            .ok();
+    }
+
+    pub(super) fn writer_exited(
+        &mut self,
+        stream: &StreamKey,
+        shard: &ShardId,
+        incarnation: u64,
+        exit: &Exit,
+        context: &mut Context<Self>,
+    ) {
+        let now = self.clock.now();
+        let entry = self
+            .streams
+            .get_mut(stream)
+            .and_then(|slot| slot.writers.get_mut(shard));
+        let Some(entry) = entry.filter(|entry| entry.incarnation == incarnation) else {
+            return;
+        };
+        entry.address = None;
+        if now.since(entry.started_at) >= HEALTHY_AFTER {
+            entry.backoff.reset();
+        }
+        let pause = entry.backoff.after_failure(fastrand::f64());
+        self.note_restart(&ChildId::Writer(stream.clone(), shard.clone()), exit, pause);
+        let (stream, shard) = (stream.clone(), shard.clone());
+        context.run_later(pause, move |supervisor, context| {
+            let is_wanted = supervisor
+                .streams
+                .get(&stream)
+                .and_then(|slot| slot.writers.get(&shard))
+                .is_some_and(|entry| entry.incarnation == incarnation && entry.address.is_none());
+            if is_wanted {
+                supervisor.start_writer(&stream, &shard, context);
+            }
+        });
+    }
+
+    /// Has the rows of ended readers dropped from the queues of their stream.
+    pub(super) fn purge_void(&self, stream: Option<&StreamKey>) {
+        let router = stream.and_then(|stream| self.streams.get(stream)?.router.clone());
+        if let Some(router) = router {
+            router.try_send(PurgeVoid).ok();
+        }
+    }
+}

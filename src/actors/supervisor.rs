@@ -1,0 +1,533 @@
+//! The actor that starts, watches and restarts all others.
+//!
+//! What should run comes from the file and from the databases (`desired`); every
+//! pipeline that should run is led through its states:
+//!
+//! *waiting* for its stream -> *claiming* its lease -> *running* (a reader owns
+//! it) -> *pausing* (standby behind another node, or backing off after a
+//! failure) -> claiming again.
+//!
+//! Stages are started last first: a stream's router, its writers, then readers.
+//! The supervisor waits for nobody: what takes time runs in tasks that come back
+//! as messages. Restarts back off and forget failures only after a healthy
+//! period; no failure of one child delays another.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, Addr, AsyncContext, Context, Handler};
+use tokio::sync::oneshot;
+
+use super::child::{ChildId, Exit};
+use super::clock::Clock;
+use super::desired::{PipelineKey, Wanted, desired};
+use super::fault;
+use super::messages::{
+    CatalogRead, ChildExited, ClaimDone, Drain, ProbeReady, RenewDone, Shutdown, StreamChanged,
+};
+use super::permits::Pool;
+use super::pipeline_slot::{PipelineSlot, Run};
+use super::probe::{Probe, ProbeParts};
+use super::stream_router::StreamKey;
+use super::stream_slot::StreamSlot;
+use crate::admin::metrics::Metrics;
+use crate::admin::status::{Phase, StatusBoard};
+use crate::config::pipeline::StreamTarget;
+use crate::config::settings::Settings;
+use crate::core::backoff::Backoff;
+use crate::core::ports::{Catalog, OutboxStore, PipelineRow, StreamService};
+use crate::core::send_queue::FlowId;
+use crate::core::time::Moment;
+
+/// How often the pipelines that databases define are read; they are live within
+/// two seconds of a change.
+const CATALOG_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the supervisor looks around: leases, sign of life, drain.
+const TICK: Duration = Duration::from_millis(100);
+
+/// First and longest pause before a child is started again.
+pub(super) const RESTART_PAUSES: (Duration, Duration) =
+    (Duration::from_millis(50), Duration::from_secs(30));
+
+/// A child that has run for so long is healthy: its failures are forgotten.
+pub(super) const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+
+/// Where streams come from.
+pub trait StreamSource: Send + Sync {
+    /// The service's side of a stream.
+    fn stream(&self, target: &StreamTarget) -> Arc<dyn StreamService>;
+}
+
+/// A database, as the supervisor needs it.
+#[derive(Clone)]
+pub struct Database {
+    /// Its name in the settings.
+    pub name: Arc<str>,
+    /// Its outboxes.
+    pub store: Arc<dyn OutboxStore>,
+    /// Its pipelines.
+    pub catalog: Arc<dyn Catalog>,
+}
+
+/// What a supervisor is made of.
+pub struct SupervisorParts {
+    /// The settings.
+    pub settings: Arc<Settings>,
+    /// What this node is called in leases.
+    pub node: Arc<str>,
+    /// The databases.
+    pub databases: Vec<Database>,
+    /// The streams.
+    pub streams: Arc<dyn StreamSource>,
+    /// The metrics of the process.
+    pub metrics: Metrics,
+    /// Where states are shown.
+    pub board: Arc<StatusBoard>,
+    /// The clock.
+    pub clock: Clock,
+    /// Told when a shutdown is done, with how many pipelines had not finished.
+    pub finished: oneshot::Sender<DrainReport>,
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DrainReport {
+    /// Pipelines that settled all they had sent and gave their leases back.
+    pub drained: usize,
+    /// Pipelines that were stopped when the grace was over: some of their rows
+    /// will be sent again.
+    pub cut_off: usize,
+}
+
+pub(super) struct DatabaseSlot {
+    pub(super) database: Database,
+    pub(super) probe: Option<Addr<Probe>>,
+    pub(super) backoff: Backoff,
+    pub(super) started_at: Moment,
+    pub(super) incarnation: u64,
+    reading_catalog: bool,
+    catalog_failed: bool,
+    renewing: bool,
+    renewed_at: Moment,
+}
+
+struct Draining {
+    until: Moment,
+    report: DrainReport,
+}
+
+/// The supervisor.
+pub struct Supervisor {
+    pub(super) settings: Arc<Settings>,
+    pub(super) node: Arc<str>,
+    pub(super) databases: HashMap<Arc<str>, DatabaseSlot>,
+    pub(super) source: Arc<dyn StreamSource>,
+    pub(super) metrics: Metrics,
+    pub(super) board: Arc<StatusBoard>,
+    pub(super) clock: Clock,
+    pub(super) shared: Arc<Pool>,
+    pub(super) streams: HashMap<StreamKey, StreamSlot>,
+    pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
+    pub(super) last_flow: FlowId,
+    pub(super) last_incarnation: u64,
+    catalogs: HashMap<Arc<str>, Vec<PipelineRow>>,
+    draining: Option<Draining>,
+    finished: Option<oneshot::Sender<DrainReport>>,
+}
+
+impl Supervisor {
+    /// A supervisor that has started nothing yet.
+    #[must_use]
+    pub fn new(parts: SupervisorParts) -> Self {
+        let now = parts.clock.now();
+        let slot = |database: Database| DatabaseSlot {
+            database,
+            probe: None,
+            backoff: Backoff::new(RESTART_PAUSES.0, RESTART_PAUSES.1),
+            started_at: now,
+            incarnation: 0,
+            reading_catalog: false,
+            catalog_failed: false,
+            renewing: false,
+            renewed_at: now,
+        };
+        let databases = parts.databases.into_iter();
+        let memory = parts.settings.limits.memory.as_usize();
+        Self {
+            node: parts.node,
+            databases: databases
+                .map(|one| (Arc::clone(&one.name), slot(one)))
+                .collect(),
+            source: parts.streams,
+            metrics: parts.metrics,
+            board: parts.board,
+            clock: parts.clock,
+            shared: Arc::new(Pool::new(usize::MAX, memory)),
+            settings: parts.settings,
+            streams: HashMap::new(),
+            pipelines: BTreeMap::new(),
+            last_flow: 0,
+            last_incarnation: 0,
+            catalogs: HashMap::new(),
+            draining: None,
+            finished: Some(parts.finished),
+        }
+    }
+
+    pub(super) const fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    pub(super) const fn next_incarnation(&mut self) -> u64 {
+        self.last_incarnation += 1;
+        self.last_incarnation
+    }
+
+    // === Desired state ===
+
+    fn reconcile(&mut self, context: &mut Context<Self>) {
+        if self.is_draining() {
+            return;
+        }
+        let wanted = desired(&self.settings, &self.catalogs);
+        let gone: Vec<PipelineKey> = self
+            .pipelines
+            .keys()
+            .filter(|key| !wanted.contains_key(*key))
+            .cloned()
+            .collect();
+        for key in gone {
+            self.retire_pipeline(&key);
+        }
+        for (key, wanted) in wanted {
+            match wanted {
+                Wanted::Run(spec) => self.want_pipeline(key, spec, context),
+                Wanted::Invalid { outbox, reason } => self.refuse_pipeline(&key, &outbox, &reason),
+            }
+        }
+        self.retire_unused_streams();
+    }
+
+    fn read_catalogs(&mut self, context: &mut Context<Self>) {
+        for slot in self.databases.values_mut() {
+            if std::mem::replace(&mut slot.reading_catalog, true) {
+                continue;
+            }
+            let (database, catalog) = (
+                Arc::clone(&slot.database.name),
+                Arc::clone(&slot.database.catalog),
+            );
+            let supervisor = context.address();
+            tokio::spawn(async move {
+                let result = catalog.read().await;
+                // Only a stopped supervisor does not hear it.
+                supervisor.try_send(CatalogRead { database, result }).ok();
+            });
+        }
+        context.run_later(CATALOG_EVERY, Self::read_catalogs);
+    }
+
+    // === Probes ===
+
+    fn start_probe(&mut self, database: &Arc<str>, context: &Context<Self>) {
+        let incarnation = self.next_incarnation();
+        let now = self.clock.now();
+        let Some(slot) = self.databases.get_mut(database) else {
+            return;
+        };
+        let parts = ProbeParts {
+            database: Arc::clone(database),
+            store: Arc::clone(&slot.database.store),
+            least_pause: self.settings.probe.min_interval,
+            most_pause: self.settings.probe.max_interval,
+            metrics: self.metrics.clone(),
+            board: Arc::clone(&self.board),
+            clock: self.clock,
+        };
+        let child = ChildId::Probe(Arc::clone(database));
+        let supervisor = context.address().recipient();
+        let probe = super::child::spawn(child, incarnation, supervisor, |_, note| {
+            Probe::new(parts, note)
+        });
+        slot.incarnation = incarnation;
+        slot.started_at = now;
+        slot.probe = Some(probe.clone());
+        let readers = self
+            .pipelines
+            .iter()
+            .filter(|(key, _)| key.database == *database);
+        for (key, pipeline) in readers {
+            if let Run::Running { reader, .. } = &pipeline.run
+                && reader
+                    .try_send(ProbeReady {
+                        probe: probe.clone(),
+                    })
+                    .is_err()
+            {
+                tracing::debug!(pipeline = %key, "a reader is gone");
+            }
+        }
+    }
+
+    fn probe_exited(
+        &mut self,
+        database: &Arc<str>,
+        incarnation: u64,
+        exit: &Exit,
+        context: &mut Context<Self>,
+    ) {
+        let now = self.clock.now();
+        let Some(slot) = self
+            .databases
+            .get_mut(database)
+            .filter(|slot| slot.incarnation == incarnation)
+        else {
+            return;
+        };
+        slot.probe = None;
+        if now.since(slot.started_at) >= HEALTHY_AFTER {
+            slot.backoff.reset();
+        }
+        let pause = slot.backoff.after_failure(fastrand::f64());
+        self.note_restart(&ChildId::Probe(Arc::clone(database)), exit, pause);
+        let database = Arc::clone(database);
+        context.run_later(pause, move |supervisor, context| {
+            if !supervisor.is_draining() {
+                supervisor.start_probe(&database, context);
+            }
+        });
+    }
+
+    pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
+        self.metrics.actor_restarted(child.kind(), exit.cause());
+        match exit {
+            Exit::Panicked(text) => {
+                tracing::error!(%child, panic = %text, ?pause, "an actor panicked; it is started again");
+            }
+            Exit::Stopped
+            | Exit::Drained
+            | Exit::LeaseLost
+            | Exit::RowsLost
+            | Exit::Resharded
+            | Exit::Blocked(_)
+            | Exit::Refused(_) => {
+                tracing::warn!(%child, cause = exit.cause(), ?pause, "an actor ended; it is started again");
+            }
+        }
+    }
+
+    // === Time ===
+
+    fn tick(&mut self, context: &mut Context<Self>) {
+        fault::point("supervisor.Tick");
+        self.board.beat();
+        self.renew_leases(context);
+        self.drop_expired_leases();
+        self.finish_drain_when_due();
+        context.run_later(TICK, Self::tick);
+    }
+
+    fn renew_leases(&mut self, context: &Context<Self>) {
+        let now = self.clock.now();
+        let every = self.settings.cluster.renew_every();
+        for slot in self.databases.values_mut() {
+            if slot.renewing || now.since(slot.renewed_at) < every {
+                continue;
+            }
+            let owned = self
+                .pipelines
+                .iter()
+                .filter(|(key, _)| key.database == slot.database.name);
+            let held: Vec<_> = owned
+                .filter_map(|(key, pipeline)| Some((Arc::clone(&key.name), pipeline.epoch()?)))
+                .collect();
+            slot.renewed_at = now;
+            if held.is_empty() {
+                continue;
+            }
+            slot.renewing = true;
+            let (store, node) = (Arc::clone(&slot.database.store), Arc::clone(&self.node));
+            let (database, lease) = (Arc::clone(&slot.database.name), self.settings.cluster.lease);
+            let supervisor = context.address();
+            tokio::spawn(async move {
+                // An answer after the lease is over is worth nothing.
+                let renewal = tokio::time::timeout(lease, store.renew(&node, &held, lease)).await;
+                let result = renewal.unwrap_or_else(|_| {
+                    let reason = "no answer within the lease".to_owned();
+                    Err(crate::core::ports::StoreError::Unavailable(reason))
+                });
+                supervisor
+                    .try_send(RenewDone {
+                        database,
+                        held,
+                        asked_at: now,
+                        result,
+                    })
+                    .ok();
+            });
+        }
+    }
+
+    // === Shutdown ===
+
+    fn shut_down(&mut self) {
+        if self.is_draining() {
+            return;
+        }
+        self.board.set_phase(Phase::Draining);
+        let grace = self.settings.limits.drain_grace;
+        let mut report = DrainReport::default();
+        for (key, slot) in &mut self.pipelines {
+            match &slot.run {
+                Run::Running { reader, .. } => {
+                    if reader.try_send(Drain).is_err() {
+                        tracing::debug!(pipeline = %key, "a reader is gone");
+                    }
+                }
+                Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => report.drained += 1,
+            }
+        }
+        self.draining = Some(Draining {
+            until: self.clock.now() + grace,
+            report,
+        });
+        tracing::info!(
+            ?grace,
+            "draining: nothing more is read, what was sent is settled"
+        );
+        self.finish_drain_when_due();
+    }
+
+    pub(super) const fn count_drained(&mut self) {
+        if let Some(draining) = &mut self.draining {
+            draining.report.drained += 1;
+        }
+    }
+
+    fn finish_drain_when_due(&mut self) {
+        let Some(draining) = &self.draining else {
+            return;
+        };
+        let running = self
+            .pipelines
+            .values()
+            .filter(|slot| matches!(slot.run, Run::Running { .. }))
+            .count();
+        if running > 0 && self.clock.now() < draining.until {
+            return;
+        }
+        let report = DrainReport {
+            cut_off: running,
+            ..draining.report
+        };
+        if let Some(finished) = self.finished.take() {
+            finished.send(report).ok();
+        }
+    }
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        let names: Vec<Arc<str>> = self.databases.keys().cloned().collect();
+        for database in &names {
+            self.start_probe(database, context);
+        }
+        self.reconcile(context);
+        self.read_catalogs(context);
+        self.tick(context);
+        self.board.set_phase(Phase::Started);
+    }
+}
+
+impl Handler<CatalogRead> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: CatalogRead, context: &mut Self::Context) {
+        fault::point("supervisor.CatalogRead");
+        let Some(slot) = self.databases.get_mut(&message.database) else {
+            return;
+        };
+        slot.reading_catalog = false;
+        let database = &message.database;
+        match message.result {
+            Ok(changed) => {
+                if std::mem::replace(&mut slot.catalog_failed, false) {
+                    tracing::info!(%database, "the pipelines of the database can be read again");
+                }
+                self.metrics.database_up(database, true);
+                self.board.set_database(database, None);
+                if let Some(rows) = changed {
+                    self.catalogs.insert(message.database, rows);
+                    self.reconcile(context);
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut slot.catalog_failed, true) {
+                    tracing::warn!(%database, %error, "the pipelines of the database cannot be read; trying again");
+                }
+                self.metrics.database_up(database, false);
+                self.board.set_database(database, Some(error.to_string()));
+            }
+        }
+    }
+}
+
+impl Handler<ChildExited> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: ChildExited, context: &mut Self::Context) {
+        let ChildExited {
+            child,
+            incarnation,
+            exit,
+        } = message;
+        match child {
+            ChildId::Reader(key) => self.reader_exited(&key, incarnation, exit, context),
+            ChildId::Router(stream) => self.router_exited(&stream, incarnation, &exit, context),
+            ChildId::Writer(stream, shard) => {
+                self.writer_exited(&stream, &shard, incarnation, &exit, context)
+            }
+            ChildId::Probe(database) => self.probe_exited(&database, incarnation, &exit, context),
+        }
+        self.finish_drain_when_due();
+    }
+}
+
+impl Handler<StreamChanged> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: StreamChanged, context: &mut Self::Context) {
+        self.stream_changed(&message.stream, message.state, context);
+    }
+}
+
+impl Handler<ClaimDone> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: ClaimDone, context: &mut Self::Context) {
+        self.claim_done(message, context);
+    }
+}
+
+impl Handler<RenewDone> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: RenewDone, _: &mut Self::Context) {
+        if let Some(slot) = self.databases.get_mut(&message.database) {
+            slot.renewing = false;
+        }
+        self.renew_done(message);
+    }
+}
+
+impl Handler<Shutdown> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, _: Shutdown, _: &mut Self::Context) {
+        self.shut_down();
+    }
+}
