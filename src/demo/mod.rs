@@ -1,9 +1,11 @@
-//! Private servers, faults and a checking consumer for the demo and the tests.
+//! Private servers, faults, a load and a checking consumer for the demo and the
+//! tests.
 
 pub mod consumer;
 pub mod delivered;
 pub mod emulator;
 pub mod faults;
+pub mod load;
 pub mod private_postgres;
 pub mod tally;
 pub mod verdict;
