@@ -1,4 +1,10 @@
 //! The SQL interface of operators: pipelines, their configuration, and their lag.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
 #![cfg(feature = "demo")]
 
 #[path = "common/database.rs"]

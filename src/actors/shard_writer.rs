@@ -263,7 +263,7 @@ impl ShardWriter {
 
     /// Frees the permits of stored rows and tells the readers.
     fn settle(&self, answer: Answer<RoutedRow>) {
-        let mut per_flow: HashMap<FlowId, (Arc<FlowTag>, Vec<(Seq, u128)>)> = HashMap::new();
+        let mut per_flow: HashMap<FlowId, Settled> = HashMap::new();
         for stored in answer.stored {
             let RoutedRow { envelope, ticket } = stored.row;
             let flow = ticket.tag().flow.id;
@@ -335,6 +335,9 @@ impl ShardWriter {
         context.run_later(REPORT_EVERY, Self::report);
     }
 }
+
+/// Rows of one flow that are in the stream, with their hash keys.
+type Settled = (Arc<FlowTag>, Vec<(Seq, u128)>);
 
 struct ShardWriterName {
     stream: StreamKey,

@@ -12,6 +12,9 @@
 //! as messages. Restarts back off and forget failures only after a healthy
 //! period; no failure of one child delays another.
 
+mod drain;
+mod probes;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,12 +26,10 @@ use super::child::{ChildId, Exit};
 use super::clock::Clock;
 use super::desired::{PipelineKey, Wanted, desired};
 use super::fault;
-use super::messages::{
-    CatalogRead, ChildExited, ClaimDone, Drain, ProbeReady, RenewDone, Shutdown, StreamChanged,
-};
+use super::messages::{CatalogRead, ChildExited, ClaimDone, RenewDone, Shutdown, StreamChanged};
 use super::permits::Pool;
-use super::pipeline_slot::{PipelineSlot, Run};
-use super::probe::{Probe, ProbeParts};
+use super::pipeline_slot::PipelineSlot;
+use super::probe::Probe;
 use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
 use crate::admin::metrics::Metrics;
@@ -229,77 +230,6 @@ impl Supervisor {
         context.run_later(CATALOG_EVERY, Self::read_catalogs);
     }
 
-    // === Probes ===
-
-    fn start_probe(&mut self, database: &Arc<str>, context: &Context<Self>) {
-        let incarnation = self.next_incarnation();
-        let now = self.clock.now();
-        let Some(slot) = self.databases.get_mut(database) else {
-            return;
-        };
-        let parts = ProbeParts {
-            database: Arc::clone(database),
-            store: Arc::clone(&slot.database.store),
-            least_pause: self.settings.probe.min_interval,
-            most_pause: self.settings.probe.max_interval,
-            metrics: self.metrics.clone(),
-            board: Arc::clone(&self.board),
-            clock: self.clock,
-        };
-        let child = ChildId::Probe(Arc::clone(database));
-        let supervisor = context.address().recipient();
-        let probe = super::child::spawn(child, incarnation, supervisor, |_, note| {
-            Probe::new(parts, note)
-        });
-        slot.incarnation = incarnation;
-        slot.started_at = now;
-        slot.probe = Some(probe.clone());
-        let readers = self
-            .pipelines
-            .iter()
-            .filter(|(key, _)| key.database == *database);
-        for (key, pipeline) in readers {
-            if let Run::Running { reader, .. } = &pipeline.run
-                && reader
-                    .try_send(ProbeReady {
-                        probe: probe.clone(),
-                    })
-                    .is_err()
-            {
-                tracing::debug!(pipeline = %key, "a reader is gone");
-            }
-        }
-    }
-
-    fn probe_exited(
-        &mut self,
-        database: &Arc<str>,
-        incarnation: u64,
-        exit: &Exit,
-        context: &mut Context<Self>,
-    ) {
-        let now = self.clock.now();
-        let Some(slot) = self
-            .databases
-            .get_mut(database)
-            .filter(|slot| slot.incarnation == incarnation)
-        else {
-            return;
-        };
-        slot.probe = None;
-        if now.since(slot.started_at) >= HEALTHY_AFTER {
-            slot.backoff.reset();
-        }
-        let pause = slot.backoff.after_failure(fastrand::f64());
-        self.note_restart(&ChildId::Probe(Arc::clone(database)), exit, pause);
-        let database = Arc::clone(database);
-        context.run_later(pause, move |supervisor, context| {
-            if !supervisor.is_draining() {
-                supervisor.start_probe(&database, context);
-            }
-        });
-    }
-
     pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
         self.metrics.actor_restarted(child.kind(), exit.cause());
         match exit {
@@ -371,61 +301,6 @@ impl Supervisor {
     }
 
     // === Shutdown ===
-
-    fn shut_down(&mut self) {
-        if self.is_draining() {
-            return;
-        }
-        self.board.set_phase(Phase::Draining);
-        let grace = self.settings.limits.drain_grace;
-        let mut report = DrainReport::default();
-        for (key, slot) in &mut self.pipelines {
-            match &slot.run {
-                Run::Running { reader, .. } => {
-                    if reader.try_send(Drain).is_err() {
-                        tracing::debug!(pipeline = %key, "a reader is gone");
-                    }
-                }
-                Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => report.drained += 1,
-            }
-        }
-        self.draining = Some(Draining {
-            until: self.clock.now() + grace,
-            report,
-        });
-        tracing::info!(
-            ?grace,
-            "draining: nothing more is read, what was sent is settled"
-        );
-        self.finish_drain_when_due();
-    }
-
-    pub(super) const fn count_drained(&mut self) {
-        if let Some(draining) = &mut self.draining {
-            draining.report.drained += 1;
-        }
-    }
-
-    fn finish_drain_when_due(&mut self) {
-        let Some(draining) = &self.draining else {
-            return;
-        };
-        let running = self
-            .pipelines
-            .values()
-            .filter(|slot| matches!(slot.run, Run::Running { .. }))
-            .count();
-        if running > 0 && self.clock.now() < draining.until {
-            return;
-        }
-        let report = DrainReport {
-            cut_off: running,
-            ..draining.report
-        };
-        if let Some(finished) = self.finished.take() {
-            finished.send(report).ok();
-        }
-    }
 }
 
 impl Actor for Supervisor {
