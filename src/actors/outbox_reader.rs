@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::desired::PipelineKey;
@@ -26,6 +27,7 @@ use super::messages::{
 };
 use super::permits::{FlowTag, Pool};
 use super::probe::Probe;
+use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
 use crate::admin::metrics::{Metrics, PipelineMetrics};
 use crate::admin::status::{PipelineState, StatusBoard};
@@ -86,6 +88,8 @@ pub struct OutboxReader {
     paused_until: Option<Moment>,
     timer: Option<(Moment, SpawnHandle)>,
     reports: u32,
+    pulse: Pulse,
+    workers: Handle,
 }
 
 impl OutboxReader {
@@ -103,15 +107,16 @@ impl OutboxReader {
             weight: spec.weight,
             batch_size: spec.batch_size,
         };
-        let tag = FlowTag::new(
-            Arc::clone(&spec.name),
-            parts.epoch,
+        let tag = Arc::new(FlowTag {
+            pipeline: Arc::clone(&spec.name),
+            epoch: parts.epoch,
             flow,
-            context.address().recipient(),
-            metrics.clone(),
-            Pool::new(parts.most_rows, parts.most_bytes),
-            parts.shared,
-        );
+            reader: context.address().recipient(),
+            metrics: metrics.clone(),
+            own: Pool::new(parts.most_rows, parts.most_bytes),
+            shared: parts.shared,
+            void: parts.void,
+        });
         let limits = IntakeLimits {
             rows: parts.most_rows,
             stashed: parts.most_stashed,
@@ -165,6 +170,8 @@ impl OutboxReader {
             paused_until: None,
             timer: None,
             reports: 0,
+            pulse: parts.pulse,
+            workers: parts.workers,
         }
     }
 
@@ -261,6 +268,9 @@ impl OutboxReader {
             }
             context.cancel_future(handle);
         }
+        if fault::forgets("outbox_reader.timer") {
+            return;
+        }
         let handle = context.run_later(until.since(self.now()), |reader, context| {
             reader.timer = None;
             reader.go_on(context);
@@ -290,7 +300,7 @@ impl OutboxReader {
         context: &mut Context<Self>,
     ) {
         self.busy = true;
-        let task = tokio::spawn(task);
+        let task = self.workers.spawn(task);
         let result = async move {
             task.await.unwrap_or_else(|error| {
                 Err(StoreError::Unavailable(format!("the task ended: {error}")))
@@ -345,7 +355,7 @@ impl Actor for OutboxReader {
         let tag = Arc::clone(&self.tag);
         let address = context.address();
         let watch = async move {
-            tag.until_void().await;
+            tag.void.until_void().await;
             if address.try_send(FlowBecameVoid).is_err() {
                 tracing::debug!("a void flow's reader is gone");
             }
@@ -377,6 +387,9 @@ impl Handler<Outcomes> for OutboxReader {
             if let Some(since) = self.intake.settled(*seq, *hash, now) {
                 self.metrics.acked(now.since(since));
             }
+        }
+        if !outcomes.stored.is_empty() {
+            self.pulse.progress();
         }
         let stored = outcomes.stored.len() as u64;
         self.board

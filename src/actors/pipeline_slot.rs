@@ -5,19 +5,22 @@ use std::time::Duration;
 
 use actix::{Addr, AsyncContext, Context};
 
-use super::child::{ChildId, Exit};
+use super::child::{self, ChildId, Exit};
 use super::desired::PipelineKey;
 use super::messages::Drain;
 use super::outbox_reader::{BLOCKED_RETRY, OutboxReader, ReaderParts};
+use super::permits::Void;
 use super::pipeline_lease::STANDBY_PAUSE;
+use super::pulse::Pulse;
 use super::stream_router::StreamKey;
-use super::supervisor::{HEALTHY_AFTER, RESTART_PAUSES, Supervisor};
+use super::supervisor::Supervisor;
 use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::{PipelineState, PipelineStatus};
 use crate::config::pipeline::PipelineSpec;
 use crate::core::backoff::Backoff;
 use crate::core::ports::{Epoch, Outbox};
 use crate::core::position::Position;
+use crate::core::supervision::{ChildState, FAILED_AFTER, Life};
 use crate::core::time::Moment;
 
 /// First and longest pause after a database refused a claim: somebody must act.
@@ -33,7 +36,7 @@ pub(super) struct PipelineSlot {
     pub(super) run: Run,
     pub(super) invalid: Option<String>,
     pub(super) attempt: u64,
-    backoff: Backoff,
+    pub(super) life: Life,
     pub(super) refusals: Backoff,
     /// It is wanted no more: forget it when its reader has ended.
     retired: bool,
@@ -53,21 +56,22 @@ pub(super) enum Run {
         incarnation: u64,
         epoch: Epoch,
         lease_until: Moment,
-        started_at: Moment,
+        pulse: Pulse,
+        void: Void,
     },
     /// Its definition is not acceptable.
     Invalid,
 }
 
 impl PipelineSlot {
-    fn new() -> Self {
+    fn new(now: Moment) -> Self {
         Self {
             spec: None,
             stream: None,
             run: Run::Waiting,
             invalid: None,
             attempt: 0,
-            backoff: Backoff::new(RESTART_PAUSES.0, RESTART_PAUSES.1),
+            life: Life::new(now),
             refusals: Backoff::new(REFUSED_PAUSES.0, REFUSED_PAUSES.1),
             retired: false,
         }
@@ -96,10 +100,11 @@ impl Supervisor {
             self.refuse_pipeline(&key, &spec.outbox, &reason);
             return;
         }
+        let now = self.clock.now();
         let slot = self
             .pipelines
             .entry(key.clone())
-            .or_insert_with(PipelineSlot::new);
+            .or_insert_with(|| PipelineSlot::new(now));
         if slot.spec.as_ref() == Some(&spec) && !slot.retired {
             return;
         }
@@ -148,10 +153,11 @@ impl Supervisor {
     }
 
     pub(super) fn refuse_pipeline(&mut self, key: &PipelineKey, outbox: &Arc<str>, reason: &str) {
+        let now = self.clock.now();
         let slot = self
             .pipelines
             .entry(key.clone())
-            .or_insert_with(PipelineSlot::new);
+            .or_insert_with(|| PipelineSlot::new(now));
         if slot.invalid.as_deref() == Some(reason) {
             return;
         }
@@ -226,6 +232,7 @@ impl Supervisor {
         asked_at: Moment,
         context: &mut Context<Self>,
     ) {
+        let (pulse, void) = (Pulse::default(), Void::default());
         let incarnation = self.next_incarnation();
         self.last_flow += 1;
         let flow = self.last_flow;
@@ -241,7 +248,7 @@ impl Supervisor {
             .as_ref()
             .and_then(|stream| self.streams.get(stream)?.ready());
         let (Some(spec), Some(stream), Some(probe)) =
-            (slot.spec.clone(), stream, database.probe.clone())
+            (slot.spec.clone(), stream, database.probe.address.clone())
         else {
             // What it needs has gone while the lease was asked for.
             self.claim_in(key, STANDBY_PAUSE, context);
@@ -270,18 +277,27 @@ impl Supervisor {
             metrics: self.metrics.clone(),
             board: Arc::clone(&self.board),
             clock: self.clock,
+            void: void.clone(),
+            pulse: pulse.clone(),
+            workers: self.stage.workers().clone(),
         };
         let child = ChildId::Reader(key.clone());
         let supervisor = context.address().recipient();
-        let reader = super::child::spawn(child, incarnation, supervisor, |context, note| {
-            OutboxReader::new(parts, note, context)
-        });
+        let reader = child::spawn(
+            &self.stage,
+            child,
+            incarnation,
+            supervisor,
+            |context, note| OutboxReader::new(parts, note, context),
+        );
+        slot.life.runs(now);
         slot.run = Run::Running {
             reader,
             incarnation,
             epoch,
             lease_until: asked_at + self.settings.cluster.lease,
-            started_at: now,
+            pulse,
+            void,
         };
     }
 
@@ -289,7 +305,7 @@ impl Supervisor {
         &mut self,
         key: &PipelineKey,
         incarnation: u64,
-        exit: Exit,
+        exit: &Exit,
         context: &mut Context<Self>,
     ) {
         let now = self.clock.now();
@@ -298,18 +314,19 @@ impl Supervisor {
         };
         let Run::Running {
             incarnation: current,
-            started_at,
+            pulse,
+            void,
             ..
-        } = slot.run
+        } = &slot.run
         else {
             return;
         };
-        if current != incarnation {
+        if *current != incarnation {
             return;
         }
-        if now.since(started_at) >= HEALTHY_AFTER {
-            slot.backoff.reset();
-        }
+        void.make_void();
+        let death = exit.death(pulse.has_progressed());
+        let pause = slot.life.died(death, now, fastrand::f64());
         slot.run = Run::Waiting;
         let stream = slot.stream.clone();
         self.purge_void(stream.as_ref());
@@ -321,10 +338,16 @@ impl Supervisor {
             self.forget_pipeline(key);
             return;
         }
-        self.restart_reader(key, exit, context);
+        self.restart_reader(key, exit, pause, context);
     }
 
-    fn restart_reader(&mut self, key: &PipelineKey, exit: Exit, context: &mut Context<Self>) {
+    fn restart_reader(
+        &mut self,
+        key: &PipelineKey,
+        exit: &Exit,
+        pause: Duration,
+        context: &mut Context<Self>,
+    ) {
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
@@ -332,31 +355,38 @@ impl Supervisor {
             slot.run = Run::Invalid;
             return;
         }
-        let pause = match &exit {
-            Exit::Drained => Duration::ZERO,
+        let has_failed = slot.life.state() == ChildState::Failed;
+        let pause = match exit {
             Exit::LeaseLost => STANDBY_PAUSE,
             Exit::Blocked(_) => BLOCKED_RETRY,
-            Exit::Stopped
+            Exit::Drained
+            | Exit::Stopped
             | Exit::RowsLost
             | Exit::Resharded
             | Exit::Refused(_)
-            | Exit::Panicked(_) => slot.backoff.after_failure(fastrand::f64()),
+            | Exit::Stuck
+            | Exit::Panicked(_) => pause,
         };
         let child = ChildId::Reader(key.clone());
-        match &exit {
+        match exit {
             Exit::Drained => {}
             Exit::LeaseLost => {
                 self.metrics.lease_event(LeaseEvent::Lost);
-                self.note_restart(&child, &exit, pause);
+                self.note_restart(&child, exit, pause);
             }
             Exit::Stopped
             | Exit::RowsLost
             | Exit::Resharded
             | Exit::Refused(_)
             | Exit::Blocked(_)
-            | Exit::Panicked(_) => self.note_restart(&child, &exit, pause),
+            | Exit::Stuck
+            | Exit::Panicked(_) => self.note_restart(&child, exit, pause),
         }
-        if let (Exit::Refused(reason), Some(slot)) = (&exit, self.pipelines.get(key)) {
+        if let (true, Some(slot)) = (has_failed, self.pipelines.get(key)) {
+            let reason = format!("its reader ended {FAILED_AFTER} times in a row: {exit}");
+            self.show(key, slot, PipelineState::Failed { reason });
+        }
+        if let (Exit::Refused(reason), Some(slot)) = (exit, self.pipelines.get(key)) {
             self.show(
                 key,
                 slot,

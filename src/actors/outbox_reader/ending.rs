@@ -19,7 +19,7 @@ impl OutboxReader {
             store.save_position(&pipeline, epoch, &position).await?;
             store.release(&pipeline, &node, epoch).await
         };
-        let last_acts = tokio::spawn(last_acts);
+        let last_acts = self.workers.spawn(last_acts);
         context.spawn(last_acts.into_actor(self).map(|result, reader, context| {
             if let Ok(Err(error)) = result {
                 tracing::warn!(pipeline = %reader.key, %error, "the last position could not be written; some rows will be sent again");

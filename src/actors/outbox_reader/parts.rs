@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use actix::Addr;
+use tokio::runtime::Handle;
 
 use crate::actors::clock::Clock;
 use crate::actors::desired::PipelineKey;
-use crate::actors::permits::Pool;
+use crate::actors::permits::{Pool, Void};
 use crate::actors::probe::Probe;
+use crate::actors::pulse::Pulse;
 use crate::actors::stream_router::StreamRouter;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::StatusBoard;
@@ -59,4 +61,10 @@ pub struct ReaderParts {
     pub board: Arc<StatusBoard>,
     /// The clock.
     pub clock: Clock,
+    /// Whether its flow is void; the supervisor shares it.
+    pub void: Void,
+    /// Its signs of life.
+    pub pulse: Pulse,
+    /// Where what takes time is spawned.
+    pub workers: Handle,
 }

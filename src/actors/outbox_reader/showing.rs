@@ -71,7 +71,16 @@ impl OutboxReader {
         self.state = state;
     }
 
+    /// Nothing is under way, nothing is waited for: a wake-up was lost.
+    fn is_stalled(&self) -> bool {
+        let waits = self.busy || self.watching || self.timer.is_some() || self.releasing;
+        !waits && self.intake.nothing_handed() && !self.intake.is_held()
+    }
+
     pub(super) fn report(&mut self, context: &mut Context<Self>) {
+        if !self.is_stalled() {
+            self.pulse.beat();
+        }
         let unsettled = self.intake.handed() + self.intake.stashed();
         let (in_flight, bytes) = (self.tag.own.rows(), self.tag.own.bytes());
         let (windows, stashed) = (self.intake.open_windows(), self.intake.stashed());
@@ -95,7 +104,9 @@ impl OutboxReader {
     fn count_backlog(&self, context: &mut Context<Self>) {
         let (store, outbox) = (Arc::clone(&self.work.store), self.work.renderer.outbox.id);
         let seen = self.intake.read_up_to();
-        let count = tokio::spawn(async move { store.backlog(outbox, &seen, BACKLOG_BOUND).await });
+        let count = self
+            .workers
+            .spawn(async move { store.backlog(outbox, &seen, BACKLOG_BOUND).await });
         context.spawn(count.into_actor(self).map(|counted, reader, _| {
             let Ok(Ok(unread)) = counted else {
                 return;

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use actix::{AsyncContext, Context};
 
-use super::{HEALTHY_AFTER, Supervisor};
+use super::Supervisor;
 use crate::actors::child::{self, ChildId, Exit};
 use crate::actors::messages::ProbeReady;
 use crate::actors::pipeline_slot::Run;
 use crate::actors::probe::{Probe, ProbeParts};
+use crate::actors::pulse::Pulse;
 
 impl Supervisor {
     pub(super) fn start_probe(&mut self, database: &Arc<str>, context: &Context<Self>) {
+        let pulse = Pulse::default();
         let incarnation = self.next_incarnation();
         let now = self.clock.now();
         let Some(slot) = self.databases.get_mut(database) else {
@@ -25,15 +27,15 @@ impl Supervisor {
             metrics: self.metrics.clone(),
             board: Arc::clone(&self.board),
             clock: self.clock,
+            pulse: pulse.clone(),
+            workers: self.stage.workers().clone(),
         };
         let child = ChildId::Probe(Arc::clone(database));
         let supervisor = context.address().recipient();
-        let probe = child::spawn(child, incarnation, supervisor, |_, note| {
+        let probe = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             Probe::new(parts, note)
         });
-        slot.incarnation = incarnation;
-        slot.started_at = now;
-        slot.probe = Some(probe.clone());
+        slot.probe.runs(probe.clone(), incarnation, pulse, now);
         let readers = self
             .pipelines
             .iter()
@@ -62,19 +64,18 @@ impl Supervisor {
         let Some(slot) = self
             .databases
             .get_mut(database)
-            .filter(|slot| slot.incarnation == incarnation)
+            .filter(|slot| slot.probe.incarnation == incarnation)
         else {
             return;
         };
-        slot.probe = None;
-        if now.since(slot.started_at) >= HEALTHY_AFTER {
-            slot.backoff.reset();
-        }
-        let pause = slot.backoff.after_failure(fastrand::f64());
+        let pause = slot.probe.ended(exit, now);
         self.note_restart(&ChildId::Probe(Arc::clone(database)), exit, pause);
         let database = Arc::clone(database);
         context.run_later(pause, move |supervisor, context| {
-            if !supervisor.is_draining() {
+            let is_wanted = supervisor.databases.get(&database).is_some_and(|slot| {
+                slot.probe.incarnation == incarnation && slot.probe.address.is_none()
+            });
+            if is_wanted && !supervisor.is_draining() {
                 supervisor.start_probe(&database, context);
             }
         });
