@@ -1,6 +1,7 @@
 //! `tidegate demo` as a user runs it: what it prints, how it ends, and that it
 //! leaves nothing.
 #![cfg(feature = "demo")]
+#![allow(clippy::expect_used, reason = "a test may fail by panicking")]
 
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader};
