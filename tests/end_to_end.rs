@@ -1,0 +1,20 @@
+//! The whole relay with real parts: the program as a child process, a private
+//! PostgreSQL, and Kinesis over HTTP.
+//!
+//! One binary, so that all its tests share one database server; each test has a
+//! database and an emulator of its own.
+#![cfg(feature = "demo")]
+
+#[path = "common/database.rs"]
+mod database;
+#[path = "common/process.rs"]
+mod process;
+#[path = "common/relay.rs"]
+mod relay;
+#[path = "common/scenario.rs"]
+mod scenario;
+#[path = "common/world.rs"]
+mod world;
+
+#[path = "end_to_end/order.rs"]
+mod order;
