@@ -5,6 +5,8 @@
 //! database and an emulator of its own.
 #![cfg(feature = "demo")]
 
+#[path = "common/calls.rs"]
+mod calls;
 #[path = "common/database.rs"]
 mod database;
 #[path = "common/process.rs"]
@@ -16,5 +18,11 @@ mod scenario;
 #[path = "common/world.rs"]
 mod world;
 
+#[path = "end_to_end/failures.rs"]
+mod failures;
+#[path = "end_to_end/kill.rs"]
+mod kill;
 #[path = "end_to_end/order.rs"]
 mod order;
+#[path = "end_to_end/panics.rs"]
+mod panics;
