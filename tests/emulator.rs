@@ -1,6 +1,11 @@
 //! The emulator itself: what the other tests and the demo rest on. Above all that
 //! nothing it acknowledged hides from a reader, which it does unmodified.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
 #![cfg(feature = "demo")]
 
 use std::collections::BTreeMap;

@@ -1,5 +1,10 @@
 //! The real client against the embedded emulator over HTTP.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
 #![cfg(feature = "demo")]
 
 use std::sync::Arc;

@@ -1,6 +1,11 @@
 //! The real client against servers of a few lines: answers the emulator cannot
 //! give, and the default chain of the SDK in a process of its own.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
 #![cfg(feature = "demo")]
 
 use std::collections::VecDeque;

@@ -1,13 +1,15 @@
 //! The load of the demo and the end-to-end tests: it trips readers, and its books
 //! are exact.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
 #![cfg(feature = "demo")]
 
 #[path = "common/database.rs"]
-#[allow(
-    dead_code,
-    unreachable_pub,
-    reason = "each test binary uses a part of it"
-)]
+#[allow(unreachable_pub, reason = "each test binary uses a part of it")]
 mod database;
 
 use std::collections::HashMap;

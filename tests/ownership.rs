@@ -1,5 +1,11 @@
 //! Who may run a pipeline and write its position; errors, and manners in a database
 //! that is somebody else's.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
 #![cfg(feature = "demo")]
 
 #[path = "common/database.rs"]

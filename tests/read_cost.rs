@@ -1,4 +1,10 @@
 //! What a read costs, whatever the planner knows: pages touched under EXPLAIN.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
 #![cfg(feature = "demo")]
 
 #[path = "common/database.rs"]

@@ -1,5 +1,11 @@
 //! The SQL interface of publishers: what works, and what every mistake is answered
 //! with; and the migrations that install it.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
 #![cfg(feature = "demo")]
 
 #[path = "common/database.rs"]

@@ -1,4 +1,10 @@
 //! The store on a real server: which rows a window has, and what a probe tells.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
 #![cfg(feature = "demo")]
 
 #[path = "common/database.rs"]

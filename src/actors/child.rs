@@ -6,13 +6,19 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use actix::{Actor, Addr, AsyncContext, Context, Recipient};
+use actix::dev::channel::channel;
+use actix::{Actor, Addr, Context, Recipient};
 
 use super::desired::PipelineKey;
 use super::messages::ChildExited;
+use super::pulse::Pulse;
+use super::stage::Stage;
 use super::stream_router::StreamKey;
 use crate::core::shard_map::ShardId;
+use crate::core::supervision::{Death, Life};
+use crate::core::time::Moment;
 
 /// Mailboxes are bounded by tickets, not by their size: a full one would drop
 /// rows.
@@ -72,6 +78,8 @@ pub enum Exit {
     Refused(String),
     /// The service does not take one of its rows; the reason names it.
     Blocked(String),
+    /// It gave no sign of life.
+    Stuck,
     /// It panicked.
     Panicked(String),
 }
@@ -88,7 +96,35 @@ impl Exit {
             Self::Resharded => "resharded",
             Self::Refused(_) => "refused",
             Self::Blocked(_) => "blocked",
+            Self::Stuck => "stuck",
             Self::Panicked(_) => "panic",
+        }
+    }
+
+    /// What is held against it.
+    #[must_use]
+    pub const fn death(&self, progressed: bool) -> Death {
+        match self {
+            Self::Stopped | Self::Drained => Death::InOrder,
+            Self::RowsLost | Self::LeaseLost | Self::Resharded => Death::Innocent,
+            Self::Refused(_) | Self::Blocked(_) | Self::Stuck | Self::Panicked(_) => {
+                Death::Failure { progressed }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stopped => f.write_str("stopped"),
+            Self::Drained => f.write_str("drained"),
+            Self::LeaseLost => f.write_str("another node owns the pipeline"),
+            Self::RowsLost => f.write_str("rows were lost with another actor"),
+            Self::Resharded => f.write_str("the stream was resharded"),
+            Self::Stuck => f.write_str("it gave no sign of life"),
+            Self::Refused(reason) | Self::Blocked(reason) => f.write_str(reason),
+            Self::Panicked(text) => write!(f, "it panicked: {text}"),
         }
     }
 }
@@ -110,37 +146,82 @@ impl ExitNote {
     }
 }
 
-/// Starts an actor and has the supervisor told when it ends.
+/// What the supervisor knows of one child: its present incarnation, if it runs,
+/// and its life so far.
+#[derive(Debug)]
+pub struct ChildSlot<A: Actor> {
+    /// Where it is reached while it runs.
+    pub address: Option<Addr<A>>,
+    /// Which incarnation it is; words of earlier ones count no more.
+    pub incarnation: u64,
+    /// Its life.
+    pub life: Life,
+    /// Its signs of life.
+    pub pulse: Pulse,
+}
+
+impl<A: Actor> ChildSlot<A> {
+    /// A child that has not been started.
+    #[must_use]
+    pub fn new(now: Moment) -> Self {
+        Self {
+            address: None,
+            incarnation: 0,
+            life: Life::new(now),
+            pulse: Pulse::default(),
+        }
+    }
+
+    /// It runs.
+    pub fn runs(&mut self, address: Addr<A>, incarnation: u64, pulse: Pulse, now: Moment) {
+        self.address = Some(address);
+        self.incarnation = incarnation;
+        self.pulse = pulse;
+        self.life.runs(now);
+    }
+
+    /// It has ended, or is given up: answers how long to wait before it is
+    /// started again.
+    pub fn ended(&mut self, exit: &Exit, now: Moment) -> Duration {
+        self.address = None;
+        let death = exit.death(self.pulse.has_progressed());
+        self.life.died(death, now, fastrand::f64())
+    }
+}
+
+/// Starts an actor on a stage and has the supervisor told when it ends.
 pub fn spawn<A>(
+    stage: &Stage,
     child: ChildId,
     incarnation: u64,
     supervisor: Recipient<ChildExited>,
-    build: impl FnOnce(&mut Context<A>, ExitNote) -> A,
+    build: impl FnOnce(&mut Context<A>, ExitNote) -> A + Send + 'static,
 ) -> Addr<A>
 where
     A: Actor<Context = Context<A>>,
 {
-    let note = ExitNote::default();
-    let mut context = Context::new();
-    context.set_mailbox_capacity(MAILBOX);
-    let address = context.address();
-    let actor = build(&mut context, note.clone());
-    let task = actix::spawn(context.into_future(actor));
-    actix::spawn(async move {
-        let exit = match task.await {
-            Ok(()) => note.read(),
-            Err(error) => Exit::Panicked(panic_text(error)),
-        };
-        let told = supervisor.try_send(ChildExited {
-            child,
-            incarnation,
-            exit,
+    let (sender, receiver) = channel(MAILBOX);
+    stage.run(move || {
+        let note = ExitNote::default();
+        let mut context = Context::with_receiver(receiver);
+        let actor = build(&mut context, note.clone());
+        let task = actix::spawn(context.into_future(actor));
+        actix::spawn(async move {
+            let exit = match task.await {
+                Ok(()) => note.read(),
+                Err(error) => Exit::Panicked(panic_text(error)),
+            };
+            let exited = ChildExited {
+                child,
+                incarnation,
+                exit,
+            };
+            if supervisor.try_send(exited).is_err() {
+                tracing::debug!("an actor ended after its supervisor");
+            }
         });
-        if told.is_err() {
-            tracing::debug!("an actor ended after its supervisor");
-        }
     });
-    address
+    Addr::new(sender)
 }
 
 fn panic_text(error: tokio::task::JoinError) -> String {

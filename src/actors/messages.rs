@@ -180,6 +180,8 @@ pub struct ChildExited {
 pub struct StreamChanged {
     /// Which.
     pub stream: super::stream_router::StreamKey,
+    /// Which incarnation of its router says so.
+    pub incarnation: u64,
     /// Its state.
     pub state: StreamState,
 }

@@ -7,37 +7,41 @@
 //! another actor, or when the service refuses one of its rows; the supervisor
 //! decides what follows.
 
+mod ending;
+mod parts;
+mod showing;
+mod taking;
+mod work;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle,
-    WrapFuture,
-};
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
-use super::clock::Clock;
 use super::desired::PipelineKey;
 use super::fault;
 use super::messages::{
-    Batch, Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RoutedRow, StopNow, Wake, Watch,
+    Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, StopNow, Wake, Watch,
 };
-use super::permits::{FlowTag, Pool, Ticket};
+use super::permits::{FlowTag, Pool};
 use super::probe::Probe;
-use super::reader_work::{Done, Fetched, Rendered, Work};
+use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
-use crate::admin::metrics::{Metrics, PipelineMetrics, PositionWrite};
+use crate::admin::metrics::{Metrics, PipelineMetrics};
 use crate::admin::status::{PipelineState, StatusBoard};
-use crate::config::pipeline::PipelineSpec;
 use crate::core::backoff::Backoff;
-use crate::core::intake::{Intake, IntakeLimits, Ready, Room, Wish};
-use crate::core::ports::{Epoch, Fenced, Outbox, OutboxStore, StoreError};
-use crate::core::position::{Position, Seq, WindowNumber};
+use crate::core::intake::{Intake, IntakeLimits, Room, Wish};
+use crate::core::ports::StoreError;
+use crate::core::position::WindowNumber;
 use crate::core::rate_limit::{RateLimiter, RateLimits};
-use crate::core::render::{Poison, Renderer};
-use crate::core::send_queue::{Flow, FlowId};
-use crate::core::shard_map::ShardMap;
+use crate::core::render::Renderer;
+use crate::core::send_queue::Flow;
 use crate::core::time::Moment;
+use work::{Done, Fetched, Work};
+
+pub use parts::ReaderParts;
 
 /// First and longest pause after the database failed.
 const DATABASE_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -50,64 +54,11 @@ pub const BLOCKED_RETRY: Duration = Duration::from_secs(15);
 /// again: look that often.
 const PERMIT_RETRY: Duration = Duration::from_millis(20);
 
-/// How often gauges are brought up to date.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
-
-/// How often the backlog is counted, in reports.
-const BACKLOG_EVERY: u32 = 5;
-
-/// Counting a backlog stops here: it must be cheap at any size.
-const BACKLOG_BOUND: u32 = 10_000;
-
 /// With more windows open, those that can be are merged.
 const MERGE_ABOVE: usize = 64;
 
 /// What a row is taken to weigh before one has been seen, in bytes.
 const UNKNOWN_WEIGHT: usize = 16 * 1024;
-
-/// What a reader is made of.
-pub struct ReaderParts {
-    /// Which pipeline.
-    pub key: PipelineKey,
-    /// What this node is called in leases.
-    pub node: Arc<str>,
-    /// Its definition.
-    pub spec: Arc<PipelineSpec>,
-    /// Its outbox.
-    pub outbox: Outbox,
-    /// The epoch it is owned under.
-    pub epoch: Epoch,
-    /// Where to go on.
-    pub position: Position,
-    /// The shards of its stream.
-    pub map: Arc<ShardMap>,
-    /// The most a record of the stream may weigh, in bytes.
-    pub max_record_bytes: usize,
-    /// Its place in the writers' queues.
-    pub flow: FlowId,
-    /// Its tenant's weight.
-    pub tenant_weight: u32,
-    /// The database.
-    pub store: Arc<dyn OutboxStore>,
-    /// Where rows go.
-    pub router: Addr<StreamRouter>,
-    /// What wakes it.
-    pub probe: Addr<Probe>,
-    /// The permits of the process.
-    pub shared: Arc<Pool>,
-    /// Rows in flight of this pipeline, at most.
-    pub most_rows: usize,
-    /// Bytes in flight of this pipeline, at most.
-    pub most_bytes: usize,
-    /// Rows remembered by id alone, at most.
-    pub most_stashed: usize,
-    /// The metrics of the process.
-    pub metrics: Metrics,
-    /// Where its state is shown.
-    pub board: Arc<StatusBoard>,
-    /// The clock.
-    pub clock: Clock,
-}
 
 /// The reader of one pipeline.
 pub struct OutboxReader {
@@ -137,6 +88,8 @@ pub struct OutboxReader {
     paused_until: Option<Moment>,
     timer: Option<(Moment, SpawnHandle)>,
     reports: u32,
+    pulse: Pulse,
+    workers: Handle,
 }
 
 impl OutboxReader {
@@ -154,15 +107,16 @@ impl OutboxReader {
             weight: spec.weight,
             batch_size: spec.batch_size,
         };
-        let tag = FlowTag::new(
-            Arc::clone(&spec.name),
-            parts.epoch,
+        let tag = Arc::new(FlowTag {
+            pipeline: Arc::clone(&spec.name),
+            epoch: parts.epoch,
             flow,
-            context.address().recipient(),
-            metrics.clone(),
-            Pool::new(parts.most_rows, parts.most_bytes),
-            parts.shared,
-        );
+            reader: context.address().recipient(),
+            metrics: metrics.clone(),
+            own: Pool::new(parts.most_rows, parts.most_bytes),
+            shared: parts.shared,
+            void: parts.void,
+        });
         let limits = IntakeLimits {
             rows: parts.most_rows,
             stashed: parts.most_stashed,
@@ -216,6 +170,8 @@ impl OutboxReader {
             paused_until: None,
             timer: None,
             reports: 0,
+            pulse: parts.pulse,
+            workers: parts.workers,
         }
     }
 
@@ -312,6 +268,9 @@ impl OutboxReader {
             }
             context.cancel_future(handle);
         }
+        if fault::forgets("outbox_reader.timer") {
+            return;
+        }
         let handle = context.run_later(until.since(self.now()), |reader, context| {
             reader.timer = None;
             reader.go_on(context);
@@ -341,7 +300,7 @@ impl OutboxReader {
         context: &mut Context<Self>,
     ) {
         self.busy = true;
-        let task = tokio::spawn(task);
+        let task = self.workers.spawn(task);
         let result = async move {
             task.await.unwrap_or_else(|error| {
                 Err(StoreError::Unavailable(format!("the task ended: {error}")))
@@ -377,280 +336,6 @@ impl OutboxReader {
         }
         self.go_on(context);
     }
-
-    fn take(&mut self, done: Done, context: &mut Context<Self>) {
-        match done {
-            Done::Opened {
-                snapshot,
-                taken_at,
-                fetched,
-            } => {
-                if matches!(&fetched, Fetched::Whole(rows) if rows.read == 0) {
-                    self.intake.nothing_new(snapshot, taken_at);
-                    self.is_running();
-                    return;
-                }
-                let window = self.intake.open_window(snapshot, taken_at);
-                self.last_number = window;
-                self.opened = Some((window, fetched));
-            }
-            Done::Reopened { window, fetched } => self.take_window(window, fetched),
-            Done::Page {
-                window,
-                rows,
-                is_last,
-            } => {
-                let is_held = self.take_rows(rows);
-                if is_last && !is_held {
-                    self.intake.end_window(window);
-                }
-            }
-            Done::Refilled { lane, asked, rows } => self.take_back(lane, &asked, rows),
-            Done::Saved(Fenced::Written) => {
-                self.all_metrics.position_write(PositionWrite::Written);
-                self.intake.saved(self.now());
-                if let Some((window, fetched)) = self.opened.take() {
-                    self.take_window(window, fetched);
-                }
-            }
-            Done::Saved(Fenced::Stale) => {
-                self.all_metrics.position_write(PositionWrite::Stale);
-                self.end(Exit::LeaseLost, context);
-            }
-        }
-    }
-
-    fn take_window(&mut self, window: WindowNumber, fetched: Fetched) {
-        match fetched {
-            Fetched::Bounds {
-                first,
-                first_fresh,
-                last,
-            } => self.intake.begin_paging(window, first, first_fresh, last),
-            Fetched::Whole(rows) => {
-                if !self.take_rows(rows) {
-                    self.intake.end_window(window);
-                }
-            }
-        }
-    }
-
-    /// Takes rows in; answers whether reading is held before one of them.
-    fn take_rows(&mut self, rows: Rendered) -> bool {
-        let mut room = self.room_for(rows.ready.len());
-        self.learn_weight(&rows.ready);
-        self.metrics.rows_read(rows.ready.len(), rows.bytes);
-        let mut handed = Vec::with_capacity(rows.ready.len());
-        for ready in rows.ready {
-            handed.extend(self.intake.take_in(ready, &mut room));
-        }
-        self.hand(handed);
-        match rows.poison {
-            None => {
-                self.is_running();
-                false
-            }
-            Some((seq, poison)) => {
-                self.intake.hold_before(seq);
-                self.block(seq, &poison);
-                true
-            }
-        }
-    }
-
-    fn take_back(&mut self, lane: usize, asked: &[Seq], rows: Rendered) {
-        let mut room = self.room_for(rows.ready.len());
-        let mut ready = rows.ready.into_iter().peekable();
-        let mut handed = Vec::new();
-        for seq in asked {
-            if rows
-                .poison
-                .as_ref()
-                .is_some_and(|(poisoned, _)| poisoned == seq)
-            {
-                break;
-            }
-            let found: Option<Ready> = ready.next_if(|ready| ready.envelope.seq == *seq);
-            match found {
-                Some(found) => handed.extend(self.intake.take_back(lane, found, &mut room)),
-                None => {
-                    tracing::error!(
-                        pipeline = %self.key, row = seq.id,
-                        "a row was deleted from the outbox before it was delivered; it cannot be delivered any more"
-                    );
-                    self.metrics.row_vanished();
-                    self.intake.stashed_row_is_gone(lane, *seq);
-                }
-            }
-        }
-        self.hand(handed);
-        if let Some((seq, poison)) = rows.poison {
-            self.intake.stop_reading();
-            self.block(seq, &poison);
-        }
-    }
-
-    /// Room for rows that have been read already: permits may be overdrawn by
-    /// them, since what was read must go somewhere.
-    fn room_for(&self, rows: usize) -> Room {
-        let tag = &self.tag;
-        let free_rows = tag.own.free_rows().min(tag.shared.free_rows());
-        Room {
-            rows: free_rows.min(rows),
-            bytes: tag.own.free_bytes().min(tag.shared.free_bytes()),
-        }
-    }
-
-    fn learn_weight(&mut self, rows: &[Ready]) {
-        let largest = rows.iter().map(|ready| ready.envelope.weight()).max();
-        if let Some(largest) = largest {
-            self.weight = largest.max(self.weight - self.weight / 8);
-        }
-    }
-
-    fn hand(&mut self, envelopes: Vec<crate::core::row::Envelope>) {
-        if envelopes.is_empty() {
-            return;
-        }
-        let bytes = envelopes.iter().map(|envelope| envelope.weight()).sum();
-        self.limiter.charge(envelopes.len(), bytes);
-        let tag = &self.tag;
-        let rows = envelopes.into_iter().map(|envelope| RoutedRow {
-            ticket: Ticket::take(tag, envelope.weight()),
-            envelope,
-        });
-        let batch = Batch {
-            tag: Arc::clone(tag),
-            rows: rows.collect(),
-        };
-        if self.router.try_send(batch).is_err() {
-            // The dropped tickets have made the flow void: we are about to end.
-            tracing::debug!(pipeline = %self.key, "the router is gone");
-        }
-    }
-
-    // === State ===
-
-    fn is_running(&mut self) {
-        let is_blocked = matches!(self.state, PipelineState::Blocked { .. });
-        if self.state != PipelineState::Running && !(is_blocked && self.intake.is_held()) {
-            self.set_state(PipelineState::Running);
-        }
-    }
-
-    fn block(&mut self, seq: Seq, poison: &Poison) {
-        let reason = poison.to_string();
-        let state = PipelineState::Blocked {
-            row_id: seq.id,
-            reason: reason.clone(),
-        };
-        if self.state != state {
-            tracing::error!(
-                pipeline = %self.key, row = seq.id, code = poison.code(), %reason,
-                "a row cannot be sent; the pipeline waits before it, nothing is skipped"
-            );
-            self.metrics.row_blocked();
-        }
-        self.set_state(state);
-    }
-
-    fn set_state(&mut self, state: PipelineState) {
-        if self.state == state {
-            return;
-        }
-        match &state {
-            PipelineState::Waiting { reason } => {
-                tracing::warn!(pipeline = %self.key, %reason, "waiting")
-            }
-            PipelineState::Running => {
-                tracing::info!(pipeline = %self.key, epoch = %self.work.epoch, "running")
-            }
-            PipelineState::Starting
-            | PipelineState::Standby { .. }
-            | PipelineState::Blocked { .. }
-            | PipelineState::Failed { .. }
-            | PipelineState::Stopped
-            | PipelineState::Invalid { .. } => {}
-        }
-        self.metrics.state(&state);
-        let epoch = self.work.epoch.0;
-        self.board
-            .update_pipeline(&self.key.database, &self.key.name, |entry| {
-                entry.state = state.clone();
-                entry.epoch = Some(epoch);
-            });
-        self.state = state;
-    }
-
-    fn end(&mut self, exit: Exit, context: &mut Context<Self>) {
-        self.tag.make_void();
-        self.note.write(exit);
-        context.stop();
-    }
-
-    /// The last acts of a drain: write the position, give the lease back.
-    fn release(&mut self, context: &mut Context<Self>) {
-        self.releasing = true;
-        let position = self.intake.position_to_save(self.now());
-        let work = self.work.clone();
-        let node = Arc::clone(&self.node);
-        let last_acts = async move {
-            let (store, pipeline, epoch) = (work.store, work.pipeline, work.epoch);
-            store.save_position(&pipeline, epoch, &position).await?;
-            store.release(&pipeline, &node, epoch).await
-        };
-        let last_acts = tokio::spawn(last_acts);
-        context.spawn(last_acts.into_actor(self).map(|result, reader, context| {
-            if let Ok(Err(error)) = result {
-                tracing::warn!(pipeline = %reader.key, %error, "the last position could not be written; some rows will be sent again");
-            }
-            reader.end(Exit::Drained, context);
-        }));
-    }
-
-    fn report(&mut self, context: &mut Context<Self>) {
-        let unsettled = self.intake.handed() + self.intake.stashed();
-        let (in_flight, bytes) = (self.tag.own.rows(), self.tag.own.bytes());
-        let (windows, stashed) = (self.intake.open_windows(), self.intake.stashed());
-        self.metrics.in_flight(in_flight + stashed, bytes);
-        self.metrics.windows_open(windows);
-        self.metrics.deferred_rows(stashed);
-        self.board
-            .update_pipeline(&self.key.database, &self.key.name, |entry| {
-                entry.in_flight_rows = unsettled as u64;
-                entry.in_flight_bytes = bytes as u64;
-                entry.open_windows = windows as u64;
-                entry.deferred_rows = stashed as u64;
-            });
-        if self.reports.is_multiple_of(BACKLOG_EVERY) {
-            self.count_backlog(context);
-        }
-        self.reports = self.reports.wrapping_add(1);
-        context.run_later(REPORT_EVERY, Self::report);
-    }
-
-    fn count_backlog(&self, context: &mut Context<Self>) {
-        let (store, outbox) = (Arc::clone(&self.work.store), self.work.renderer.outbox.id);
-        let seen = self.intake.read_up_to();
-        let count = tokio::spawn(async move { store.backlog(outbox, &seen, BACKLOG_BOUND).await });
-        context.spawn(count.into_actor(self).map(|counted, reader, _| {
-            let Ok(Ok(unread)) = counted else {
-                return;
-            };
-            let now = reader.now();
-            let known = reader.intake.oldest().and_then(|(_, since)| since);
-            let oldest = known.map_or(unread.oldest, |since| now.since(since).max(unread.oldest));
-            let rows = unread.rows + (reader.intake.handed() + reader.intake.stashed()) as u64;
-            reader.metrics.lag(rows, oldest);
-            reader
-                .board
-                .update_pipeline(&reader.key.database, &reader.key.name, |entry| {
-                    entry.lag_rows = rows;
-                    entry.lag_at_least = unread.at_least;
-                    entry.lag_oldest_seconds = oldest.as_secs_f64();
-                });
-        }));
-    }
 }
 
 impl Drop for OutboxReader {
@@ -670,7 +355,7 @@ impl Actor for OutboxReader {
         let tag = Arc::clone(&self.tag);
         let address = context.address();
         let watch = async move {
-            tag.until_void().await;
+            tag.void.until_void().await;
             if address.try_send(FlowBecameVoid).is_err() {
                 tracing::debug!("a void flow's reader is gone");
             }
@@ -702,6 +387,9 @@ impl Handler<Outcomes> for OutboxReader {
             if let Some(since) = self.intake.settled(*seq, *hash, now) {
                 self.metrics.acked(now.since(since));
             }
+        }
+        if !outcomes.stored.is_empty() {
+            self.pulse.progress();
         }
         let stored = outcomes.stored.len() as u64;
         self.board

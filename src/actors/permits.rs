@@ -79,6 +79,37 @@ impl Pool {
     }
 }
 
+/// Whether a flow is void. Its reader, its rows and the supervisor share it.
+#[derive(Debug, Clone, Default)]
+pub struct Void(Arc<VoidState>);
+
+#[derive(Debug, Default)]
+struct VoidState {
+    is_void: AtomicBool,
+    became_void: Notify,
+}
+
+impl Void {
+    /// Nothing of this flow may be sent any more.
+    pub fn make_void(&self) {
+        self.0.is_void.store(true, Ordering::Release);
+        self.0.became_void.notify_one();
+    }
+
+    /// Whether nothing of it may be sent any more.
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        self.0.is_void.load(Ordering::Acquire)
+    }
+
+    /// Waits until the flow is void.
+    pub async fn until_void(&self) {
+        while !self.is_void() {
+            self.0.became_void.notified().await;
+        }
+    }
+}
+
 /// One incarnation of a pipeline's reader, as its rows carry it.
 #[derive(Debug)]
 pub struct FlowTag {
@@ -96,52 +127,20 @@ pub struct FlowTag {
     pub own: Pool,
     /// The permits of the process.
     pub shared: Arc<Pool>,
-    void: AtomicBool,
-    became_void: Notify,
+    /// Whether nothing of it may be sent any more.
+    pub void: Void,
 }
 
 impl FlowTag {
-    /// A live flow.
-    #[must_use]
-    pub fn new(
-        pipeline: PipelineName,
-        epoch: Epoch,
-        flow: Flow,
-        reader: Recipient<Outcomes>,
-        metrics: PipelineMetrics,
-        own: Pool,
-        shared: Arc<Pool>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            pipeline,
-            epoch,
-            flow,
-            reader,
-            metrics,
-            own,
-            shared,
-            void: AtomicBool::new(false),
-            became_void: Notify::new(),
-        })
-    }
-
     /// Nothing of this flow may be sent any more.
     pub fn make_void(&self) {
-        self.void.store(true, Ordering::Release);
-        self.became_void.notify_one();
+        self.void.make_void();
     }
 
     /// Whether nothing of it may be sent any more.
     #[must_use]
     pub fn is_void(&self) -> bool {
-        self.void.load(Ordering::Acquire)
-    }
-
-    /// Waits until the flow is void.
-    pub async fn until_void(&self) {
-        while !self.is_void() {
-            self.became_void.notified().await;
-        }
+        self.void.is_void()
     }
 }
 

@@ -12,12 +12,14 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle,
     WrapFuture,
 };
+use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
 use super::messages::{NothingNew, StopNow, Wake, Watch};
 use super::outbox_reader::OutboxReader;
+use super::pulse::Pulse;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::StatusBoard;
 use crate::core::backoff::Backoff;
@@ -29,6 +31,9 @@ use crate::core::time::Moment;
 
 /// A quiet outbox is asked for this much later each time.
 const SLOW_DOWN: f64 = 1.25;
+
+/// How often the probe gives a sign of life.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a reader is told that there is nothing new, so that its position
 /// does not grow old.
@@ -54,6 +59,10 @@ pub struct ProbeParts {
     pub board: Arc<StatusBoard>,
     /// The clock.
     pub clock: Clock,
+    /// Its signs of life.
+    pub pulse: Pulse,
+    /// Where what takes time is spawned.
+    pub workers: Handle,
 }
 
 struct Watched {
@@ -91,6 +100,15 @@ impl Probe {
         }
     }
 
+    fn beat(&mut self, context: &mut Context<Self>) {
+        // Readers wait while nothing is under way: a wake-up was lost.
+        let is_stalled = !self.watched.is_empty() && !self.asking && self.timer.is_none();
+        if !is_stalled {
+            self.parts.pulse.beat();
+        }
+        context.run_later(BEAT_EVERY, Self::beat);
+    }
+
     fn go_on(&mut self, context: &mut Context<Self>) {
         if self.asking {
             return;
@@ -117,6 +135,9 @@ impl Probe {
             }
             context.cancel_future(handle);
         }
+        if fault::forgets("probe.timer") {
+            return;
+        }
         let handle = context.run_later(due.since(self.parts.clock.now()), |probe, context| {
             probe.timer = None;
             probe.go_on(context);
@@ -139,7 +160,10 @@ impl Probe {
             }
         }
         let store = Arc::clone(&self.parts.store);
-        let question = tokio::spawn(async move { store.probe(&targets).await });
+        let question = self
+            .parts
+            .workers
+            .spawn(async move { store.probe(&targets).await });
         context.spawn(
             question
                 .into_actor(self)
@@ -168,6 +192,7 @@ impl Probe {
                     tracing::info!(%database, "the database answers again");
                 }
                 self.backoff.reset();
+                self.parts.pulse.progress();
                 self.paused_until = None;
                 self.parts.metrics.database_up(database, true);
                 self.parts.board.set_database(database, None);
@@ -235,6 +260,10 @@ impl Probe {
 
 impl Actor for Probe {
     type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        self.beat(context);
+    }
 }
 
 impl Handler<Watch> for Probe {

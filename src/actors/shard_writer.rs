@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
@@ -18,6 +19,7 @@ use super::messages::{
     Batch, Outcomes, PurgeVoid, RejectedRow, RoutedRow, StopNow, UnexpectedShard,
 };
 use super::permits::FlowTag;
+use super::pulse::Pulse;
 use super::stream_router::{StreamKey, StreamRouter};
 use crate::admin::metrics::{CallOutcome, RetryReason, ShardMetrics};
 use crate::admin::status::{ShardStatus, StatusBoard};
@@ -51,6 +53,10 @@ pub struct WriterParts {
     pub board: Arc<StatusBoard>,
     /// The clock.
     pub clock: Clock,
+    /// Its signs of life.
+    pub pulse: Pulse,
+    /// Where what takes time is spawned.
+    pub workers: Handle,
 }
 
 /// The writer of one shard.
@@ -112,6 +118,9 @@ impl ShardWriter {
             }
             context.cancel_future(handle);
         }
+        if fault::forgets("shard_writer.timer") {
+            return;
+        }
         let pause = until.since(self.parts.clock.now());
         let handle = context.run_later(pause, |writer, context| {
             writer.timer = None;
@@ -134,7 +143,10 @@ impl ShardWriter {
         self.parts.metrics.offered(records.len(), bytes);
         let service = Arc::clone(&self.parts.service);
         let began = self.parts.clock.now();
-        let call = tokio::spawn(async move { service.put(records).await });
+        let call = self
+            .parts
+            .workers
+            .spawn(async move { service.put(records).await });
         let clock = self.parts.clock;
         let done = async move {
             let answer = call.await.unwrap_or_else(|error| {
@@ -263,7 +275,7 @@ impl ShardWriter {
 
     /// Frees the permits of stored rows and tells the readers.
     fn settle(&self, answer: Answer<RoutedRow>) {
-        let mut per_flow: HashMap<FlowId, (Arc<FlowTag>, Vec<(Seq, u128)>)> = HashMap::new();
+        let mut per_flow: HashMap<FlowId, Settled> = HashMap::new();
         for stored in answer.stored {
             let RoutedRow { envelope, ticket } = stored.row;
             let flow = ticket.tag().flow.id;
@@ -271,6 +283,9 @@ impl ShardWriter {
             tag.metrics.delivered(1, envelope.weight());
             let entry = per_flow.entry(flow).or_insert_with(|| (tag, Vec::new()));
             entry.1.push((envelope.seq, envelope.hash));
+        }
+        if !per_flow.is_empty() {
+            self.parts.pulse.progress();
         }
         for (tag, stored) in per_flow.into_values() {
             tell(
@@ -306,7 +321,15 @@ impl ShardWriter {
         drop(ticket);
     }
 
+    /// Rows wait while nothing is under way: a wake-up was lost.
+    fn is_stalled(&self) -> bool {
+        self.dispatch.queued() > 0 && self.dispatch.in_flight().is_empty() && self.timer.is_none()
+    }
+
     fn report(&mut self, context: &mut Context<Self>) {
+        if !self.is_stalled() {
+            self.parts.pulse.beat();
+        }
         let now = self.parts.clock.now();
         let queued = self.dispatch.queued();
         let queued_bytes = self.dispatch.queued_bytes();
@@ -335,6 +358,9 @@ impl ShardWriter {
         context.run_later(REPORT_EVERY, Self::report);
     }
 }
+
+/// Rows of one flow that are in the stream, with their hash keys.
+type Settled = (Arc<FlowTag>, Vec<(Seq, u128)>);
 
 struct ShardWriterName {
     stream: StreamKey,

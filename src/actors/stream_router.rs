@@ -19,6 +19,7 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient,
     SpawnHandle, WrapFuture,
 };
+use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::fault;
@@ -26,6 +27,7 @@ use super::messages::{
     Batch, PurgeVoid, RoutedRow, StopNow, StreamChanged, StreamState, UnexpectedShard, WriterReady,
 };
 use super::permits::FlowTag;
+use super::pulse::Pulse;
 use super::shard_writer::ShardWriter;
 use crate::admin::status::{ShardStatus, StatusBoard};
 use crate::config::pipeline::StreamTarget;
@@ -35,6 +37,9 @@ use crate::core::shard_map::{Shard, ShardId, ShardMap};
 
 /// First and longest pause between attempts to examine a stream.
 const EXAMINE_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// How often the router gives a sign of life.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// The least time between two examinations that surprises ask for.
 const SURPRISE_PAUSE: Duration = Duration::from_secs(1);
@@ -88,6 +93,12 @@ pub struct RouterParts {
     pub board: Arc<StatusBoard>,
     /// How often a ready stream is examined again.
     pub refresh: Duration,
+    /// Which incarnation it is.
+    pub incarnation: u64,
+    /// Its signs of life.
+    pub pulse: Pulse,
+    /// Where what takes time is spawned.
+    pub workers: Handle,
 }
 
 #[derive(Default)]
@@ -104,6 +115,7 @@ pub struct StreamRouter {
     slots: HashMap<ShardId, Slot>,
     backoff: Backoff,
     next_examination: Option<SpawnHandle>,
+    examining: bool,
     surprised: bool,
     trouble: Option<String>,
 }
@@ -119,14 +131,24 @@ impl StreamRouter {
             slots: HashMap::new(),
             backoff: Backoff::new(EXAMINE_PAUSES.0, EXAMINE_PAUSES.1),
             next_examination: None,
+            examining: false,
             surprised: false,
             trouble: None,
         }
     }
 
+    fn beat(&mut self, context: &mut Context<Self>) {
+        // Without an examination to come, no reshard would ever be seen.
+        if self.examining || self.next_examination.is_some() {
+            self.parts.pulse.beat();
+        }
+        context.run_later(BEAT_EVERY, Self::beat);
+    }
+
     fn examine(&mut self, context: &mut Context<Self>) {
+        self.examining = true;
         let service = Arc::clone(&self.parts.service);
-        let both = tokio::spawn(async move {
+        let both = self.parts.workers.spawn(async move {
             let description = service.describe().await?;
             let shards = service.list_open_shards().await?;
             Ok((description, shards))
@@ -160,6 +182,7 @@ impl StreamRouter {
         context: &mut Context<Self>,
     ) {
         fault::point("stream_router.Examined");
+        self.examining = false;
         let judged = match result {
             Ok((description, shards)) => judge(&description, shards)
                 .map(|map| (map, description.max_record_bytes, description.status)),
@@ -168,6 +191,7 @@ impl StreamRouter {
         match judged {
             Ok((map, max_record_bytes, status)) => {
                 self.backoff.reset();
+                self.parts.pulse.progress();
                 self.examine_in(self.parts.refresh, context);
                 self.is_ready(map, max_record_bytes, &status, context);
             }
@@ -243,12 +267,12 @@ impl StreamRouter {
 
     fn tell_supervisor(&self, state: StreamState) {
         let stream = self.parts.stream.clone();
-        if self
-            .parts
-            .supervisor
-            .try_send(StreamChanged { stream, state })
-            .is_err()
-        {
+        let changed = StreamChanged {
+            stream,
+            incarnation: self.parts.incarnation,
+            state,
+        };
+        if self.parts.supervisor.try_send(changed).is_err() {
             tracing::debug!("the supervisor is gone");
         }
     }
@@ -305,6 +329,7 @@ impl Actor for StreamRouter {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
+        self.beat(context);
         self.examine(context);
     }
 }

@@ -5,38 +5,27 @@ use std::sync::Arc;
 
 use actix::{Addr, AsyncContext, Context};
 
-use super::child::{ChildId, Exit};
+use super::child::{self, ChildId, ChildSlot, Exit};
 use super::messages::{PurgeVoid, StopNow, StreamState, WriterReady};
 use super::pipeline_slot::Run;
+use super::pulse::Pulse;
 use super::shard_writer::{ShardWriter, WriterParts};
 use super::stream_router::{RouterParts, StreamKey, StreamRouter};
-use super::supervisor::{HEALTHY_AFTER, RESTART_PAUSES, Supervisor};
+use super::supervisor::Supervisor;
 use crate::admin::status::PipelineState;
 use crate::config::pipeline::ShardBudgetSettings;
-use crate::core::backoff::Backoff;
 use crate::core::budget::ShardLimits;
 use crate::core::ports::StreamService;
 use crate::core::shard_map::{ShardId, ShardMap};
-use crate::core::time::Moment;
 
 /// A stream and its actors.
 pub(super) struct StreamSlot {
     service: Arc<dyn StreamService>,
     limits: ShardLimits,
-    router: Option<Addr<StreamRouter>>,
-    incarnation: u64,
-    started_at: Moment,
-    backoff: Backoff,
+    pub(super) router: ChildSlot<StreamRouter>,
     ready: Option<(Arc<ShardMap>, usize)>,
     pub(super) trouble: Option<String>,
-    writers: HashMap<ShardId, WriterSlot>,
-}
-
-struct WriterSlot {
-    address: Option<Addr<ShardWriter>>,
-    incarnation: u64,
-    started_at: Moment,
-    backoff: Backoff,
+    pub(super) writers: HashMap<ShardId, ChildSlot<ShardWriter>>,
 }
 
 /// A stream that can be written to.
@@ -49,7 +38,7 @@ pub(super) struct ReadyStream {
 impl StreamSlot {
     pub(super) fn ready(&self) -> Option<ReadyStream> {
         let (map, max_record_bytes) = self.ready.clone()?;
-        let router = self.router.clone()?;
+        let router = self.router.address.clone()?;
         Some(ReadyStream {
             router,
             map,
@@ -59,7 +48,7 @@ impl StreamSlot {
 
     fn stop_all(&mut self) {
         self.ready = None;
-        if let Some(router) = self.router.take() {
+        if let Some(router) = self.router.address.take() {
             router.try_send(StopNow).ok();
         }
         for writer in self.writers.values_mut() {
@@ -94,10 +83,7 @@ impl Supervisor {
         let slot = StreamSlot {
             service: self.source.stream(stream.target()),
             limits: limits_of(budget),
-            router: None,
-            incarnation: 0,
-            started_at: self.clock.now(),
-            backoff: Backoff::new(RESTART_PAUSES.0, RESTART_PAUSES.1),
+            router: ChildSlot::new(self.clock.now()),
             ready: None,
             trouble: None,
             writers: HashMap::new(),
@@ -135,6 +121,7 @@ impl Supervisor {
     }
 
     fn start_router(&mut self, stream: &StreamKey, context: &Context<Self>) {
+        let pulse = Pulse::default();
         let incarnation = self.next_incarnation();
         let now = self.clock.now();
         let Some(slot) = self.streams.get_mut(stream) else {
@@ -146,15 +133,16 @@ impl Supervisor {
             supervisor: context.address().recipient(),
             board: Arc::clone(&self.board),
             refresh: self.settings.kinesis.shard_refresh,
+            incarnation,
+            pulse: pulse.clone(),
+            workers: self.stage.workers().clone(),
         };
         let child = ChildId::Router(stream.clone());
         let supervisor = context.address().recipient();
-        let router = super::child::spawn(child, incarnation, supervisor, |_, note| {
+        let router = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             StreamRouter::new(parts, note)
         });
-        slot.router = Some(router);
-        slot.incarnation = incarnation;
-        slot.started_at = now;
+        slot.router.runs(router, incarnation, pulse, now);
     }
 
     /// A router's end takes its writers along: all of them start again from what
@@ -170,23 +158,22 @@ impl Supervisor {
         let Some(slot) = self
             .streams
             .get_mut(stream)
-            .filter(|slot| slot.incarnation == incarnation)
+            .filter(|slot| slot.router.incarnation == incarnation)
         else {
             return;
         };
-        slot.router = None;
         slot.stop_all();
         for shard in std::mem::take(&mut slot.writers).into_keys() {
             self.metrics.remove_shard(stream.label(), &shard.0);
         }
-        if now.since(slot.started_at) >= HEALTHY_AFTER {
-            slot.backoff.reset();
-        }
-        let pause = slot.backoff.after_failure(fastrand::f64());
+        let pause = slot.router.ended(exit, now);
         self.note_restart(&ChildId::Router(stream.clone()), exit, pause);
         let stream = stream.clone();
         context.run_later(pause, move |supervisor, context| {
-            if !supervisor.is_draining() {
+            let is_wanted = supervisor.streams.get(&stream).is_some_and(|slot| {
+                slot.router.incarnation == incarnation && slot.router.address.is_none()
+            });
+            if is_wanted && !supervisor.is_draining() {
                 supervisor.start_router(&stream, context);
             }
         });
@@ -203,7 +190,7 @@ impl Supervisor {
                 .stream
                 .as_ref()
                 .and_then(|stream| self.streams.get(stream))
-                .is_none_or(|stream| stream.router.is_none());
+                .is_none_or(|stream| stream.router.address.is_none());
             if stream_is_gone {
                 reader.try_send(super::messages::FlowBecameVoid).ok();
             }
@@ -213,10 +200,15 @@ impl Supervisor {
     pub(super) fn stream_changed(
         &mut self,
         stream: &StreamKey,
+        incarnation: u64,
         state: StreamState,
         context: &mut Context<Self>,
     ) {
-        let Some(slot) = self.streams.get_mut(stream) else {
+        let Some(slot) = self
+            .streams
+            .get_mut(stream)
+            .filter(|slot| slot.router.incarnation == incarnation && slot.router.address.is_some())
+        else {
             return;
         };
         match state {
@@ -248,12 +240,13 @@ impl Supervisor {
     }
 
     fn start_writer(&mut self, stream: &StreamKey, shard: &ShardId, context: &Context<Self>) {
+        let pulse = Pulse::default();
         let incarnation = self.next_incarnation();
         let now = self.clock.now();
         let Some(slot) = self.streams.get_mut(stream) else {
             return;
         };
-        let Some(router) = slot.router.clone() else {
+        let Some(router) = slot.router.address.clone() else {
             return;
         };
         let parts = WriterParts {
@@ -265,24 +258,19 @@ impl Supervisor {
             metrics: self.metrics.shard(stream.label(), &shard.0),
             board: Arc::clone(&self.board),
             clock: self.clock,
+            pulse: pulse.clone(),
+            workers: self.stage.workers().clone(),
         };
         let child = ChildId::Writer(stream.clone(), shard.clone());
         let supervisor = context.address().recipient();
-        let writer = super::child::spawn(child, incarnation, supervisor, |_, note| {
+        let writer = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             ShardWriter::new(parts, note)
         });
         let entry = slot
             .writers
             .entry(shard.clone())
-            .or_insert_with(|| WriterSlot {
-                address: None,
-                incarnation,
-                started_at: now,
-                backoff: Backoff::new(RESTART_PAUSES.0, RESTART_PAUSES.1),
-            });
-        entry.address = Some(writer.clone());
-        entry.incarnation = incarnation;
-        entry.started_at = now;
+            .or_insert_with(|| ChildSlot::new(now));
+        entry.runs(writer.clone(), incarnation, pulse, now);
         router
             .try_send(WriterReady {
                 shard: shard.clone(),
@@ -307,11 +295,7 @@ impl Supervisor {
         let Some(entry) = entry.filter(|entry| entry.incarnation == incarnation) else {
             return;
         };
-        entry.address = None;
-        if now.since(entry.started_at) >= HEALTHY_AFTER {
-            entry.backoff.reset();
-        }
-        let pause = entry.backoff.after_failure(fastrand::f64());
+        let pause = entry.ended(exit, now);
         self.note_restart(&ChildId::Writer(stream.clone(), shard.clone()), exit, pause);
         let (stream, shard) = (stream.clone(), shard.clone());
         context.run_later(pause, move |supervisor, context| {
@@ -326,9 +310,21 @@ impl Supervisor {
         });
     }
 
+    /// Rows of a stream's pipelines may lie in an actor that is given up: they are
+    /// not sent any more, and their readers start again.
+    pub(super) fn void_flows_of(&self, stream: &StreamKey) {
+        for slot in self.pipelines.values() {
+            if let Run::Running { void, .. } = &slot.run
+                && slot.stream.as_ref() == Some(stream)
+            {
+                void.make_void();
+            }
+        }
+    }
+
     /// Has the rows of ended readers dropped from the queues of their stream.
     pub(super) fn purge_void(&self, stream: Option<&StreamKey>) {
-        let router = stream.and_then(|stream| self.streams.get(stream)?.router.clone());
+        let router = stream.and_then(|stream| self.streams.get(stream)?.router.address.clone());
         if let Some(router) = router {
             router.try_send(PurgeVoid).ok();
         }

@@ -12,32 +12,35 @@
 //! as messages. Restarts back off and forget failures only after a healthy
 //! period; no failure of one child delays another.
 
+mod drain;
+mod probes;
+mod watch;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, Addr, AsyncContext, Context, Handler};
+use actix::{Actor, AsyncContext, Context, Handler};
 use tokio::sync::oneshot;
 
-use super::child::{ChildId, Exit};
+use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
 use super::desired::{PipelineKey, Wanted, desired};
 use super::fault;
-use super::messages::{
-    CatalogRead, ChildExited, ClaimDone, Drain, ProbeReady, RenewDone, Shutdown, StreamChanged,
-};
+use super::messages::{CatalogRead, ChildExited, ClaimDone, RenewDone, Shutdown, StreamChanged};
 use super::permits::Pool;
-use super::pipeline_slot::{PipelineSlot, Run};
-use super::probe::{Probe, ProbeParts};
+use super::pipeline_slot::PipelineSlot;
+use super::probe::Probe;
+use super::stage::Stage;
 use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::{Phase, StatusBoard};
 use crate::config::pipeline::StreamTarget;
 use crate::config::settings::Settings;
-use crate::core::backoff::Backoff;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, StreamService};
 use crate::core::send_queue::FlowId;
+use crate::core::supervision::Life;
 use crate::core::time::Moment;
 
 /// How often the pipelines that databases define are read; they are live within
@@ -46,13 +49,6 @@ const CATALOG_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the supervisor looks around: leases, sign of life, drain.
 const TICK: Duration = Duration::from_millis(100);
-
-/// First and longest pause before a child is started again.
-pub(super) const RESTART_PAUSES: (Duration, Duration) =
-    (Duration::from_millis(50), Duration::from_secs(30));
-
-/// A child that has run for so long is healthy: its failures are forgotten.
-pub(super) const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 /// Where streams come from.
 pub trait StreamSource: Send + Sync {
@@ -87,6 +83,8 @@ pub struct SupervisorParts {
     pub board: Arc<StatusBoard>,
     /// The clock.
     pub clock: Clock,
+    /// Where the data actors run.
+    pub stage: Stage,
     /// Told when a shutdown is done, with how many pipelines had not finished.
     pub finished: oneshot::Sender<DrainReport>,
 }
@@ -103,10 +101,7 @@ pub struct DrainReport {
 
 pub(super) struct DatabaseSlot {
     pub(super) database: Database,
-    pub(super) probe: Option<Addr<Probe>>,
-    pub(super) backoff: Backoff,
-    pub(super) started_at: Moment,
-    pub(super) incarnation: u64,
+    pub(super) probe: ChildSlot<Probe>,
     reading_catalog: bool,
     catalog_failed: bool,
     renewing: bool,
@@ -127,6 +122,9 @@ pub struct Supervisor {
     pub(super) metrics: Metrics,
     pub(super) board: Arc<StatusBoard>,
     pub(super) clock: Clock,
+    pub(super) stage: Stage,
+    stage_life: Life,
+    looked_at: Moment,
     pub(super) shared: Arc<Pool>,
     pub(super) streams: HashMap<StreamKey, StreamSlot>,
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
@@ -142,12 +140,11 @@ impl Supervisor {
     #[must_use]
     pub fn new(parts: SupervisorParts) -> Self {
         let now = parts.clock.now();
+        let mut stage_life = Life::new(now);
+        stage_life.runs(now);
         let slot = |database: Database| DatabaseSlot {
             database,
-            probe: None,
-            backoff: Backoff::new(RESTART_PAUSES.0, RESTART_PAUSES.1),
-            started_at: now,
-            incarnation: 0,
+            probe: ChildSlot::new(now),
             reading_catalog: false,
             catalog_failed: false,
             renewing: false,
@@ -164,6 +161,9 @@ impl Supervisor {
             metrics: parts.metrics,
             board: parts.board,
             clock: parts.clock,
+            stage: parts.stage,
+            stage_life,
+            looked_at: now,
             shared: Arc::new(Pool::new(usize::MAX, memory)),
             settings: parts.settings,
             streams: HashMap::new(),
@@ -229,77 +229,6 @@ impl Supervisor {
         context.run_later(CATALOG_EVERY, Self::read_catalogs);
     }
 
-    // === Probes ===
-
-    fn start_probe(&mut self, database: &Arc<str>, context: &Context<Self>) {
-        let incarnation = self.next_incarnation();
-        let now = self.clock.now();
-        let Some(slot) = self.databases.get_mut(database) else {
-            return;
-        };
-        let parts = ProbeParts {
-            database: Arc::clone(database),
-            store: Arc::clone(&slot.database.store),
-            least_pause: self.settings.probe.min_interval,
-            most_pause: self.settings.probe.max_interval,
-            metrics: self.metrics.clone(),
-            board: Arc::clone(&self.board),
-            clock: self.clock,
-        };
-        let child = ChildId::Probe(Arc::clone(database));
-        let supervisor = context.address().recipient();
-        let probe = super::child::spawn(child, incarnation, supervisor, |_, note| {
-            Probe::new(parts, note)
-        });
-        slot.incarnation = incarnation;
-        slot.started_at = now;
-        slot.probe = Some(probe.clone());
-        let readers = self
-            .pipelines
-            .iter()
-            .filter(|(key, _)| key.database == *database);
-        for (key, pipeline) in readers {
-            if let Run::Running { reader, .. } = &pipeline.run
-                && reader
-                    .try_send(ProbeReady {
-                        probe: probe.clone(),
-                    })
-                    .is_err()
-            {
-                tracing::debug!(pipeline = %key, "a reader is gone");
-            }
-        }
-    }
-
-    fn probe_exited(
-        &mut self,
-        database: &Arc<str>,
-        incarnation: u64,
-        exit: &Exit,
-        context: &mut Context<Self>,
-    ) {
-        let now = self.clock.now();
-        let Some(slot) = self
-            .databases
-            .get_mut(database)
-            .filter(|slot| slot.incarnation == incarnation)
-        else {
-            return;
-        };
-        slot.probe = None;
-        if now.since(slot.started_at) >= HEALTHY_AFTER {
-            slot.backoff.reset();
-        }
-        let pause = slot.backoff.after_failure(fastrand::f64());
-        self.note_restart(&ChildId::Probe(Arc::clone(database)), exit, pause);
-        let database = Arc::clone(database);
-        context.run_later(pause, move |supervisor, context| {
-            if !supervisor.is_draining() {
-                supervisor.start_probe(&database, context);
-            }
-        });
-    }
-
     pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
         self.metrics.actor_restarted(child.kind(), exit.cause());
         match exit {
@@ -312,7 +241,8 @@ impl Supervisor {
             | Exit::RowsLost
             | Exit::Resharded
             | Exit::Blocked(_)
-            | Exit::Refused(_) => {
+            | Exit::Refused(_)
+            | Exit::Stuck => {
                 tracing::warn!(%child, cause = exit.cause(), ?pause, "an actor ended; it is started again");
             }
         }
@@ -325,6 +255,7 @@ impl Supervisor {
         self.board.beat();
         self.renew_leases(context);
         self.drop_expired_leases();
+        self.look_for_stuck(context);
         self.finish_drain_when_due();
         context.run_later(TICK, Self::tick);
     }
@@ -371,61 +302,6 @@ impl Supervisor {
     }
 
     // === Shutdown ===
-
-    fn shut_down(&mut self) {
-        if self.is_draining() {
-            return;
-        }
-        self.board.set_phase(Phase::Draining);
-        let grace = self.settings.limits.drain_grace;
-        let mut report = DrainReport::default();
-        for (key, slot) in &mut self.pipelines {
-            match &slot.run {
-                Run::Running { reader, .. } => {
-                    if reader.try_send(Drain).is_err() {
-                        tracing::debug!(pipeline = %key, "a reader is gone");
-                    }
-                }
-                Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => report.drained += 1,
-            }
-        }
-        self.draining = Some(Draining {
-            until: self.clock.now() + grace,
-            report,
-        });
-        tracing::info!(
-            ?grace,
-            "draining: nothing more is read, what was sent is settled"
-        );
-        self.finish_drain_when_due();
-    }
-
-    pub(super) const fn count_drained(&mut self) {
-        if let Some(draining) = &mut self.draining {
-            draining.report.drained += 1;
-        }
-    }
-
-    fn finish_drain_when_due(&mut self) {
-        let Some(draining) = &self.draining else {
-            return;
-        };
-        let running = self
-            .pipelines
-            .values()
-            .filter(|slot| matches!(slot.run, Run::Running { .. }))
-            .count();
-        if running > 0 && self.clock.now() < draining.until {
-            return;
-        }
-        let report = DrainReport {
-            cut_off: running,
-            ..draining.report
-        };
-        if let Some(finished) = self.finished.take() {
-            finished.send(report).ok();
-        }
-    }
 }
 
 impl Actor for Supervisor {
@@ -486,7 +362,7 @@ impl Handler<ChildExited> for Supervisor {
             exit,
         } = message;
         match child {
-            ChildId::Reader(key) => self.reader_exited(&key, incarnation, exit, context),
+            ChildId::Reader(key) => self.reader_exited(&key, incarnation, &exit, context),
             ChildId::Router(stream) => self.router_exited(&stream, incarnation, &exit, context),
             ChildId::Writer(stream, shard) => {
                 self.writer_exited(&stream, &shard, incarnation, &exit, context)
@@ -501,7 +377,7 @@ impl Handler<StreamChanged> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, message: StreamChanged, context: &mut Self::Context) {
-        self.stream_changed(&message.stream, message.state, context);
+        self.stream_changed(&message.stream, message.incarnation, message.state, context);
     }
 }
 

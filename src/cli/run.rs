@@ -17,6 +17,7 @@ use super::migrate::pool_settings;
 use super::{FAILED, Failure, logging};
 use crate::actors::clock::Clock;
 use crate::actors::messages::Shutdown;
+use crate::actors::stage::Stage;
 use crate::actors::supervisor::{Database, DrainReport, StreamSource, Supervisor, SupervisorParts};
 use crate::admin::metrics::Metrics;
 use crate::admin::server;
@@ -150,6 +151,7 @@ async fn relay_in_system(root: Root) -> Result<End, Failure> {
         metrics: root.metrics.clone(),
         board: Arc::clone(&root.board),
         clock: Clock::start(),
+        stage: Stage::thread(tokio::runtime::Handle::current()),
         finished,
     };
     let mut context: Context<Supervisor> = Context::new();

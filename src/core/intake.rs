@@ -17,7 +17,8 @@
 //!   row of them was handed and no mark lies inside. The merged rows take the
 //!   highest number; the position is written before any of them is handed.
 
-use std::time::Duration;
+mod record;
+mod wish;
 
 use super::lane::Lane;
 use super::position::{Mark, OpenWindow, Position, RowId, Seq, WindowNumber};
@@ -26,23 +27,7 @@ use super::shard_map::HashRange;
 use super::snapshot::Snapshot;
 use super::time::Moment;
 
-/// The most rows read at once: larger pages gain little (postgres-facts: 2,000
-/// rows a page read 500,000 rows/s, 500 rows a page half of it).
-pub const PAGE: usize = 2000;
-
-/// The least rows read at once, room permitting.
-const LEAST_PAGE: usize = 64;
-
-/// How long progress may stay unwritten: what a crash costs in duplicates.
-const SAVE_EVERY: Duration = Duration::from_millis(200);
-
-/// With more windows open, new ones are opened less often.
-const WIDEN_ABOVE: usize = 256;
-const WIDE_WINDOW: Duration = Duration::from_millis(100);
-
-/// Marks are written when the oldest window has been open for so long: a shard
-/// is behind then, not just a few milliseconds apart from the others.
-const MARKS_AFTER: Duration = Duration::from_secs(1);
+pub use wish::{PAGE, Wish};
 
 /// The bounds of one pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,61 +47,6 @@ pub struct Room {
     pub rows: usize,
     /// Bytes; the last row may exceed them.
     pub bytes: usize,
-}
-
-/// What the reader is to do next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wish {
-    /// Open a window after `seen`; when it has rows, write the position down with
-    /// it, then hand its rows over.
-    Open {
-        /// What has been read already.
-        seen: Snapshot,
-        /// Rows read at once.
-        page: usize,
-    },
-    /// Read a window again that an earlier incarnation wrote down.
-    Reopen {
-        /// Its number.
-        window: WindowNumber,
-        /// What was read before it.
-        from: Snapshot,
-        /// What it reaches up to.
-        to: Snapshot,
-        /// Rows read at once.
-        page: usize,
-    },
-    /// Read the next page of a large window.
-    Page {
-        /// Its number.
-        window: WindowNumber,
-        /// What was read before it.
-        from: Snapshot,
-        /// What it reaches up to.
-        to: Snapshot,
-        /// Ids above this.
-        after: RowId,
-        /// See [`super::ports::WindowRows::Bounds`].
-        first_fresh: RowId,
-        /// Ids up to this.
-        last: RowId,
-        /// At most so many.
-        page: usize,
-    },
-    /// Read stashed rows again.
-    Refill {
-        /// The lane they belong to.
-        lane: usize,
-        /// The rows, in order.
-        rows: Vec<Seq>,
-    },
-    /// Write the position down.
-    Save,
-    /// Nothing before this moment, unless something changes.
-    Wait {
-        /// When to ask again.
-        until: Option<Moment>,
-    },
 }
 
 /// A row that was read and rendered.
@@ -256,112 +186,6 @@ impl Intake {
     #[must_use]
     pub fn wants_news(&self) -> bool {
         self.scan == Scan::Done && !self.news
-    }
-
-    /// What to do next, with this room for rows to hand over.
-    pub fn next_wish(&mut self, room: Room, now: Moment) -> Wish {
-        if self.must_save {
-            return Wish::Save;
-        }
-        if !self.stopped && room.rows > 0 && room.bytes > 0 {
-            if let Some(refill) = self.next_refill(room, now) {
-                return refill;
-            }
-            if let Some(read) = self.next_read(room, now) {
-                return read;
-            }
-        }
-        let save_at = self.saved_at + SAVE_EVERY;
-        if self.dirty && now >= save_at {
-            return Wish::Save;
-        }
-        let widened = self.news && self.may_open_at(now) > now;
-        let until = match (self.dirty, widened) {
-            (true, true) => Some(save_at.min(self.may_open_at(now))),
-            (true, false) => Some(save_at),
-            (false, true) => Some(self.may_open_at(now)),
-            (false, false) => None,
-        };
-        Wish::Wait { until }
-    }
-
-    fn next_refill(&mut self, room: Room, now: Moment) -> Option<Wish> {
-        for step in 0..self.lanes.len() {
-            let place = (self.next_refill + step) % self.lanes.len();
-            let lane = self.lanes.get_mut(place)?;
-            lane.fit_share(now);
-            let count = lane.refill().min(room.rows).min(PAGE);
-            if count > 0 {
-                self.next_refill = place + 1;
-                return Some(Wish::Refill {
-                    lane: place,
-                    rows: lane.stash().peek(count),
-                });
-            }
-        }
-        None
-    }
-
-    fn next_read(&self, room: Room, now: Moment) -> Option<Wish> {
-        let some_lane_is_hungry = self.lanes.iter().any(Lane::is_hungry);
-        if !some_lane_is_hungry || self.stashed() >= self.limits.stashed {
-            return None;
-        }
-        let free: usize = self.lanes.iter().map(Lane::free).sum();
-        let page = free.clamp(LEAST_PAGE, PAGE).min(room.rows);
-        match self.scan {
-            Scan::Done if self.news && self.may_open_at(now) <= now => Some(Wish::Open {
-                seen: self.position.head().clone(),
-                page,
-            }),
-            Scan::Done => None,
-            Scan::Reopen { window, .. } => {
-                let (from, to) = self.bounds_of(window)?;
-                Some(Wish::Reopen {
-                    window,
-                    from,
-                    to,
-                    page,
-                })
-            }
-            Scan::Paging {
-                window,
-                after,
-                first_fresh,
-                last,
-            } => {
-                let (from, to) = self.bounds_of(window)?;
-                Some(Wish::Page {
-                    window,
-                    from,
-                    to,
-                    after,
-                    first_fresh,
-                    last,
-                    page,
-                })
-            }
-        }
-    }
-
-    fn may_open_at(&self, now: Moment) -> Moment {
-        match self.opened_at.last() {
-            Some((_, opened)) if self.position.open.len() > WIDEN_ABOVE => *opened + WIDE_WINDOW,
-            _ => now,
-        }
-    }
-
-    fn bounds_of(&self, window: WindowNumber) -> Option<(Snapshot, Snapshot)> {
-        let place = self
-            .position
-            .open
-            .iter()
-            .position(|open| open.number == window)?;
-        let from = match place.checked_sub(1) {
-            Some(before) => &self.position.open[before].snapshot,
-            None => &self.position.base,
-        };
-        Some((from.clone(), self.position.open[place].snapshot.clone()))
     }
 
     // === How it went ===
@@ -527,29 +351,6 @@ impl Intake {
         self.lanes.partition_point(|lane| lane.range().last < hash)
     }
 
-    // === The position ===
-
-    /// The position to write down now, after closing and merging what can be.
-    pub fn position_to_save(&mut self, now: Moment) -> Position {
-        self.close_settled();
-        if self.position.open.len() > self.limits.merge_above {
-            self.merge_windows();
-        }
-        self.position.marks = if self.needs_marks(now) {
-            self.marks()
-        } else {
-            Vec::new()
-        };
-        self.position.clone()
-    }
-
-    /// The position was written down.
-    pub const fn saved(&mut self, now: Moment) {
-        self.dirty = false;
-        self.must_save = false;
-        self.saved_at = now;
-    }
-
     fn first_unsettled(&self) -> Option<Seq> {
         self.lanes.iter().filter_map(Lane::first_unsettled).min()
     }
@@ -566,136 +367,6 @@ impl Intake {
                 window,
                 id: after.saturating_add(1),
             }),
-        }
-    }
-
-    fn close_settled(&mut self) {
-        let held_by = self
-            .first_unsettled()
-            .into_iter()
-            .chain(self.next_unread())
-            .min();
-        let closed = match held_by {
-            None => self.position.open.len(),
-            Some(row) => self
-                .position
-                .open
-                .partition_point(|open| open.number < row.window),
-        };
-        if closed > 0 {
-            self.position.base = self.position.open[closed - 1].snapshot.clone();
-            self.position.open.drain(..closed);
-            self.opened_at.drain(..closed.min(self.opened_at.len()));
-            self.position.settled_id = 0;
-        }
-        let in_first = |row: &Seq| {
-            self.position
-                .open
-                .first()
-                .is_some_and(|open| open.number == row.window)
-        };
-        if let Some(row) = held_by.filter(in_first) {
-            let settled_before = self
-                .recorded
-                .open
-                .first()
-                .filter(|open| open.number == row.window);
-            let floor = settled_before.map_or(0, |_| self.recorded.settled_id);
-            self.position.settled_id = row.id.saturating_sub(1).max(floor);
-        }
-    }
-
-    fn needs_marks(&self, now: Moment) -> bool {
-        let Some((oldest, opened)) = self.opened_at.first() else {
-            return false;
-        };
-        *oldest <= self.marks_up_to || now.since(*opened) >= MARKS_AFTER
-    }
-
-    /// What each lane has settled beyond the first open window. A lane whose
-    /// recorded mark lies beyond what has been read again keeps that mark.
-    fn marks(&self) -> Vec<Mark> {
-        let Some(first) = self.position.open.first() else {
-            return Vec::new();
-        };
-        let frontier = match self.next_unread() {
-            Some(next) => Seq {
-                window: next.window,
-                id: next.id.saturating_sub(1),
-            },
-            None => Seq {
-                window: self.position.last_number,
-                id: RowId::MAX,
-            },
-        };
-        let prefix = Seq {
-            window: first.number,
-            id: self.position.settled_id,
-        };
-        let mut marks = Vec::new();
-        for lane in &self.lanes {
-            let reached = match lane.first_unsettled() {
-                Some(row) => Seq {
-                    window: row.window,
-                    id: row.id.saturating_sub(1),
-                },
-                None => frontier,
-            };
-            let recorded = self
-                .recorded
-                .marks
-                .iter()
-                .find(|mark| mark.range.contains(lane.range().first));
-            let settled = match (lane.first_unsettled(), recorded) {
-                (None, Some(mark)) => reached.max(mark.settled),
-                _ => reached,
-            };
-            if settled > prefix {
-                marks.push(Mark {
-                    range: lane.range(),
-                    settled,
-                });
-            }
-        }
-        marks
-    }
-
-    /// Merges neighbouring windows of which no row was handed, none is being
-    /// read, none may have been sent by an earlier incarnation, and in which no
-    /// lane's mark lies.
-    fn merge_windows(&mut self) {
-        let mut fixed: std::collections::BTreeSet<WindowNumber> = self
-            .lanes
-            .iter()
-            .flat_map(|lane| {
-                lane.windows_handed()
-                    .chain(lane.first_unsettled().map(|row| row.window))
-            })
-            .chain(self.next_unread().map(|row| row.window))
-            .collect();
-        fixed.extend(self.position.open.first().map(|open| open.number));
-        fixed.extend(self.position.open.last().map(|open| open.number));
-        let unmergeable = self.unmergeable_up_to;
-        let may_merge = |window: &WindowNumber| *window > unmergeable && !fixed.contains(window);
-        let numbers: Vec<WindowNumber> =
-            self.position.open.iter().map(|open| open.number).collect();
-        for group in numbers.chunk_by(|a, b| may_merge(a) && may_merge(b)) {
-            let (Some(from), Some(to)) = (group.first(), group.last()) else {
-                continue;
-            };
-            if group.len() < 2 {
-                continue;
-            }
-            self.position
-                .open
-                .retain(|open| open.number < *from || open.number >= *to);
-            self.opened_at
-                .retain(|(number, _)| *number < *from || *number >= *to);
-            for lane in &mut self.lanes {
-                lane.merge_windows(*from, *to);
-            }
-            self.marks_up_to = self.marks_up_to.max(*to);
-            self.must_save = true;
         }
     }
 

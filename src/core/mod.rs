@@ -21,5 +21,6 @@ pub mod send_queue;
 pub mod shard_map;
 pub mod snapshot;
 pub mod stash;
+pub mod supervision;
 pub mod template;
 pub mod time;

@@ -1,11 +1,14 @@
 //! Private servers, faults, a load and a checking consumer for the demo and the
 //! tests.
 
+pub mod command;
 pub mod consumer;
 pub mod delivered;
 pub mod emulator;
 pub mod faults;
 pub mod load;
 pub mod private_postgres;
+pub mod relay_process;
 pub mod tally;
 pub mod verdict;
+mod watchdog;

@@ -21,7 +21,6 @@
 
 mod error;
 mod installation;
-mod watchdog;
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -40,7 +39,7 @@ pub use self::installation::BINARIES_VARIABLE;
 
 use self::error::system;
 use self::installation::{ServerUser, find_binaries, server_user};
-use self::watchdog::Watchdog;
+use super::watchdog::Watchdog;
 
 /// How long the server may take to begin or to end; a loaded machine needs
 /// seconds, so this is only a bound.
@@ -107,7 +106,7 @@ impl PrivatePostgres {
             chown(temporary.path(), Some(uid), Some(gid))
                 .map_err(system("give the temporary directory to the server's user"))?;
         }
-        let watchdog = Watchdog::start(temporary)?;
+        let watchdog = Watchdog::start(temporary).map_err(system("start the watchdog"))?;
         let mut postgres = Self {
             options,
             binaries,

@@ -171,7 +171,8 @@ proptest! {
         for (serial, step) in steps.into_iter().enumerate() {
             match step {
                 Step::Push { flow, key, weight } => {
-                    queue.push(&flows[flow as usize - 1], Row { key, serial, weight });
+                    let place = usize::try_from(flow - 1).expect("few");
+                    queue.push(&flows[place], Row { key, serial, weight });
                     expected.entry((flow, key)).or_default().push_back(serial);
                 }
                 Step::Purge { flow } => {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::clock::Clock;
+use crate::actors::clock::Clock;
 use crate::core::intake::{Ready, Wish};
 use crate::core::ports::{Epoch, Fenced, OutboxStore, PageRequest, StoreError, WindowRows};
 use crate::core::position::{Position, RowId, Seq, WindowNumber};

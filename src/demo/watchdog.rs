@@ -1,33 +1,31 @@
-//! A child process that cleans up after a private server, however the process
-//! that started the server ends.
+//! A child process that cleans up after another child (a private server, a relay),
+//! however the process that started both ends.
 //!
 //! It reads a pipe whose writing end this process holds. The pipe closes when this
-//! process closes it, exits, or is killed; the watchdog then ends the server it was
-//! last told of and removes the directory.
+//! process closes it, exits, or is killed; the watchdog then ends the process it
+//! was last told of and removes the directory.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::error::{PrivatePostgresError, system};
-
-/// Reads process ids, the last line being the running server's (empty: none).
-/// When the pipe closes, it ends that server and removes the directory.
+/// Reads process ids, the last line being the running process's (empty: none).
+/// When the pipe closes, it ends that process and removes the directory.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
-server=
-while read -r line; do server=$line; done
-if [ -n "$server" ]; then
-    kill -QUIT "$server" 2>/dev/null
+process=
+while read -r line; do process=$line; done
+if [ -n "$process" ]; then
+    kill -QUIT "$process" 2>/dev/null
     tries=0
-    while kill -0 "$server" 2>/dev/null && [ "$tries" -lt 100 ]; do
+    while kill -0 "$process" 2>/dev/null && [ "$tries" -lt 100 ]; do
         tries=$((tries + 1))
         sleep 0.05
     done
-    kill -KILL "$server" 2>/dev/null
+    kill -KILL "$process" 2>/dev/null
 fi
 rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }
 "#;
@@ -41,17 +39,19 @@ pub(super) struct Watchdog {
 
 impl Watchdog {
     /// Starts it, and leaves the removal of the directory to it.
-    pub(super) fn start(temporary: TempDir) -> Result<Self, PrivatePostgresError> {
+    ///
+    /// # Errors
+    /// There is no `sh`, or no more processes.
+    pub(super) fn start(temporary: TempDir) -> io::Result<Self> {
         let child = Command::new("sh")
-            .args(["-c", SCRIPT, "tidegate-pg-watchdog"])
+            .args(["-c", SCRIPT, "tidegate-watchdog"])
             .arg(temporary.path())
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0)
-            .spawn()
-            .map_err(system("start the watchdog"))?;
+            .spawn()?;
         Ok(Self {
             child,
             directory: temporary.keep(),
@@ -63,13 +63,13 @@ impl Watchdog {
     }
 
     /// Names the process to end; none when there is none to end. If the watchdog
-    /// is gone there is nobody to tell, and dropping still ends the server.
+    /// is gone there is nobody to tell, and dropping its owner still ends the process.
     pub(super) fn watch(&mut self, pid: Option<u32>) {
         let line = pid.map(|pid| pid.to_string()).unwrap_or_default();
         if let Some(pipe) = &mut self.child.stdin
             && let Err(error) = writeln!(pipe, "{line}")
         {
-            tracing::warn!(%error, "the private server's watchdog is gone");
+            tracing::warn!(%error, "a watchdog is gone");
         }
     }
 
@@ -77,7 +77,7 @@ impl Watchdog {
     pub(super) fn finish(&mut self) {
         drop(self.child.stdin.take());
         if let Err(error) = self.child.wait() {
-            tracing::warn!(%error, "the private server's watchdog did not end");
+            tracing::warn!(%error, "a watchdog did not end");
         }
     }
 }

@@ -1,0 +1,36 @@
+//! How a reader ends.
+
+use std::sync::Arc;
+
+use actix::{ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
+
+use super::OutboxReader;
+use crate::actors::child::Exit;
+
+impl OutboxReader {
+    /// The last acts of a drain: write the position, give the lease back.
+    pub(super) fn release(&mut self, context: &mut Context<Self>) {
+        self.releasing = true;
+        let position = self.intake.position_to_save(self.now());
+        let work = self.work.clone();
+        let node = Arc::clone(&self.node);
+        let last_acts = async move {
+            let (store, pipeline, epoch) = (work.store, work.pipeline, work.epoch);
+            store.save_position(&pipeline, epoch, &position).await?;
+            store.release(&pipeline, &node, epoch).await
+        };
+        let last_acts = self.workers.spawn(last_acts);
+        context.spawn(last_acts.into_actor(self).map(|result, reader, context| {
+            if let Ok(Err(error)) = result {
+                tracing::warn!(pipeline = %reader.key, %error, "the last position could not be written; some rows will be sent again");
+            }
+            reader.end(Exit::Drained, context);
+        }));
+    }
+
+    pub(super) fn end(&mut self, exit: Exit, context: &mut Context<Self>) {
+        self.tag.make_void();
+        self.note.write(exit);
+        context.stop();
+    }
+}

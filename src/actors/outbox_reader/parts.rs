@@ -1,0 +1,70 @@
+//! What a reader is built from.
+
+use std::sync::Arc;
+
+use actix::Addr;
+use tokio::runtime::Handle;
+
+use crate::actors::clock::Clock;
+use crate::actors::desired::PipelineKey;
+use crate::actors::permits::{Pool, Void};
+use crate::actors::probe::Probe;
+use crate::actors::pulse::Pulse;
+use crate::actors::stream_router::StreamRouter;
+use crate::admin::metrics::Metrics;
+use crate::admin::status::StatusBoard;
+use crate::config::pipeline::PipelineSpec;
+use crate::core::ports::{Epoch, Outbox, OutboxStore};
+use crate::core::position::Position;
+use crate::core::send_queue::FlowId;
+use crate::core::shard_map::ShardMap;
+
+/// What a reader is made of.
+pub struct ReaderParts {
+    /// Which pipeline.
+    pub key: PipelineKey,
+    /// What this node is called in leases.
+    pub node: Arc<str>,
+    /// Its definition.
+    pub spec: Arc<PipelineSpec>,
+    /// Its outbox.
+    pub outbox: Outbox,
+    /// The epoch it is owned under.
+    pub epoch: Epoch,
+    /// Where to go on.
+    pub position: Position,
+    /// The shards of its stream.
+    pub map: Arc<ShardMap>,
+    /// The most a record of the stream may weigh, in bytes.
+    pub max_record_bytes: usize,
+    /// Its place in the writers' queues.
+    pub flow: FlowId,
+    /// Its tenant's weight.
+    pub tenant_weight: u32,
+    /// The database.
+    pub store: Arc<dyn OutboxStore>,
+    /// Where rows go.
+    pub router: Addr<StreamRouter>,
+    /// What wakes it.
+    pub probe: Addr<Probe>,
+    /// The permits of the process.
+    pub shared: Arc<Pool>,
+    /// Rows in flight of this pipeline, at most.
+    pub most_rows: usize,
+    /// Bytes in flight of this pipeline, at most.
+    pub most_bytes: usize,
+    /// Rows remembered by id alone, at most.
+    pub most_stashed: usize,
+    /// The metrics of the process.
+    pub metrics: Metrics,
+    /// Where its state is shown.
+    pub board: Arc<StatusBoard>,
+    /// The clock.
+    pub clock: Clock,
+    /// Whether its flow is void; the supervisor shares it.
+    pub void: Void,
+    /// Its signs of life.
+    pub pulse: Pulse,
+    /// Where what takes time is spawned.
+    pub workers: Handle,
+}

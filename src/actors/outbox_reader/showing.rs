@@ -1,0 +1,128 @@
+//! What a reader shows of itself: its state, gauges and backlog.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
+
+use super::OutboxReader;
+use crate::admin::status::PipelineState;
+use crate::core::position::Seq;
+use crate::core::render::Poison;
+
+/// How often gauges are brought up to date.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// How often the backlog is counted, in reports.
+const BACKLOG_EVERY: u32 = 5;
+
+/// Counting a backlog stops here: it must be cheap at any size.
+const BACKLOG_BOUND: u32 = 10_000;
+
+impl OutboxReader {
+    pub(super) fn is_running(&mut self) {
+        let is_blocked = matches!(self.state, PipelineState::Blocked { .. });
+        if self.state != PipelineState::Running && !(is_blocked && self.intake.is_held()) {
+            self.set_state(PipelineState::Running);
+        }
+    }
+
+    pub(super) fn block(&mut self, seq: Seq, poison: &Poison) {
+        let reason = poison.to_string();
+        let state = PipelineState::Blocked {
+            row_id: seq.id,
+            reason: reason.clone(),
+        };
+        if self.state != state {
+            tracing::error!(
+                pipeline = %self.key, row = seq.id, code = poison.code(), %reason,
+                "a row cannot be sent; the pipeline waits before it, nothing is skipped"
+            );
+            self.metrics.row_blocked();
+        }
+        self.set_state(state);
+    }
+
+    pub(super) fn set_state(&mut self, state: PipelineState) {
+        if self.state == state {
+            return;
+        }
+        match &state {
+            PipelineState::Waiting { reason } => {
+                tracing::warn!(pipeline = %self.key, %reason, "waiting")
+            }
+            PipelineState::Running => {
+                tracing::info!(pipeline = %self.key, epoch = %self.work.epoch, "running")
+            }
+            PipelineState::Starting
+            | PipelineState::Standby { .. }
+            | PipelineState::Blocked { .. }
+            | PipelineState::Failed { .. }
+            | PipelineState::Stopped
+            | PipelineState::Invalid { .. } => {}
+        }
+        self.metrics.state(&state);
+        let epoch = self.work.epoch.0;
+        self.board
+            .update_pipeline(&self.key.database, &self.key.name, |entry| {
+                entry.state = state.clone();
+                entry.epoch = Some(epoch);
+            });
+        self.state = state;
+    }
+
+    /// Nothing is under way, nothing is waited for: a wake-up was lost.
+    fn is_stalled(&self) -> bool {
+        let waits = self.busy || self.watching || self.timer.is_some() || self.releasing;
+        !waits && self.intake.nothing_handed() && !self.intake.is_held()
+    }
+
+    pub(super) fn report(&mut self, context: &mut Context<Self>) {
+        if !self.is_stalled() {
+            self.pulse.beat();
+        }
+        let unsettled = self.intake.handed() + self.intake.stashed();
+        let (in_flight, bytes) = (self.tag.own.rows(), self.tag.own.bytes());
+        let (windows, stashed) = (self.intake.open_windows(), self.intake.stashed());
+        self.metrics.in_flight(in_flight + stashed, bytes);
+        self.metrics.windows_open(windows);
+        self.metrics.deferred_rows(stashed);
+        self.board
+            .update_pipeline(&self.key.database, &self.key.name, |entry| {
+                entry.in_flight_rows = unsettled as u64;
+                entry.in_flight_bytes = bytes as u64;
+                entry.open_windows = windows as u64;
+                entry.deferred_rows = stashed as u64;
+            });
+        if self.reports.is_multiple_of(BACKLOG_EVERY) {
+            self.count_backlog(context);
+        }
+        self.reports = self.reports.wrapping_add(1);
+        context.run_later(REPORT_EVERY, Self::report);
+    }
+
+    fn count_backlog(&self, context: &mut Context<Self>) {
+        let (store, outbox) = (Arc::clone(&self.work.store), self.work.renderer.outbox.id);
+        let seen = self.intake.read_up_to();
+        let count = self
+            .workers
+            .spawn(async move { store.backlog(outbox, &seen, BACKLOG_BOUND).await });
+        context.spawn(count.into_actor(self).map(|counted, reader, _| {
+            let Ok(Ok(unread)) = counted else {
+                return;
+            };
+            let now = reader.now();
+            let known = reader.intake.oldest().and_then(|(_, since)| since);
+            let oldest = known.map_or(unread.oldest, |since| now.since(since).max(unread.oldest));
+            let rows = unread.rows + (reader.intake.handed() + reader.intake.stashed()) as u64;
+            reader.metrics.lag(rows, oldest);
+            reader
+                .board
+                .update_pipeline(&reader.key.database, &reader.key.name, |entry| {
+                    entry.lag_rows = rows;
+                    entry.lag_at_least = unread.at_least;
+                    entry.lag_oldest_seconds = oldest.as_secs_f64();
+                });
+        }));
+    }
+}

@@ -1,0 +1,169 @@
+//! What a reader does with what was read: into the intake, on to the router.
+
+use std::sync::Arc;
+
+use actix::Context;
+
+use super::OutboxReader;
+use super::work::{Done, Fetched, Rendered};
+use crate::actors::child::Exit;
+use crate::actors::messages::{Batch, RoutedRow};
+use crate::actors::permits::Ticket;
+use crate::admin::metrics::PositionWrite;
+use crate::core::intake::{Ready, Room};
+use crate::core::ports::Fenced;
+use crate::core::position::{Seq, WindowNumber};
+use crate::core::row::Envelope;
+
+impl OutboxReader {
+    pub(super) fn take(&mut self, done: Done, context: &mut Context<Self>) {
+        match done {
+            Done::Opened {
+                snapshot,
+                taken_at,
+                fetched,
+            } => {
+                if matches!(&fetched, Fetched::Whole(rows) if rows.read == 0) {
+                    self.intake.nothing_new(snapshot, taken_at);
+                    self.is_running();
+                    return;
+                }
+                let window = self.intake.open_window(snapshot, taken_at);
+                self.last_number = window;
+                self.opened = Some((window, fetched));
+            }
+            Done::Reopened { window, fetched } => self.take_window(window, fetched),
+            Done::Page {
+                window,
+                rows,
+                is_last,
+            } => {
+                let is_held = self.take_rows(rows);
+                if is_last && !is_held {
+                    self.intake.end_window(window);
+                }
+            }
+            Done::Refilled { lane, asked, rows } => self.take_back(lane, &asked, rows),
+            Done::Saved(Fenced::Written) => {
+                self.all_metrics.position_write(PositionWrite::Written);
+                self.intake.saved(self.now());
+                if let Some((window, fetched)) = self.opened.take() {
+                    self.take_window(window, fetched);
+                }
+            }
+            Done::Saved(Fenced::Stale) => {
+                self.all_metrics.position_write(PositionWrite::Stale);
+                self.end(Exit::LeaseLost, context);
+            }
+        }
+    }
+
+    fn take_window(&mut self, window: WindowNumber, fetched: Fetched) {
+        match fetched {
+            Fetched::Bounds {
+                first,
+                first_fresh,
+                last,
+            } => self.intake.begin_paging(window, first, first_fresh, last),
+            Fetched::Whole(rows) => {
+                if !self.take_rows(rows) {
+                    self.intake.end_window(window);
+                }
+            }
+        }
+    }
+
+    /// Takes rows in; answers whether reading is held before one of them.
+    fn take_rows(&mut self, rows: Rendered) -> bool {
+        let mut room = self.room_for(rows.ready.len());
+        self.learn_weight(&rows.ready);
+        self.metrics.rows_read(rows.ready.len(), rows.bytes);
+        let mut handed = Vec::with_capacity(rows.ready.len());
+        for ready in rows.ready {
+            handed.extend(self.intake.take_in(ready, &mut room));
+        }
+        self.hand(handed);
+        match rows.poison {
+            None => {
+                self.is_running();
+                false
+            }
+            Some((seq, poison)) => {
+                self.intake.hold_before(seq);
+                self.block(seq, &poison);
+                true
+            }
+        }
+    }
+
+    fn take_back(&mut self, lane: usize, asked: &[Seq], rows: Rendered) {
+        let mut room = self.room_for(rows.ready.len());
+        let mut ready = rows.ready.into_iter().peekable();
+        let mut handed = Vec::new();
+        for seq in asked {
+            if rows
+                .poison
+                .as_ref()
+                .is_some_and(|(poisoned, _)| poisoned == seq)
+            {
+                break;
+            }
+            let found: Option<Ready> = ready.next_if(|ready| ready.envelope.seq == *seq);
+            match found {
+                Some(found) => handed.extend(self.intake.take_back(lane, found, &mut room)),
+                None => {
+                    tracing::error!(
+                        pipeline = %self.key, row = seq.id,
+                        "a row was deleted from the outbox before it was delivered; it cannot be delivered any more"
+                    );
+                    self.metrics.row_vanished();
+                    self.intake.stashed_row_is_gone(lane, *seq);
+                }
+            }
+        }
+        self.hand(handed);
+        if let Some((seq, poison)) = rows.poison {
+            self.intake.stop_reading();
+            self.block(seq, &poison);
+        }
+    }
+
+    /// Room for rows that have been read already: permits may be overdrawn by
+    /// them, since what was read must go somewhere.
+    fn room_for(&self, rows: usize) -> Room {
+        let tag = &self.tag;
+        let free_rows = tag.own.free_rows().min(tag.shared.free_rows());
+        Room {
+            rows: free_rows.min(rows),
+            bytes: tag.own.free_bytes().min(tag.shared.free_bytes()),
+        }
+    }
+
+    fn learn_weight(&mut self, rows: &[Ready]) {
+        let largest = rows.iter().map(|ready| ready.envelope.weight()).max();
+        if let Some(largest) = largest {
+            self.weight = largest.max(self.weight - self.weight / 8);
+        }
+    }
+
+    fn hand(&mut self, envelopes: Vec<Envelope>) {
+        if envelopes.is_empty() {
+            return;
+        }
+        let bytes = envelopes.iter().map(|envelope| envelope.weight()).sum();
+        self.limiter.charge(envelopes.len(), bytes);
+        let tag = &self.tag;
+        let rows = envelopes.into_iter().map(|envelope| RoutedRow {
+            ticket: Ticket::take(tag, envelope.weight()),
+            envelope,
+        });
+        let batch = Batch {
+            tag: Arc::clone(tag),
+            rows: rows.collect(),
+        };
+        if self.router.try_send(batch).is_err() {
+            // The dropped tickets have made the flow void: we are about to end.
+            tracing::debug!(pipeline = %self.key, "the router is gone");
+        }
+    }
+}

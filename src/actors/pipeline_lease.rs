@@ -1,0 +1,266 @@
+//! The supervisor's care for leases: taking, renewing, giving up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{AsyncContext, Context};
+
+use super::desired::PipelineKey;
+use super::messages::{ClaimDone, RenewDone, StopNow};
+use super::pipeline_slot::Run;
+use super::stream_router::StreamKey;
+use super::supervisor::Supervisor;
+use crate::admin::metrics::LeaseEvent;
+use crate::admin::status::PipelineState;
+use crate::core::ports::{Claim, StoreError};
+
+/// The longest a standby waits before it asks for a lease again: a lease that
+/// was given back is taken soon.
+pub(super) const STANDBY_PAUSE: Duration = Duration::from_millis(250);
+
+/// The part of a lease before whose end its owner stops sending when it could not
+/// renew it.
+const MARGIN: u32 = 8;
+
+impl Supervisor {
+    pub(super) fn claim_waiting(&mut self, stream: &StreamKey, context: &mut Context<Self>) {
+        let waiting: Vec<PipelineKey> = self
+            .pipelines
+            .iter()
+            .filter(|(_, slot)| {
+                slot.stream.as_ref() == Some(stream) && matches!(slot.run, Run::Waiting)
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in waiting {
+            self.claim(&key, context);
+        }
+    }
+
+    /// Asks for the lease, if the pipeline's stream is ready; otherwise it waits
+    /// for that.
+    pub(super) fn claim(&mut self, key: &PipelineKey, context: &mut Context<Self>) {
+        if self.is_draining() {
+            return;
+        }
+        let Some(slot) = self.pipelines.get_mut(key) else {
+            return;
+        };
+        let Some(spec) = slot.spec.clone().filter(|_| slot.invalid.is_none()) else {
+            return;
+        };
+        let stream = slot
+            .stream
+            .as_ref()
+            .and_then(|stream| self.streams.get(stream));
+        let Some(stream) = stream else {
+            return;
+        };
+        if stream.ready().is_none() {
+            slot.run = Run::Waiting;
+            let trouble = stream.trouble.clone();
+            if let (Some(reason), Some(slot)) = (trouble, self.pipelines.get(key)) {
+                let reason = format!("stream {}: {reason}", spec.stream.name());
+                self.show(key, slot, PipelineState::Waiting { reason });
+            }
+            return;
+        }
+        let Some(database) = self.databases.get(&key.database) else {
+            return;
+        };
+        slot.run = Run::Claiming;
+        slot.attempt += 1;
+        let attempt = slot.attempt;
+        let store = Arc::clone(&database.database.store);
+        let (node, lease) = (Arc::clone(&self.node), self.settings.cluster.lease);
+        let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), self.clock.now());
+        tokio::spawn(async move {
+            let result = store
+                .claim(&pipeline.name, &spec.outbox, &node, lease)
+                .await;
+            // Only a stopped supervisor does not hear it.
+            supervisor
+                .try_send(ClaimDone {
+                    pipeline,
+                    attempt,
+                    asked_at,
+                    result,
+                })
+                .ok();
+        });
+    }
+
+    pub(super) fn claim_in(
+        &mut self,
+        key: &PipelineKey,
+        pause: Duration,
+        context: &mut Context<Self>,
+    ) {
+        let Some(slot) = self.pipelines.get_mut(key) else {
+            return;
+        };
+        slot.run = Run::Pausing;
+        slot.attempt += 1;
+        let (key, attempt) = (key.clone(), slot.attempt);
+        context.run_later(pause, move |supervisor, context| {
+            let is_current = supervisor
+                .pipelines
+                .get(&key)
+                .is_some_and(|slot| slot.attempt == attempt);
+            if is_current {
+                supervisor.claim(&key, context);
+            }
+        });
+    }
+
+    pub(super) fn claim_done(&mut self, done: ClaimDone, context: &mut Context<Self>) {
+        super::fault::point("supervisor.ClaimDone");
+        let ClaimDone {
+            pipeline: key,
+            attempt,
+            asked_at,
+            result,
+        } = done;
+        let is_current = self
+            .pipelines
+            .get(&key)
+            .is_some_and(|slot| slot.attempt == attempt);
+        if !is_current || self.is_draining() {
+            self.give_back(&key, &result);
+            return;
+        }
+        match result {
+            Ok(Claim::Granted {
+                epoch,
+                position,
+                outbox,
+            }) => {
+                self.metrics.lease_event(LeaseEvent::Claimed);
+                self.start_reader(&key, epoch, position, outbox, asked_at, context);
+            }
+            Ok(Claim::Held { owner, expires_in }) => {
+                self.metrics.lease_event(LeaseEvent::Held);
+                if let Some(slot) = self.pipelines.get(&key) {
+                    self.show(&key, slot, PipelineState::Standby { owner });
+                }
+                let jitter = 0.75 + fastrand::f64() / 2.0;
+                self.claim_in(&key, expires_in.min(STANDBY_PAUSE).mul_f64(jitter), context);
+            }
+            Err(StoreError::Unavailable(reason)) => {
+                let reason = format!("database: {reason}");
+                self.claim_failed(&key, PipelineState::Waiting { reason }, context);
+            }
+            Err(StoreError::Refused(reason)) => {
+                self.claim_failed(&key, PipelineState::Failed { reason }, context);
+            }
+        }
+    }
+
+    fn claim_failed(
+        &mut self,
+        key: &PipelineKey,
+        state: PipelineState,
+        context: &mut Context<Self>,
+    ) {
+        let Some(slot) = self.pipelines.get_mut(key) else {
+            return;
+        };
+        let is_first = slot.refusals.failures() == 0;
+        let pause = slot.refusals.after_failure(fastrand::f64());
+        if is_first {
+            tracing::warn!(pipeline = %key, ?state, "the pipeline cannot be taken; trying again");
+        }
+        if let Some(slot) = self.pipelines.get(key) {
+            self.show(key, slot, state);
+        }
+        self.claim_in(key, pause, context);
+    }
+
+    /// A lease that came too late is of no use here: another node may need it.
+    fn give_back(&self, key: &PipelineKey, result: &Result<Claim, StoreError>) {
+        let Ok(Claim::Granted { epoch, .. }) = result else {
+            return;
+        };
+        let Some(slot) = self.databases.get(&key.database) else {
+            return;
+        };
+        let is_running = self
+            .pipelines
+            .get(key)
+            .is_some_and(|slot| slot.epoch().is_some());
+        if is_running {
+            return;
+        }
+        let (store, node) = (Arc::clone(&slot.database.store), Arc::clone(&self.node));
+        let (name, epoch) = (Arc::clone(&key.name), *epoch);
+        tokio::spawn(async move {
+            if let Err(error) = store.release(&name, &node, epoch).await {
+                tracing::debug!(pipeline = %name, %error, "a lease was not given back; it will run out");
+            }
+        });
+    }
+
+    pub(super) fn renew_done(&mut self, done: RenewDone) {
+        super::fault::point("supervisor.RenewDone");
+        let still_held = match done.result {
+            Ok(still_held) => still_held,
+            Err(error) => {
+                tracing::debug!(database = %done.database, %error, "leases were not renewed");
+                return;
+            }
+        };
+        let lease = self.settings.cluster.lease;
+        for ((name, asked_epoch), holds) in done.held.into_iter().zip(still_held) {
+            let key = PipelineKey {
+                database: Arc::clone(&done.database),
+                name,
+            };
+            let Some(slot) = self.pipelines.get_mut(&key) else {
+                continue;
+            };
+            let Run::Running {
+                reader,
+                epoch,
+                lease_until,
+                ..
+            } = &mut slot.run
+            else {
+                continue;
+            };
+            if *epoch != asked_epoch {
+                continue;
+            }
+            if holds {
+                self.metrics.lease_event(LeaseEvent::Renewed);
+                *lease_until = done.asked_at + lease;
+                continue;
+            }
+            tracing::warn!(pipeline = %key, "another node has taken the pipeline");
+            self.metrics.lease_event(LeaseEvent::Lost);
+            reader.try_send(StopNow).ok();
+        }
+    }
+
+    /// An owner that could not renew stops sending before its lease can expire.
+    pub(super) fn drop_expired_leases(&self) {
+        let now = self.clock.now();
+        let margin = self.settings.cluster.lease / MARGIN;
+        for (key, slot) in &self.pipelines {
+            let Run::Running {
+                reader,
+                lease_until,
+                ..
+            } = &slot.run
+            else {
+                continue;
+            };
+            if now + margin < *lease_until {
+                continue;
+            }
+            tracing::warn!(pipeline = %key, "the lease could not be renewed in time; the pipeline stops");
+            reader.try_send(StopNow).ok();
+            let reason = "the lease could not be renewed in time".to_owned();
+            self.show(key, slot, PipelineState::Waiting { reason });
+        }
+    }
+}

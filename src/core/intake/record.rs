@@ -1,0 +1,165 @@
+//! The position an intake has written down: closing, merging, marking.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Intake;
+use crate::core::position::{Mark, Position, RowId, Seq, WindowNumber};
+use crate::core::time::Moment;
+
+/// Marks are written when the oldest window has been open for so long: a shard
+/// is behind then, not just a few milliseconds apart from the others.
+const MARKS_AFTER: Duration = Duration::from_secs(1);
+
+impl Intake {
+    /// The position to write down now, after closing and merging what can be.
+    pub fn position_to_save(&mut self, now: Moment) -> Position {
+        self.close_settled();
+        if self.position.open.len() > self.limits.merge_above {
+            self.merge_windows();
+        }
+        self.position.marks = if self.needs_marks(now) {
+            self.marks()
+        } else {
+            Vec::new()
+        };
+        self.position.clone()
+    }
+
+    /// The position was written down.
+    pub const fn saved(&mut self, now: Moment) {
+        self.dirty = false;
+        self.must_save = false;
+        self.saved_at = now;
+    }
+
+    fn close_settled(&mut self) {
+        let held_by = self
+            .first_unsettled()
+            .into_iter()
+            .chain(self.next_unread())
+            .min();
+        let closed = match held_by {
+            None => self.position.open.len(),
+            Some(row) => self
+                .position
+                .open
+                .partition_point(|open| open.number < row.window),
+        };
+        if closed > 0 {
+            self.position.base = self.position.open[closed - 1].snapshot.clone();
+            self.position.open.drain(..closed);
+            self.opened_at.drain(..closed.min(self.opened_at.len()));
+            self.position.settled_id = 0;
+        }
+        let in_first = |row: &Seq| {
+            self.position
+                .open
+                .first()
+                .is_some_and(|open| open.number == row.window)
+        };
+        if let Some(row) = held_by.filter(in_first) {
+            let settled_before = self
+                .recorded
+                .open
+                .first()
+                .filter(|open| open.number == row.window);
+            let floor = settled_before.map_or(0, |_| self.recorded.settled_id);
+            self.position.settled_id = row.id.saturating_sub(1).max(floor);
+        }
+    }
+
+    fn needs_marks(&self, now: Moment) -> bool {
+        let Some((oldest, opened)) = self.opened_at.first() else {
+            return false;
+        };
+        *oldest <= self.marks_up_to || now.since(*opened) >= MARKS_AFTER
+    }
+
+    /// What each lane has settled beyond the first open window. A lane whose
+    /// recorded mark lies beyond what has been read again keeps that mark.
+    fn marks(&self) -> Vec<Mark> {
+        let Some(first) = self.position.open.first() else {
+            return Vec::new();
+        };
+        let frontier = match self.next_unread() {
+            Some(next) => Seq {
+                window: next.window,
+                id: next.id.saturating_sub(1),
+            },
+            None => Seq {
+                window: self.position.last_number,
+                id: RowId::MAX,
+            },
+        };
+        let prefix = Seq {
+            window: first.number,
+            id: self.position.settled_id,
+        };
+        let mut marks = Vec::new();
+        for lane in &self.lanes {
+            let reached = match lane.first_unsettled() {
+                Some(row) => Seq {
+                    window: row.window,
+                    id: row.id.saturating_sub(1),
+                },
+                None => frontier,
+            };
+            let recorded = self
+                .recorded
+                .marks
+                .iter()
+                .find(|mark| mark.range.contains(lane.range().first));
+            let settled = match (lane.first_unsettled(), recorded) {
+                (None, Some(mark)) => reached.max(mark.settled),
+                _ => reached,
+            };
+            if settled > prefix {
+                marks.push(Mark {
+                    range: lane.range(),
+                    settled,
+                });
+            }
+        }
+        marks
+    }
+
+    /// Merges neighbouring windows of which no row was handed, none is being
+    /// read, none may have been sent by an earlier incarnation, and in which no
+    /// lane's mark lies.
+    fn merge_windows(&mut self) {
+        let mut fixed: BTreeSet<WindowNumber> = self
+            .lanes
+            .iter()
+            .flat_map(|lane| {
+                lane.windows_handed()
+                    .chain(lane.first_unsettled().map(|row| row.window))
+            })
+            .chain(self.next_unread().map(|row| row.window))
+            .collect();
+        fixed.extend(self.position.open.first().map(|open| open.number));
+        fixed.extend(self.position.open.last().map(|open| open.number));
+        let unmergeable = self.unmergeable_up_to;
+        let may_merge = |window: &WindowNumber| *window > unmergeable && !fixed.contains(window);
+        let numbers: Vec<WindowNumber> =
+            self.position.open.iter().map(|open| open.number).collect();
+        for group in numbers.chunk_by(|a, b| may_merge(a) && may_merge(b)) {
+            let (Some(from), Some(to)) = (group.first(), group.last()) else {
+                continue;
+            };
+            if group.len() < 2 {
+                continue;
+            }
+            self.position
+                .open
+                .retain(|open| open.number < *from || open.number >= *to);
+            self.opened_at
+                .retain(|(number, _)| *number < *from || *number >= *to);
+            for lane in &mut self.lanes {
+                lane.merge_windows(*from, *to);
+            }
+            self.marks_up_to = self.marks_up_to.max(*to);
+            self.must_save = true;
+        }
+    }
+}
