@@ -98,10 +98,12 @@ CREATE TABLE tide.relay_position (
     open_windows jsonb NOT NULL DEFAULT '[]'::jsonb,
     settled_id bigint NOT NULL DEFAULT 0,
     marks jsonb NOT NULL DEFAULT '[]'::jsonb,
-    -- Under which start of the server it was taken. What a relay knows of
-    -- transactions does not outlive a crash of the server: ids of transactions
-    -- whose log was not flushed are handed out again.
-    server_started timestamptz NOT NULL DEFAULT pg_postmaster_start_time(),
+    -- In which life of the server it was taken, see tide.relay_server_life.
+    server_started timestamptz,
+    server_life uuid,
+    -- Rises with every write of an owner: a write that was held up on its way
+    -- must not undo a later one.
+    save_number bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (
     fillfactor = 20,
@@ -109,6 +111,17 @@ CREATE TABLE tide.relay_position (
     autovacuum_vacuum_scale_factor = 0
 );
 
+-- One row, made by the first relay after a crash of the server. Unlogged on
+-- purpose: recovery from a crash empties it, also when just a backend crashed
+-- and the postmaster lives on; it is empty after a promotion too. What a relay
+-- knows of transactions does not outlive a crash: ids of transactions whose log
+-- was not flushed are handed out again. A clean restart keeps it, and loses none.
+CREATE UNLOGGED TABLE tide.relay_server_life (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    life uuid NOT NULL DEFAULT gen_random_uuid()
+);
+
+COMMENT ON TABLE tide.relay_server_life IS 'emptied by a crash of the server; written by relays';
 COMMENT ON TABLE tide.outbox IS 'outboxes, made by tide.outbox_create()';
 COMMENT ON TABLE tide.outbox_message IS 'messages of all outboxes, written by tide.outbox_publish()';
 COMMENT ON TABLE tide.relay_pipeline IS 'pipelines, written by tide.relay_set_outbox()';

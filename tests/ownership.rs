@@ -16,7 +16,8 @@ mod outbox;
 use std::time::Duration;
 
 use tidegate::core::ports::{
-    Claim, Epoch, Fenced, OutboxId, OutboxStore, PipelineName, ProbeTarget, StoreError,
+    Claim, ClaimRequest, Epoch, Fenced, OutboxId, OutboxStore, PipelineName, ProbeTarget,
+    StoreError,
 };
 use tidegate::core::position::{Mark, OpenWindow, Position, Seq, WindowNumber};
 use tidegate::core::shard_map::HashRange;
@@ -25,7 +26,7 @@ use tidegate::postgres::PgOutboxStore;
 use tidegate::postgres::pool::{PoolSettings, connect_lazily};
 use tokio::time::Instant;
 
-use crate::outbox::{Fixture, LEASE, granted, ids, snapshot, whole};
+use crate::outbox::{Fixture, LEASE, granted, ids, request, snapshot, whole};
 
 // === Leases and positions ===
 
@@ -83,7 +84,10 @@ async fn an_expired_lease_is_taken_over_and_its_owner_fenced_off() {
     let fixture = Fixture::new().await;
     let claim = fixture
         .store
-        .claim("p", "events", "node-1", Duration::from_millis(50))
+        .claim(ClaimRequest {
+            lease: Duration::from_millis(50),
+            ..request("node-1")
+        })
         .await;
     let (old, mut position) = granted(claim.expect("an answer"));
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -157,6 +161,7 @@ async fn a_position_is_kept_as_written() {
                 id: i64::MAX,
             },
         }],
+        keyed_by: "tenant {dedup_key}".to_owned(),
     };
     for _ in 0..2 {
         let written = fixture.store.save_position("p", epoch, &position).await;
@@ -223,12 +228,7 @@ async fn saving_a_position_does_not_wait_for_the_disk_but_a_claim_does() {
             .fetch_one(&pool)
             .await
             .expect("known");
-        (epoch, _) = granted(
-            store
-                .claim("p", "events", "node", LEASE)
-                .await
-                .expect("an answer"),
-        );
+        (epoch, _) = granted(store.claim(request("node")).await.expect("an answer"));
         let flushed: bool =
             sqlx::query_scalar("SELECT pg_current_wal_flush_lsn() > $1::text::pg_lsn")
                 .bind(claimed)
@@ -249,7 +249,13 @@ async fn a_pipeline_without_a_sound_position_is_refused() {
     let refused = |outbox: &'static str| {
         let store = &fixture.store;
         async move {
-            match store.claim("p", outbox, "node", LEASE).await {
+            match store
+                .claim(ClaimRequest {
+                    outbox,
+                    ..request("node")
+                })
+                .await
+            {
                 Err(StoreError::Refused(text)) => text,
                 other => panic!("{other:?}"),
             }
@@ -325,7 +331,7 @@ async fn a_deleted_pipeline_begins_anew_above_its_old_numbers() {
 async fn a_missing_schema_is_refused_with_what_to_do() {
     let pool = database::pool(&database::empty_database().await);
     let store = PgOutboxStore::new(pool);
-    match store.claim("p", "events", "node", LEASE).await {
+    match store.claim(request("node")).await {
         Err(StoreError::Refused(text)) => {
             assert!(text.contains("run `tidegate migrate`"), "{text}")
         }
@@ -370,10 +376,7 @@ async fn a_call_is_given_up_in_time_and_leaves_no_transaction() {
         .await
         .expect("locked");
     let begun = Instant::now();
-    let error = store
-        .claim("p", "events", "node", LEASE)
-        .await
-        .expect_err("given up");
+    let error = store.claim(request("node")).await.expect_err("given up");
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     assert!(
         begun.elapsed() < Duration::from_secs(2),
@@ -397,12 +400,7 @@ async fn a_call_is_given_up_in_time_and_leaves_no_transaction() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     blocker.rollback().await.expect("unlocked");
-    granted(
-        store
-            .claim("p", "events", "node", LEASE)
-            .await
-            .expect("it works again"),
-    );
+    granted(store.claim(request("node")).await.expect("it works again"));
 }
 
 #[tokio::test]

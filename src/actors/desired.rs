@@ -29,7 +29,12 @@ impl fmt::Display for PipelineKey {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Wanted {
     /// It is to run.
-    Run(Arc<PipelineSpec>),
+    Run {
+        /// Its definition.
+        spec: Arc<PipelineSpec>,
+        /// The version of the definition in the database; `None` in the file.
+        version: Option<i64>,
+    },
     /// Its definition is not acceptable.
     Invalid {
         /// The outbox it names.
@@ -52,7 +57,14 @@ pub fn desired(
             database: Arc::clone(&spec.database),
             name: Arc::clone(&spec.name),
         };
-        wanted.insert(key, Wanted::Run(Arc::new(spec.clone())));
+        let spec = Arc::new(spec.clone());
+        wanted.insert(
+            key,
+            Wanted::Run {
+                spec,
+                version: None,
+            },
+        );
     }
     for (database, rows) in catalogs {
         for row in rows.iter().filter(|row| row.enabled) {
@@ -80,14 +92,22 @@ pub fn desired(
 }
 
 fn read(row: &PipelineRow, database: &str, settings: &Settings) -> Wanted {
-    match PipelineSpec::from_json(&row.name, &row.outbox, database, &row.config, settings) {
-        Ok(spec) => Wanted::Run(Arc::new(spec)),
+    let invalid = |reason: String| Wanted::Invalid {
+        outbox: row.outbox.as_str().into(),
+        reason,
+    };
+    let config = match &row.config {
+        Ok(config) => config,
+        Err(reason) => return invalid(reason.clone()),
+    };
+    match PipelineSpec::from_json(&row.name, &row.outbox, database, config, settings) {
+        Ok(spec) => Wanted::Run {
+            spec: Arc::new(spec),
+            version: Some(row.version),
+        },
         Err(problems) => {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-            Wanted::Invalid {
-                outbox: row.outbox.as_str().into(),
-                reason: problems.join("; "),
-            }
+            invalid(problems.join("; "))
         }
     }
 }
@@ -107,7 +127,7 @@ mod tests {
             name: name.to_owned(),
             outbox: "events".to_owned(),
             consumer_group: String::new(),
-            config,
+            config: Ok(config),
             enabled: true,
             version: 1,
         }
@@ -119,7 +139,9 @@ mod tests {
             serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "region": "us-east-1"});
         let bad =
             serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "batch_size": 501});
-        let rows = vec![row("bad", bad), row("good", good)];
+        let mut unreadable = row("unreadable", serde_json::Value::Null);
+        unreadable.config = Err("number out of range".to_owned());
+        let rows = vec![row("bad", bad), row("good", good), unreadable];
         let catalogs = HashMap::from([(Arc::from("default"), rows)]);
         let wanted = desired(&settings(), &catalogs);
         let of = |name: &str| {
@@ -128,7 +150,12 @@ mod tests {
                 name: name.into(),
             }]
         };
-        assert!(matches!(of("good"), Wanted::Run(spec) if spec.stream.name() == "s"));
+        assert!(
+            matches!(of("good"), Wanted::Run { spec, version: Some(1) } if spec.stream.name() == "s")
+        );
+        assert!(
+            matches!(of("unreadable"), Wanted::Invalid { reason, .. } if reason.contains("range"))
+        );
         assert!(
             matches!(of("bad"), Wanted::Invalid { reason, .. } if reason.contains("batch_size"))
         );

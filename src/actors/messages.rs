@@ -70,6 +70,8 @@ pub struct RejectedRow {
     pub seq: Seq,
     /// Why, with the service's code.
     pub reason: String,
+    /// Its permit: while the reader keeps it, the other rows of the flow go on.
+    pub ticket: Ticket,
 }
 
 // === Reader ===
@@ -125,6 +127,15 @@ pub struct WriterReady {
     pub shard: ShardId,
     /// Its address.
     pub writer: actix::Addr<ShardWriter>,
+}
+
+/// A shard's writer has ended: its rows wait for the next one. Supervisor to
+/// router.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct WriterGone {
+    /// Its shard.
+    pub shard: ShardId,
 }
 
 /// A record went to another shard than the map says. Writer to router.
@@ -191,6 +202,8 @@ pub struct StreamChanged {
 pub enum StreamState {
     /// It takes records; these are its shards.
     Ready {
+        /// Its ARN.
+        arn: Arc<str>,
         /// The map.
         map: Arc<ShardMap>,
         /// The most a record may weigh, in bytes.

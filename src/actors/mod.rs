@@ -4,6 +4,7 @@
 //! [`messages`] lists everything that is said between them. [`supervisor`] starts
 //! them and starts them again; [`child`] is how it learns that one has ended.
 
+mod budgets;
 pub mod child;
 pub mod clock;
 pub mod desired;

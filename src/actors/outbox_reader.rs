@@ -23,7 +23,7 @@ use super::child::{Exit, ExitNote};
 use super::desired::PipelineKey;
 use super::fault;
 use super::messages::{
-    Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, StopNow, Wake, Watch,
+    Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RejectedRow, StopNow, Wake, Watch,
 };
 use super::permits::{FlowTag, Pool};
 use super::probe::Probe;
@@ -84,6 +84,8 @@ pub struct OutboxReader {
     watching: bool,
     draining: bool,
     releasing: bool,
+    /// A row the service does not take.
+    rejected: Option<RejectedRow>,
     backoff: Backoff,
     paused_until: Option<Moment>,
     timer: Option<(Moment, SpawnHandle)>,
@@ -130,6 +132,7 @@ impl OutboxReader {
                 burst_rows: limit.burst_size,
                 bytes_per_second: limit.max_bytes_per_second,
             });
+        let keyed_by = format!("{} {}", spec.tenant, spec.partition_key);
         let renderer = Renderer {
             template: spec.partition_key.clone(),
             format: spec.format,
@@ -150,7 +153,7 @@ impl OutboxReader {
             note,
             work,
             last_number: parts.position.last_number,
-            intake: Intake::new(parts.position, &ranges, limits, now),
+            intake: Intake::new(parts.position, &keyed_by, &ranges, limits, now),
             limiter: RateLimiter::new(rate, now),
             tag,
             router: parts.router,
@@ -166,6 +169,7 @@ impl OutboxReader {
             watching: false,
             draining: false,
             releasing: false,
+            rejected: None,
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             paused_until: None,
             timer: None,
@@ -323,6 +327,7 @@ impl OutboxReader {
             }
             Err(StoreError::Unavailable(reason)) => {
                 self.opened = None;
+                self.intake.not_saved();
                 let pause = self.backoff.after_failure(fastrand::f64());
                 self.paused_until = Some(self.now() + pause);
                 self.set_state(PipelineState::Waiting {
@@ -369,7 +374,13 @@ impl Actor for OutboxReader {
 
 impl OutboxReader {
     fn look_again(&mut self, context: &mut Context<Self>) {
-        if self.intake.is_held() && !self.draining {
+        if let Some(rejected) = self.rejected.take() {
+            self.save_and_end(
+                Exit::Blocked(rejected.reason.clone()),
+                Some(rejected),
+                context,
+            );
+        } else if self.intake.is_held() && !self.draining {
             self.intake.resume_reading();
             self.go_on(context);
         }
@@ -397,18 +408,7 @@ impl Handler<Outcomes> for OutboxReader {
                 entry.delivered_rows += stored;
             });
         if let Some(rejected) = outcomes.rejected {
-            tracing::error!(
-                pipeline = %self.key, row = rejected.seq.id, reason = %rejected.reason,
-                "a row cannot be sent; the pipeline waits before it, nothing is skipped"
-            );
-            self.metrics.row_blocked();
-            let reason = rejected.reason.clone();
-            self.set_state(PipelineState::Blocked {
-                row_id: rejected.seq.id,
-                reason,
-            });
-            self.end(Exit::Blocked(rejected.reason), context);
-            return;
+            self.hold_at(rejected);
         }
         self.go_on(context);
     }

@@ -12,11 +12,14 @@ use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
 use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::PipelineState;
-use crate::core::ports::{Claim, StoreError};
+use crate::core::ports::{Claim, ClaimRequest, StoreError};
 
 /// The longest a standby waits before it asks for a lease again: a lease that
 /// was given back is taken soon.
 pub(super) const STANDBY_PAUSE: Duration = Duration::from_millis(250);
+
+/// The longest pause before a database that did not answer is asked again.
+const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(2);
 
 /// The part of a lease before whose end its owner stops sending when it could not
 /// renew it.
@@ -43,6 +46,7 @@ impl Supervisor {
         if self.is_draining() {
             return;
         }
+        let attempt = self.next_incarnation();
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
@@ -69,15 +73,20 @@ impl Supervisor {
             return;
         };
         slot.run = Run::Claiming;
-        slot.attempt += 1;
-        let attempt = slot.attempt;
+        slot.attempt = attempt;
+        let version = slot.version;
         let store = Arc::clone(&database.database.store);
         let (node, lease) = (Arc::clone(&self.node), self.settings.cluster.lease);
         let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), self.clock.now());
         tokio::spawn(async move {
-            let result = store
-                .claim(&pipeline.name, &spec.outbox, &node, lease)
-                .await;
+            let request = ClaimRequest {
+                pipeline: &pipeline.name,
+                version,
+                outbox: &spec.outbox,
+                node: &node,
+                lease,
+            };
+            let result = store.claim(request).await;
             // Only a stopped supervisor does not hear it.
             supervisor
                 .try_send(ClaimDone {
@@ -96,12 +105,13 @@ impl Supervisor {
         pause: Duration,
         context: &mut Context<Self>,
     ) {
+        let attempt = self.next_incarnation();
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
         slot.run = Run::Pausing;
-        slot.attempt += 1;
-        let (key, attempt) = (key.clone(), slot.attempt);
+        slot.attempt = attempt;
+        let key = key.clone();
         context.run_later(pause, move |supervisor, context| {
             let is_current = supervisor
                 .pipelines
@@ -165,15 +175,39 @@ impl Supervisor {
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
-        let is_first = slot.refusals.failures() == 0;
         let pause = slot.refusals.after_failure(fastrand::f64());
-        if is_first {
+        // What is only away may be back any moment; what is refused needs somebody.
+        let pause = match &state {
+            PipelineState::Waiting { .. } => pause.min(UNAVAILABLE_PAUSE),
+            PipelineState::Starting
+            | PipelineState::Standby { .. }
+            | PipelineState::Running
+            | PipelineState::Blocked { .. }
+            | PipelineState::Failed { .. }
+            | PipelineState::Stopped
+            | PipelineState::Invalid { .. } => pause,
+        };
+        if slot.refused.as_ref() != Some(&state) {
             tracing::warn!(pipeline = %key, ?state, "the pipeline cannot be taken; trying again");
+            slot.refused = Some(state.clone());
         }
         if let Some(slot) = self.pipelines.get(key) {
             self.show(key, slot, state);
         }
         self.claim_in(key, pause, context);
+    }
+
+    /// Readers that have drained for too long are stopped.
+    pub(super) fn end_long_drains(&self) {
+        let now = self.clock.now();
+        for (key, slot) in &self.pipelines {
+            if let Run::Running { reader, .. } = &slot.run
+                && slot.drain_until.is_some_and(|until| now >= until)
+            {
+                tracing::warn!(pipeline = %key, "draining took too long; some rows will be sent again");
+                reader.try_send(StopNow).ok();
+            }
+        }
     }
 
     /// A lease that came too late is of no use here: another node may need it.

@@ -8,7 +8,7 @@ use actix::{Addr, AsyncContext, Context};
 use super::child::{self, ChildId, Exit};
 use super::desired::PipelineKey;
 use super::messages::Drain;
-use super::outbox_reader::{BLOCKED_RETRY, OutboxReader, ReaderParts};
+use super::outbox_reader::{OutboxReader, ReaderParts};
 use super::permits::Void;
 use super::pipeline_lease::STANDBY_PAUSE;
 use super::pulse::Pulse;
@@ -38,8 +38,14 @@ pub(super) struct PipelineSlot {
     pub(super) attempt: u64,
     pub(super) life: Life,
     pub(super) refusals: Backoff,
+    /// The version of its definition in the database.
+    pub(super) version: Option<i64>,
+    /// Why it could not be taken, as it was said last.
+    pub(super) refused: Option<PipelineState>,
     /// It is wanted no more: forget it when its reader has ended.
     retired: bool,
+    /// When its reader is stopped, done draining or not.
+    pub(super) drain_until: Option<Moment>,
 }
 
 /// The states of a pipeline, as the supervisor leads it.
@@ -53,6 +59,7 @@ pub(super) enum Run {
     /// Its reader runs.
     Running {
         reader: Addr<OutboxReader>,
+        stream: StreamKey,
         incarnation: u64,
         epoch: Epoch,
         lease_until: Moment,
@@ -73,7 +80,32 @@ impl PipelineSlot {
             attempt: 0,
             life: Life::new(now),
             refusals: Backoff::new(REFUSED_PAUSES.0, REFUSED_PAUSES.1),
+            version: None,
+            refused: None,
             retired: false,
+            drain_until: None,
+        }
+    }
+
+    /// Has its reader finish what it has, if it runs, within a grace: a stream
+    /// that takes nothing must not hold a changed definition up for ever.
+    fn drain(&mut self, until: Moment) -> bool {
+        let Run::Running { reader, .. } = &self.run else {
+            return false;
+        };
+        if self.drain_until.is_none() {
+            reader.try_send(Drain).ok();
+            self.drain_until = Some(until);
+            self.life.drains();
+        }
+        true
+    }
+
+    /// The stream its reader writes to, which a new definition may have left.
+    pub(super) const fn stream_in_use(&self) -> Option<&StreamKey> {
+        match &self.run {
+            Run::Running { stream, .. } => Some(stream),
+            Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => None,
         }
     }
 
@@ -93,6 +125,7 @@ impl Supervisor {
         &mut self,
         key: PipelineKey,
         spec: Arc<PipelineSpec>,
+        version: Option<i64>,
         context: &mut Context<Self>,
     ) {
         if !self.databases.contains_key(&key.database) {
@@ -101,22 +134,24 @@ impl Supervisor {
             return;
         }
         let now = self.clock.now();
+        let until = now + self.settings.limits.drain_grace;
+        let attempt = self.next_incarnation();
         let slot = self
             .pipelines
             .entry(key.clone())
             .or_insert_with(|| PipelineSlot::new(now));
-        if slot.spec.as_ref() == Some(&spec) && !slot.retired {
-            return;
-        }
-        if let Run::Running { reader, .. } = &slot.run {
-            // Its reader drains; the new definition starts when it has ended.
-            reader.try_send(Drain).ok();
-            slot.retired = false;
-            self.replace_spec(&key, spec, context);
+        slot.version = version;
+        let is_new = slot.spec.as_ref() != Some(&spec);
+        if !is_new && !slot.retired && slot.invalid.is_none() {
             return;
         }
         slot.retired = false;
-        slot.attempt += 1;
+        slot.attempt = attempt;
+        if slot.drain(until) {
+            // The new definition starts when its reader has ended.
+            self.replace_spec(&key, spec, context);
+            return;
+        }
         slot.run = Run::Waiting;
         self.replace_spec(&key, spec, context);
         self.claim(&key, context);
@@ -153,6 +188,8 @@ impl Supervisor {
     }
 
     pub(super) fn refuse_pipeline(&mut self, key: &PipelineKey, outbox: &Arc<str>, reason: &str) {
+        let attempt = self.next_incarnation();
+        let until = self.clock.now() + self.settings.limits.drain_grace;
         let now = self.clock.now();
         let slot = self
             .pipelines
@@ -164,10 +201,8 @@ impl Supervisor {
         tracing::error!(pipeline = %key, %reason, "the pipeline's definition is not acceptable; it does not run");
         slot.invalid = Some(reason.to_owned());
         slot.retired = false;
-        slot.attempt += 1;
-        if let Run::Running { reader, .. } = &slot.run {
-            reader.try_send(Drain).ok();
-        } else {
+        slot.attempt = attempt;
+        if !slot.drain(until) {
             slot.run = Run::Invalid;
         }
         let nothing: Arc<str> = Arc::from("");
@@ -185,13 +220,13 @@ impl Supervisor {
     }
 
     pub(super) fn retire_pipeline(&mut self, key: &PipelineKey) {
+        let until = self.clock.now() + self.settings.limits.drain_grace;
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
-        if let Run::Running { reader, .. } = &slot.run {
+        if slot.drain(until) {
             if !std::mem::replace(&mut slot.retired, true) {
                 tracing::info!(pipeline = %key, "the pipeline is not wanted any more; draining it");
-                reader.try_send(Drain).ok();
             }
             return;
         }
@@ -243,18 +278,24 @@ impl Supervisor {
         ) else {
             return;
         };
-        let stream = slot
-            .stream
+        let stream_key = slot.stream.clone();
+        let stream = stream_key
             .as_ref()
             .and_then(|stream| self.streams.get(stream)?.ready());
-        let (Some(spec), Some(stream), Some(probe)) =
-            (slot.spec.clone(), stream, database.probe.address.clone())
-        else {
+        let needs = (
+            slot.spec.clone(),
+            stream_key,
+            stream,
+            database.probe.address.clone(),
+        );
+        let (Some(spec), Some(stream_key), Some(stream), Some(probe)) = needs else {
             // What it needs has gone while the lease was asked for.
             self.claim_in(key, STANDBY_PAUSE, context);
             return;
         };
         slot.refusals.reset();
+        slot.refused = None;
+        slot.drain_until = None;
         let limits = &self.settings.limits;
         let parts = ReaderParts {
             key: key.clone(),
@@ -293,6 +334,7 @@ impl Supervisor {
         slot.life.runs(now);
         slot.run = Run::Running {
             reader,
+            stream: stream_key,
             incarnation,
             epoch,
             lease_until: asked_at + self.settings.cluster.lease,
@@ -314,6 +356,7 @@ impl Supervisor {
         };
         let Run::Running {
             incarnation: current,
+            stream,
             pulse,
             void,
             ..
@@ -327,11 +370,13 @@ impl Supervisor {
         void.make_void();
         let death = exit.death(pulse.has_progressed());
         let pause = slot.life.died(death, now, fastrand::f64());
+        let stream = stream.clone();
         slot.run = Run::Waiting;
-        let stream = slot.stream.clone();
-        self.purge_void(stream.as_ref());
+        slot.drain_until = None;
+        self.purge_void(&stream);
+        self.retire_unused_streams();
         if self.is_draining() {
-            self.count_drained();
+            self.count_ended(exit);
             return;
         }
         if self.pipelines.get(key).is_some_and(|slot| slot.retired) {
@@ -358,8 +403,8 @@ impl Supervisor {
         let has_failed = slot.life.state() == ChildState::Failed;
         let pause = match exit {
             Exit::LeaseLost => STANDBY_PAUSE,
-            Exit::Blocked(_) => BLOCKED_RETRY,
             Exit::Drained
+            | Exit::Blocked(_)
             | Exit::Stopped
             | Exit::RowsLost
             | Exit::Resharded

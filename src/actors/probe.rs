@@ -66,6 +66,7 @@ pub struct ProbeParts {
 }
 
 struct Watched {
+    number: u64,
     outbox: OutboxId,
     seen: Snapshot,
     reader: Addr<OutboxReader>,
@@ -79,6 +80,7 @@ pub struct Probe {
     parts: ProbeParts,
     note: ExitNote,
     watched: HashMap<PipelineName, Watched>,
+    last_number: u64,
     asking: bool,
     timer: Option<(Moment, SpawnHandle)>,
     backoff: Backoff,
@@ -93,6 +95,7 @@ impl Probe {
             parts,
             note,
             watched: HashMap::new(),
+            last_number: 0,
             asking: false,
             timer: None,
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
@@ -152,7 +155,7 @@ impl Probe {
         let mut targets = Vec::new();
         for (pipeline, watched) in &self.watched {
             if watched.due <= now + watched.pause / 4 {
-                asked.push(Arc::clone(pipeline));
+                asked.push((Arc::clone(pipeline), watched.number));
                 targets.push(ProbeTarget {
                     outbox: watched.outbox,
                     seen: watched.seen.clone(),
@@ -180,7 +183,7 @@ impl Probe {
 
     fn answered(
         &mut self,
-        asked: &[PipelineName],
+        asked: &[(PipelineName, u64)],
         taken_at: Moment,
         answer: Result<ProbeReport, StoreError>,
     ) {
@@ -212,7 +215,15 @@ impl Probe {
             }
         };
         let now = self.parts.clock.now();
-        for (pipeline, has_news) in asked.iter().zip(report.news) {
+        for ((pipeline, number), has_news) in asked.iter().zip(report.news) {
+            // An answer to an earlier watch says nothing of a later one.
+            if self
+                .watched
+                .get(pipeline)
+                .is_none_or(|watched| watched.number != *number)
+            {
+                continue;
+            }
             if has_news {
                 self.wake(pipeline);
             } else {
@@ -272,7 +283,9 @@ impl Handler<Watch> for Probe {
     fn handle(&mut self, watch: Watch, context: &mut Self::Context) {
         fault::point("probe.Watch");
         let now = self.parts.clock.now();
+        self.last_number += 1;
         let watched = Watched {
+            number: self.last_number,
             outbox: watch.outbox,
             seen: watch.seen,
             reader: watch.reader,

@@ -23,8 +23,7 @@ use super::pulse::Pulse;
 use super::stream_router::{StreamKey, StreamRouter};
 use crate::admin::metrics::{CallOutcome, RetryReason, ShardMetrics};
 use crate::admin::status::{ShardStatus, StatusBoard};
-use crate::core::budget::ShardLimits;
-use crate::core::dispatch::{Answer, Dispatch, Next};
+use crate::core::dispatch::{Answer, Dispatch, Next, SharedBudget};
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamService};
 use crate::core::position::Seq;
 use crate::core::send_queue::FlowId;
@@ -44,7 +43,7 @@ pub struct WriterParts {
     /// Where it sends.
     pub service: Arc<dyn StreamService>,
     /// What the shard takes.
-    pub limits: ShardLimits,
+    pub budget: SharedBudget,
     /// Whom to tell of surprises.
     pub router: Addr<StreamRouter>,
     /// Its metrics.
@@ -79,7 +78,7 @@ impl ShardWriter {
     /// An idle writer.
     #[must_use]
     pub fn new(parts: WriterParts, note: ExitNote) -> Self {
-        let dispatch = Dispatch::new(parts.limits, parts.clock.now());
+        let dispatch = Dispatch::new(Arc::clone(&parts.budget), parts.clock.now());
         Self {
             parts,
             note,
@@ -178,32 +177,25 @@ impl ShardWriter {
         self.go_on(context);
     }
 
-    /// Says once that calls fail, and once that they succeed again.
+    /// Says once that calls fail, and once that they succeed again. Being
+    /// throttled is no trouble: the budget deals with it.
     fn note_trouble(&mut self, answer: &Result<Vec<RecordOutcome>, CallFailure>) {
         let now = match answer {
             Ok(_) => None,
+            Err(CallFailure::Throttled { .. }) => return,
             Err(failure) => Some(failure.to_string()),
         };
-        let ShardWriterName { stream, shard } = self.name();
+        let (stream, shard) = (&self.parts.stream, &self.parts.shard);
         match (&self.trouble, &now) {
             (None, Some(failure)) => {
-                tracing::warn!(%stream, %shard, %failure, "calls fail; trying again")
+                tracing::warn!(%stream, %shard, %failure, "calls fail; trying again");
             }
             (Some(_), None) => tracing::info!(%stream, %shard, "calls succeed again"),
             (None, None) | (Some(_), Some(_)) => {}
         }
         if self.trouble != now {
-            self.parts
-                .board
-                .update_stream(stream.label(), |status| status.problem.clone_from(&now));
-        }
-        self.trouble = now;
-    }
-
-    fn name(&self) -> ShardWriterName {
-        ShardWriterName {
-            stream: self.parts.stream.clone(),
-            shard: self.parts.shard.clone(),
+            self.trouble = now;
+            self.show();
         }
     }
 
@@ -305,20 +297,16 @@ impl ShardWriter {
             "Kinesis refuses the record: {} ({})",
             rejected.message, rejected.code
         );
-        let rejected = Some(RejectedRow {
+        let rejected = RejectedRow {
             seq: envelope.seq,
             reason,
-        });
-        tell(
-            &tag,
-            Outcomes {
-                stored: Vec::new(),
-                rejected,
-            },
-        );
-        // The ticket is dropped unsettled: nothing more of this flow is sent, and
-        // its reader starts again before that row.
-        drop(ticket);
+            ticket,
+        };
+        let outcomes = Outcomes {
+            stored: Vec::new(),
+            rejected: Some(rejected),
+        };
+        tell(&tag, outcomes);
     }
 
     /// Rows wait while nothing is under way: a wake-up was lost.
@@ -330,16 +318,22 @@ impl ShardWriter {
         if !self.is_stalled() {
             self.parts.pulse.beat();
         }
+        self.show();
+        context.run_later(REPORT_EVERY, Self::report);
+    }
+
+    fn show(&mut self) {
         let now = self.parts.clock.now();
         let queued = self.dispatch.queued();
         let queued_bytes = self.dispatch.queued_bytes();
-        let budget = self.dispatch.budget();
+        let mut budget = self.dispatch.budget();
         let (records, bytes) = budget.utilisation(now);
         let factor = budget.factor();
+        drop(budget);
         self.parts.metrics.utilisation(records, bytes);
         self.parts.metrics.budget_factor(factor);
         self.parts.metrics.queued(queued, queued_bytes);
-        let shard = &self.parts.shard;
+        let (shard, trouble) = (&self.parts.shard, &self.trouble);
         self.parts
             .board
             .update_stream(self.parts.stream.label(), |status| {
@@ -352,20 +346,15 @@ impl ShardWriter {
                         budget_factor: factor,
                         queued_rows: queued as u64,
                         queued_bytes: queued_bytes as u64,
+                        problem: trouble.clone(),
                     };
                 }
             });
-        context.run_later(REPORT_EVERY, Self::report);
     }
 }
 
 /// Rows of one flow that are in the stream, with their hash keys.
 type Settled = (Arc<FlowTag>, Vec<(Seq, u128)>);
-
-struct ShardWriterName {
-    stream: StreamKey,
-    shard: ShardId,
-}
 
 fn tell(tag: &Arc<FlowTag>, outcomes: Outcomes) {
     if tag.reader.try_send(outcomes).is_err() {

@@ -24,7 +24,8 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::fault;
 use super::messages::{
-    Batch, PurgeVoid, RoutedRow, StopNow, StreamChanged, StreamState, UnexpectedShard, WriterReady,
+    Batch, PurgeVoid, RoutedRow, StopNow, StreamChanged, StreamState, UnexpectedShard, WriterGone,
+    WriterReady,
 };
 use super::permits::FlowTag;
 use super::pulse::Pulse;
@@ -184,16 +185,15 @@ impl StreamRouter {
         fault::point("stream_router.Examined");
         self.examining = false;
         let judged = match result {
-            Ok((description, shards)) => judge(&description, shards)
-                .map(|map| (map, description.max_record_bytes, description.status)),
+            Ok((description, shards)) => judge(&description, shards).map(|map| (map, description)),
             Err(failure) => Err(failure.to_string()),
         };
         match judged {
-            Ok((map, max_record_bytes, status)) => {
+            Ok((map, description)) => {
                 self.backoff.reset();
                 self.parts.pulse.progress();
                 self.examine_in(self.parts.refresh, context);
-                self.is_ready(map, max_record_bytes, &status, context);
+                self.is_ready(map, &description, context);
             }
             Err(reason) => {
                 let pause = self.backoff.after_failure(fastrand::f64());
@@ -206,11 +206,11 @@ impl StreamRouter {
     fn is_ready(
         &mut self,
         map: ShardMap,
-        max_record_bytes: usize,
-        status: &str,
+        description: &StreamDescription,
         context: &mut Context<Self>,
     ) {
         let stream = self.parts.stream.clone();
+        let max_record_bytes = description.max_record_bytes;
         if self.trouble.take().is_some() {
             tracing::info!(%stream, "the stream can be used again");
         }
@@ -231,7 +231,7 @@ impl StreamRouter {
             .collect();
         self.parts.board.update_stream(stream.label(), |entry| {
             entry.name = Arc::clone(stream.label());
-            entry.status = status.to_owned();
+            entry.status.clone_from(&description.status);
             entry.problem = None;
             let shard = |shard: &Shard| ShardStatus {
                 id: Arc::clone(&shard.id.0),
@@ -242,6 +242,7 @@ impl StreamRouter {
         let map = Arc::new(map);
         self.state = Some((Arc::clone(&map), max_record_bytes));
         self.tell_supervisor(StreamState::Ready {
+            arn: description.arn.as_str().into(),
             map,
             max_record_bytes,
         });
@@ -357,6 +358,17 @@ impl Handler<WriterReady> for StreamRouter {
             send(&message.writer, tag, rows);
         }
         slot.writer = Some(message.writer);
+    }
+}
+
+impl Handler<WriterGone> for StreamRouter {
+    type Result = ();
+
+    fn handle(&mut self, message: WriterGone, _: &mut Self::Context) {
+        fault::point("stream_router.WriterGone");
+        if let Some(slot) = self.slots.get_mut(&message.shard) {
+            slot.writer = None;
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Addr, AsyncContext, Context};
 
 use super::child::{self, ChildId, ChildSlot, Exit};
-use super::messages::{PurgeVoid, StopNow, StreamState, WriterReady};
+use super::messages::{PurgeVoid, StopNow, StreamState, WriterGone, WriterReady};
 use super::pipeline_slot::Run;
 use super::pulse::Pulse;
 use super::shard_writer::{ShardWriter, WriterParts};
@@ -22,6 +22,8 @@ use crate::core::shard_map::{ShardId, ShardMap};
 pub(super) struct StreamSlot {
     service: Arc<dyn StreamService>,
     limits: ShardLimits,
+    /// The stream's ARN, by which its budgets are shared.
+    arn: Arc<str>,
     pub(super) router: ChildSlot<StreamRouter>,
     ready: Option<(Arc<ShardMap>, usize)>,
     pub(super) trouble: Option<String>,
@@ -83,6 +85,7 @@ impl Supervisor {
         let slot = StreamSlot {
             service: self.source.stream(stream.target()),
             limits: limits_of(budget),
+            arn: Arc::from(""),
             router: ChildSlot::new(self.clock.now()),
             ready: None,
             trouble: None,
@@ -98,10 +101,9 @@ impl Supervisor {
             .streams
             .keys()
             .filter(|stream| {
-                !self
-                    .pipelines
-                    .values()
-                    .any(|slot| slot.stream.as_ref() == Some(stream))
+                !self.pipelines.values().any(|slot| {
+                    slot.stream.as_ref() == Some(stream) || slot.stream_in_use() == Some(stream)
+                })
             })
             .cloned()
             .collect();
@@ -183,13 +185,12 @@ impl Supervisor {
 
     fn restart_readers_without_router(&self) {
         for slot in self.pipelines.values() {
-            let Run::Running { reader, .. } = &slot.run else {
+            let Run::Running { reader, stream, .. } = &slot.run else {
                 continue;
             };
-            let stream_is_gone = slot
-                .stream
-                .as_ref()
-                .and_then(|stream| self.streams.get(stream))
+            let stream_is_gone = self
+                .streams
+                .get(stream)
                 .is_none_or(|stream| stream.router.address.is_none());
             if stream_is_gone {
                 reader.try_send(super::messages::FlowBecameVoid).ok();
@@ -226,9 +227,11 @@ impl Supervisor {
                 }
             }
             StreamState::Ready {
+                arn,
                 map,
                 max_record_bytes,
             } => {
+                slot.arn = arn;
                 slot.trouble = None;
                 slot.ready = Some((Arc::clone(&map), max_record_bytes));
                 for shard in map.shards() {
@@ -253,7 +256,7 @@ impl Supervisor {
             stream: stream.clone(),
             shard: shard.clone(),
             service: Arc::clone(&slot.service),
-            limits: slot.limits,
+            budget: self.budgets.of(&slot.arn, shard, slot.limits, now),
             router: router.clone(),
             metrics: self.metrics.shard(stream.label(), &shard.0),
             board: Arc::clone(&self.board),
@@ -270,6 +273,9 @@ impl Supervisor {
             .writers
             .entry(shard.clone())
             .or_insert_with(|| ChildSlot::new(now));
+        if let Some(replaced) = entry.address.take() {
+            replaced.try_send(StopNow).ok();
+        }
         entry.runs(writer.clone(), incarnation, pulse, now);
         router
             .try_send(WriterReady {
@@ -288,6 +294,10 @@ impl Supervisor {
         context: &mut Context<Self>,
     ) {
         let now = self.clock.now();
+        let router = self
+            .streams
+            .get(stream)
+            .and_then(|slot| slot.router.address.clone());
         let entry = self
             .streams
             .get_mut(stream)
@@ -296,6 +306,10 @@ impl Supervisor {
             return;
         };
         let pause = entry.ended(exit, now);
+        if let Some(router) = router {
+            let shard = shard.clone();
+            router.try_send(WriterGone { shard }).ok();
+        }
         self.note_restart(&ChildId::Writer(stream.clone(), shard.clone()), exit, pause);
         let (stream, shard) = (stream.clone(), shard.clone());
         context.run_later(pause, move |supervisor, context| {
@@ -315,7 +329,7 @@ impl Supervisor {
     pub(super) fn void_flows_of(&self, stream: &StreamKey) {
         for slot in self.pipelines.values() {
             if let Run::Running { void, .. } = &slot.run
-                && slot.stream.as_ref() == Some(stream)
+                && slot.stream_in_use() == Some(stream)
             {
                 void.make_void();
             }
@@ -323,8 +337,9 @@ impl Supervisor {
     }
 
     /// Has the rows of ended readers dropped from the queues of their stream.
-    pub(super) fn purge_void(&self, stream: Option<&StreamKey>) {
-        let router = stream.and_then(|stream| self.streams.get(stream)?.router.address.clone());
+    pub(super) fn purge_void(&self, stream: &StreamKey) {
+        let slot = self.streams.get(stream);
+        let router = slot.and_then(|slot| slot.router.address.clone());
         if let Some(router) = router {
             router.try_send(PurgeVoid).ok();
         }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler};
 use tokio::sync::oneshot;
 
+use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
 use super::desired::{PipelineKey, Wanted, desired};
@@ -126,6 +127,7 @@ pub struct Supervisor {
     stage_life: Life,
     looked_at: Moment,
     pub(super) shared: Arc<Pool>,
+    pub(super) budgets: Budgets,
     pub(super) streams: HashMap<StreamKey, StreamSlot>,
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
     pub(super) last_flow: FlowId,
@@ -165,6 +167,7 @@ impl Supervisor {
             stage_life,
             looked_at: now,
             shared: Arc::new(Pool::new(usize::MAX, memory)),
+            budgets: Budgets::default(),
             settings: parts.settings,
             streams: HashMap::new(),
             pipelines: BTreeMap::new(),
@@ -203,7 +206,9 @@ impl Supervisor {
         }
         for (key, wanted) in wanted {
             match wanted {
-                Wanted::Run(spec) => self.want_pipeline(key, spec, context),
+                Wanted::Run { spec, version } => {
+                    self.want_pipeline(key, spec, version, context);
+                }
                 Wanted::Invalid { outbox, reason } => self.refuse_pipeline(&key, &outbox, &reason),
             }
         }
@@ -255,6 +260,7 @@ impl Supervisor {
         self.board.beat();
         self.renew_leases(context);
         self.drop_expired_leases();
+        self.end_long_drains();
         self.look_for_stuck(context);
         self.finish_drain_when_due();
         context.run_later(TICK, Self::tick);

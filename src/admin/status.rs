@@ -122,6 +122,8 @@ pub struct ShardStatus {
     pub queued_rows: u64,
     /// Bytes of the rows that wait for it.
     pub queued_bytes: u64,
+    /// Why calls to it fail, if they do.
+    pub problem: Option<String>,
 }
 
 /// A database on the board.

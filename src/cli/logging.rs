@@ -23,8 +23,12 @@ pub(super) fn start(settings: &LogSettings) -> Result<(), Failure> {
     };
     started.map_err(|error| wrong(&error))?;
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map(ToString::to_string);
-        tracing::error!(place, "{panic}");
+        let place = panic
+            .location()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let text = panic.payload_as_str().unwrap_or("a panic without a text");
+        tracing::error!(place, panic = text, "panic");
     }));
     Ok(())
 }

@@ -12,6 +12,7 @@ use actix::Context;
 use prometheus::Registry;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::migrate::pool_settings;
 use super::{FAILED, Failure, logging};
@@ -26,6 +27,7 @@ use crate::config::pipeline::{StreamRef, StreamTarget};
 use crate::config::settings::Settings;
 use crate::core::backoff::Backoff;
 use crate::core::ports::StreamService;
+use crate::core::supervision::HEALTHY_AFTER;
 use crate::kinesis::client::{ClientPool, KinesisTimeouts};
 use crate::kinesis::stream::{KinesisStream, StreamTarget as KinesisTarget};
 use crate::postgres::PgOutboxStore;
@@ -77,13 +79,17 @@ pub(super) fn run(settings: Settings) -> Result<ExitCode, Failure> {
         clients: ClientPool::new(timeouts),
     };
     let mut backoff = Backoff::new(REBUILD_PAUSES.0, REBUILD_PAUSES.1);
+    let mut pause = Duration::ZERO;
     let end = loop {
-        match relay(&root)? {
+        let began = Instant::now();
+        match relay(&root, pause)? {
             End::Died => {
                 root.metrics.actor_restarted("supervisor", "panic");
-                let pause = backoff.after_failure(fastrand::f64());
+                if began.elapsed() >= HEALTHY_AFTER {
+                    backoff.reset();
+                }
+                pause = backoff.after_failure(fastrand::f64());
                 tracing::error!(?pause, "the supervisor died; all actors are started again");
-                std::thread::sleep(pause);
             }
             end @ (End::Drained(_) | End::AtOnce) => break end,
         }
@@ -120,7 +126,7 @@ fn exit_code(end: &End) -> ExitCode {
 }
 
 /// Builds an actor system and runs it to its end.
-fn relay(root: &Root) -> Result<End, Failure> {
+fn relay(root: &Root, pause: Duration) -> Result<End, Failure> {
     let system = actix::System::with_tokio_rt(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -130,16 +136,20 @@ fn relay(root: &Root) -> Result<End, Failure> {
         #[expect(clippy::expect_used, reason = "there is nothing else to do")]
         runtime.expect("a runtime with its threads")
     });
-    system.block_on(relay_in_system(root.clone()))
+    system.block_on(relay_in_system(root.clone(), pause))
 }
 
-async fn relay_in_system(root: Root) -> Result<End, Failure> {
+async fn relay_in_system(root: Root, pause: Duration) -> Result<End, Failure> {
     let failed = |error: std::io::Error| Failure::Failed(format!("no signal handler: {error}"));
     let mut signals = Signals {
         terminate: signal(SignalKind::terminate()).map_err(failed)?,
         interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
         hang_up: signal(SignalKind::hangup()).map_err(failed)?,
     };
+    let first = tokio::time::timeout(pause, signals.next()).await;
+    if matches!(first, Ok(Asked::End)) {
+        return Ok(End::AtOnce);
+    }
     let (finished, mut is_finished) = oneshot::channel();
     let parts = SupervisorParts {
         databases: databases(&root.settings)?,
@@ -163,9 +173,9 @@ async fn relay_in_system(root: Root) -> Result<End, Failure> {
         tokio::select! {
             report = &mut is_finished => {
                 // The sender is dropped unused only with a supervisor that died.
-                return Ok(report.map_or(End::Died, End::Drained));
+                return Ok(report.map_or(died(is_draining), End::Drained));
             }
-            _ = &mut task => return Ok(End::Died),
+            _ = &mut task => return Ok(died(is_draining)),
             asked = signals.next() => match asked {
                 Asked::Reload => tracing::warn!(
                     "SIGHUP: this version reads its configuration only at start; nothing has changed"
@@ -173,12 +183,18 @@ async fn relay_in_system(root: Root) -> Result<End, Failure> {
                 Asked::End if std::mem::replace(&mut is_draining, true) => return Ok(End::AtOnce),
                 Asked::End => {
                     if supervisor.try_send(Shutdown).is_err() {
-                        return Ok(End::Died);
+                        return Ok(died(is_draining));
                     }
                 }
             },
         }
     }
+}
+
+/// A supervisor that dies while it drains is not built anew: the process was asked
+/// to end.
+const fn died(is_draining: bool) -> End {
+    if is_draining { End::AtOnce } else { End::Died }
 }
 
 struct Signals {

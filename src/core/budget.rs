@@ -48,6 +48,11 @@ const FAST_RECOVERY_GROWTH: f64 = 1.5;
 /// The usual time of a call is the least seen lately; it may grow this much a
 /// call.
 const USUAL_TIME_GROWTH: f64 = 1.02;
+/// Calls that always take longer than this still count from so long before their
+/// answer: the rate leaves 2 % of a second free, and no more may be guessed. With
+/// a round trip above it, the part of a shard that can be used falls to
+/// 1 s / (1 s + round trip - this): 97 % at 50 ms.
+const MOST_USUAL_TIME: Duration = Duration::from_millis(20);
 const KIB: u64 = 1024;
 
 /// The limits of a shard and the part of them to use.
@@ -235,7 +240,7 @@ impl ShardBudget {
             .usual_time
             .map_or(took, |usual| usual.mul_f64(USUAL_TIME_GROWTH).min(took));
         self.usual_time = Some(usual);
-        last.at = last.at + took.saturating_sub(usual);
+        last.at = last.at + took.saturating_sub(usual.min(MOST_USUAL_TIME));
     }
 
     /// The service refused `refused` of the `offered` records of a call for

@@ -6,10 +6,11 @@
 //! were not confirmed go back to the head of their keys before anything else
 //! happens, so no order can be lost between two calls.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::budget::{Cost, Grant, ShardBudget, ShardLimits};
+use super::budget::{Cost, Grant, ShardBudget};
 use super::ports::{CallFailure, RecordOutcome};
 use super::send_queue::{Flow, FlowId, SendQueue, Sendable, Taken};
 use super::shard_map::ShardId;
@@ -26,6 +27,9 @@ pub const CALL_LIMIT: Cost = Cost {
 const SOON: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// Somebody must act: try slowly.
 const SLOWLY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The budget of a shard, shared by all that write to it.
+pub type SharedBudget = Arc<Mutex<ShardBudget>>;
 
 /// What a writer does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +85,7 @@ pub struct Rejected<T> {
 #[derive(Debug)]
 pub struct Dispatch<T> {
     queue: SendQueue<T>,
-    budget: ShardBudget,
+    budget: SharedBudget,
     in_flight: Vec<Taken<T>>,
     passing: Backoff,
     lasting: Backoff,
@@ -90,12 +94,12 @@ pub struct Dispatch<T> {
 }
 
 impl<T: Sendable> Dispatch<T> {
-    /// An idle writer with an empty budget.
+    /// An idle writer with this budget.
     #[must_use]
-    pub fn new(limits: ShardLimits, now: Moment) -> Self {
+    pub fn new(budget: SharedBudget, now: Moment) -> Self {
         Self {
             queue: SendQueue::default(),
-            budget: ShardBudget::new(limits, now),
+            budget,
             in_flight: Vec::new(),
             passing: Backoff::new(SOON.0, SOON.1),
             lasting: Backoff::new(SLOWLY.0, SLOWLY.1),
@@ -133,9 +137,9 @@ impl<T: Sendable> Dispatch<T> {
         self.queue.bytes()
     }
 
-    /// The budget, for metrics.
-    pub const fn budget(&mut self) -> &mut ShardBudget {
-        &mut self.budget
+    /// The budget, locked. A panic while it was locked leaves plain numbers.
+    pub fn budget(&self) -> MutexGuard<'_, ShardBudget> {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Decides what to do now; with [`Next::Call`] the call counts as begun.
@@ -150,7 +154,7 @@ impl<T: Sendable> Dispatch<T> {
         if waiting.all.records == 0 {
             return Next::Nothing;
         }
-        let most = match self.budget.grant(waiting, now) {
+        let most = match self.budget().grant(waiting, now) {
             Grant::At(moment) => return Next::Wait(moment),
             Grant::Now(most) => most,
         };
@@ -167,7 +171,7 @@ impl<T: Sendable> Dispatch<T> {
                 .map(|taken| taken.row.weight() as u64)
                 .sum(),
         };
-        self.budget.charge(cost, now);
+        self.budget().charge(cost, now);
         Next::Call
     }
 
@@ -179,7 +183,7 @@ impl<T: Sendable> Dispatch<T> {
         random: f64,
     ) -> Answer<T> {
         let sent = std::mem::take(&mut self.in_flight);
-        self.budget.answered(now);
+        self.budget().answered(now);
         match answer {
             Ok(outcomes) if outcomes.len() == sent.len() => {
                 self.answered_each(sent, outcomes, now, random)
@@ -221,7 +225,7 @@ impl<T: Sendable> Dispatch<T> {
                 }
             }
         }
-        self.budget.refused(answer.throttled, offered, now);
+        self.budget().refused(answer.throttled, offered, now);
         if answer.stored.is_empty() && answer.failed > 0 {
             self.not_before = now + self.passing.after_failure(random);
         } else {
@@ -243,7 +247,7 @@ impl<T: Sendable> Dispatch<T> {
         let offered = sent.len();
         let pause = match failure {
             CallFailure::Throttled { .. } => {
-                self.budget.refused(offered, offered, now);
+                self.budget().refused(offered, offered, now);
                 answer.throttled = offered;
                 self.passing.after_failure(random)
             }
@@ -315,6 +319,7 @@ const fn most_call_records() -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::budget::ShardLimits;
     use super::*;
 
     #[derive(Debug)]
@@ -336,7 +341,8 @@ mod tests {
             bytes_per_second: 1e12,
             fraction: 1.0,
         };
-        let mut writer = Dispatch::new(unlimited, Moment::ORIGIN);
+        let budget = ShardBudget::new(unlimited, Moment::ORIGIN);
+        let mut writer = Dispatch::new(Arc::new(Mutex::new(budget)), Moment::ORIGIN);
         let flow = Flow {
             id: 1,
             tenant: "t".into(),

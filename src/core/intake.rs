@@ -84,6 +84,7 @@ impl Scan {
 #[derive(Debug)]
 pub struct Intake {
     limits: IntakeLimits,
+    keyed_by: String,
     recorded: Position,
     position: Position,
     opened_at: Vec<(WindowNumber, Moment)>,
@@ -103,14 +104,20 @@ pub struct Intake {
 impl Intake {
     /// Starts from a recorded position, with something to read. The lanes are the shards' hash ranges,
     /// cut further where the recorded marks end; together they must cover all
-    /// hash keys.
+    /// hash keys. `keyed_by` says what hash keys are made from; recorded marks that
+    /// were made from something else are forgotten.
     #[must_use]
     pub fn new(
-        recorded: Position,
+        mut recorded: Position,
+        keyed_by: &str,
         shards: &[HashRange],
         limits: IntakeLimits,
         now: Moment,
     ) -> Self {
+        if recorded.keyed_by != keyed_by {
+            // The rows hash differently now: the marks say nothing of them.
+            recorded.marks.clear();
+        }
         let ranges = refine(shards, &recorded.marks);
         let most_share = match ranges.len() {
             0 | 1 => limits.rows,
@@ -123,6 +130,7 @@ impl Intake {
         let highest_mark = recorded.marks.iter().map(|mark| mark.settled.window).max();
         Self {
             limits,
+            keyed_by: keyed_by.to_owned(),
             position: recorded.clone(),
             opened_at: recorded
                 .open

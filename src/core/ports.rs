@@ -78,6 +78,22 @@ pub enum Claim {
     },
 }
 
+/// Who asks for which pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimRequest<'a> {
+    /// The pipeline.
+    pub pipeline: &'a str,
+    /// The version of its definition in the database; `None` when a file defines
+    /// it.
+    pub version: Option<i64>,
+    /// The outbox it reads.
+    pub outbox: &'a str,
+    /// The node that asks.
+    pub node: &'a str,
+    /// How long the lease is to last.
+    pub lease: Duration,
+}
+
 /// Whether a fenced write was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fenced {
@@ -165,15 +181,10 @@ pub struct Backlog {
 
 /// The database of some outboxes. Implementations bound every call in time.
 pub trait OutboxStore: Send + Sync {
-    /// Takes the pipeline for `node` under a new epoch, unless another node's
-    /// lease on it still runs. A node that holds it already gets a new epoch.
-    fn claim<'a>(
-        &'a self,
-        pipeline: &'a str,
-        outbox: &'a str,
-        node: &'a str,
-        lease: Duration,
-    ) -> BoxFuture<'a, Result<Claim, StoreError>>;
+    /// Takes the pipeline for a node under a new epoch, unless another node's
+    /// lease on it still runs. A node that holds it already gets a new epoch. A
+    /// definition that is not in force any more is refused.
+    fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>>;
 
     /// Extends leases; answers which of them (by place in `held`) still hold.
     fn renew<'a>(
@@ -368,8 +379,9 @@ pub struct PipelineRow {
     pub outbox: String,
     /// Its consumer group: a label for people.
     pub consumer_group: String,
-    /// Its configuration, secrets included: this type prints without it.
-    pub config: serde_json::Value,
+    /// Its configuration, secrets included: this type prints without it; or why
+    /// it cannot be read.
+    pub config: Result<serde_json::Value, String>,
     /// Whether it is to run.
     pub enabled: bool,
     /// Rises with every change of it.

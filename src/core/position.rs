@@ -84,6 +84,9 @@ pub struct Position {
     pub settled_id: RowId,
     /// What is settled ahead of that; the ranges do not overlap.
     pub marks: Vec<Mark>,
+    /// What the hash keys of the marks were made from: with another partition key
+    /// template they say nothing. Empty when there are no marks.
+    pub keyed_by: String,
     /// The highest window number ever used (0: none).
     pub last_number: WindowNumber,
 }
@@ -97,6 +100,7 @@ impl Position {
             open: Vec::new(),
             settled_id: 0,
             marks: Vec::new(),
+            keyed_by: String::new(),
             last_number: WindowNumber(0),
         }
     }

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 
+use super::schema;
 use crate::core::ports::{Catalog, PipelineRow, StoreError};
 
 /// Two states of the catalog differ if and only if their versions do: each
@@ -81,11 +82,8 @@ async fn read_pipelines(pool: &PgPool) -> Result<Vec<PipelineRow>, StoreError> {
     transaction.commit().await?;
     let mut pipelines = Vec::with_capacity(rows.len());
     for (name, outbox, consumer_group, config, enabled, version) in rows {
-        let config = serde_json::from_str(&config).map_err(|error| {
-            StoreError::Refused(format!(
-                "the configuration of pipeline {name:?} cannot be read: {error}"
-            ))
-        })?;
+        let config = serde_json::from_str(&config)
+            .map_err(|error| format!("its configuration cannot be read: {error}"));
         pipelines.push(PipelineRow {
             name,
             outbox,
@@ -119,6 +117,9 @@ impl Catalog for PgCatalog {
     fn read(&self) -> BoxFuture<'_, Result<Option<Vec<PipelineRow>>, StoreError>> {
         Box::pin(async move {
             let mut answered = self.answered.lock().await;
+            if answered.is_none() {
+                schema::check(&self.pool).await.map_err(StoreError::from)?;
+            }
             // Taken before the list: a change between the two is seen next time.
             let version = catalog_version(&self.pool).await?;
             if answered.as_ref() == Some(&version) {

@@ -2,6 +2,7 @@
 //!
 //! Rules:
 //! - the database's clock decides what has expired, never a relay's;
+//! - a lease is not renewed over a crash of the server (see `position`);
 //! - whoever takes the row raises its epoch and sets the position's epoch to it,
 //!   in one transaction: from then on writes under older epochs do nothing;
 //! - that transaction is flushed before it is answered even where the database
@@ -15,11 +16,10 @@ use sqlx::PgConnection;
 
 use super::position::{self, StoredPosition};
 use super::store::PgOutboxStore;
-use crate::core::ports::{Claim, Epoch, Outbox, OutboxId, PipelineName, StoreError};
-use crate::core::position::Position;
+use crate::core::ports::{Claim, ClaimRequest, Epoch, Outbox, OutboxId, PipelineName, StoreError};
 
 const FIND_OUTBOX: &str = "
-SELECT o.outbox_id, o.uuid::text, pg_snapshot_xmax(pg_current_snapshot())::text,
+SELECT o.outbox_id, o.uuid::text,
     set_config('synchronous_commit', CASE current_setting('synchronous_commit')
         WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)
 FROM tide.outbox AS o WHERE o.name = $1";
@@ -37,11 +37,28 @@ SELECT l.owner,
     greatest(0, extract(epoch FROM l.expires_at - clock_timestamp()) * 1000000)::bigint
 FROM tide.relay_lease AS l WHERE l.pipeline = $1";
 
+/// Whoever stands by asks again and again, and must leave no trace in the
+/// database: no row lock, no transaction id, no flush.
+const LEASE_RUNS: &str = "
+SELECT EXISTS (SELECT 1 FROM tide.relay_lease AS l
+    WHERE l.pipeline = $1 AND l.owner <> $2 AND l.expires_at > clock_timestamp())";
+
+const IS_DEFINED: &str = "
+SELECT EXISTS (SELECT 1 FROM tide.relay_pipeline AS r
+    WHERE r.name = $1 AND r.enabled AND r.version = $2)";
+
+/// Asked after the position was read: a statement's snapshot is older than what
+/// it waited for.
+const NEXT_XID: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
+
 const RENEW: &str = "
 UPDATE tide.relay_lease AS l
 SET expires_at = clock_timestamp() + $4::bigint * interval '1 microsecond'
 FROM unnest($2::text[], $3::bigint[]) AS held (pipeline, epoch)
+JOIN tide.relay_position AS p ON p.pipeline = held.pipeline
 WHERE l.pipeline = held.pipeline AND l.epoch = held.epoch AND l.owner = $1
+    AND p.server_started = pg_postmaster_start_time()
+    AND p.server_life = (SELECT s.life FROM tide.relay_server_life AS s)
 RETURNING l.pipeline, l.epoch";
 
 const RELEASE: &str = "
@@ -52,41 +69,56 @@ fn microseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// An outbox, and the next transaction id of the database it is in.
-struct FoundOutbox {
-    outbox: Outbox,
-    next_xid: u64,
-}
-
 pub(super) async fn claim(
     store: &PgOutboxStore,
-    pipeline: &str,
-    outbox: &str,
-    node: &str,
-    lease: Duration,
+    request: ClaimRequest<'_>,
 ) -> Result<Claim, StoreError> {
+    let ClaimRequest {
+        pipeline,
+        version,
+        outbox,
+        node,
+        lease,
+    } = request;
     let mut session = store.transaction().await?;
     let connection = session.connection();
-    let found = find_outbox(store, connection, outbox).await?;
-    let taken: Option<(i64,)> = sqlx::query_as(TAKE_LEASE)
+    let outbox = find_outbox(store, connection, outbox).await?;
+    if let Some(version) = version {
+        check_definition(store, connection, pipeline, version).await?;
+    }
+    let is_held: bool = sqlx::query_scalar(LEASE_RUNS)
         .bind(pipeline)
         .bind(node)
-        .bind(microseconds(lease))
         .persistent(store.prepares())
-        .fetch_optional(&mut *connection)
+        .fetch_one(&mut *connection)
         .await?;
+    let taken: Option<(i64,)> = if is_held {
+        None
+    } else {
+        sqlx::query_as(TAKE_LEASE)
+            .bind(pipeline)
+            .bind(node)
+            .bind(microseconds(lease))
+            .persistent(store.prepares())
+            .fetch_optional(&mut *connection)
+            .await?
+    };
     let Some((epoch,)) = taken else {
         let held = look_at_lease(store, connection, pipeline).await?;
         session.finish().await?;
         return Ok(held);
     };
-    let stored = position::take(store, connection, pipeline, found.outbox.id, Epoch(epoch)).await?;
-    check_position(pipeline, &found, &stored)?;
+    let stored = position::take(store, connection, pipeline, outbox.id, Epoch(epoch)).await?;
+    let next_xid: String = sqlx::query_scalar(NEXT_XID)
+        .persistent(store.prepares())
+        .fetch_one(&mut *connection)
+        .await?;
+    check_position(pipeline, &outbox, &stored, &next_xid)?;
     session.finish().await?;
     Ok(Claim::Granted {
         epoch: Epoch(epoch),
         position: stored.position,
-        outbox: found.outbox,
+        outbox,
     })
 }
 
@@ -94,27 +126,46 @@ async fn find_outbox(
     store: &PgOutboxStore,
     connection: &mut PgConnection,
     name: &str,
-) -> Result<FoundOutbox, StoreError> {
-    let found: Option<(i32, String, String, String)> = sqlx::query_as(FIND_OUTBOX)
+) -> Result<Outbox, StoreError> {
+    let found: Option<(i32, String, String)> = sqlx::query_as(FIND_OUTBOX)
         .bind(name)
         .persistent(store.prepares())
         .fetch_optional(connection)
         .await?;
-    let Some((id, uuid, next_xid, _synchronous_commit)) = found else {
+    let Some((id, uuid, _synchronous_commit)) = found else {
         return Err(StoreError::Refused(format!(
             "outbox {name:?} does not exist: SELECT tide.outbox_create('{name}') creates it"
         )));
     };
     let unreadable =
-        |what: &str| StoreError::Refused(format!("outbox {name:?} has an unreadable {what}"));
-    Ok(FoundOutbox {
-        outbox: Outbox {
-            id: OutboxId(id),
-            name: name.into(),
-            uuid: uuid.parse().map_err(|_| unreadable("uuid"))?,
-        },
-        next_xid: next_xid.parse().map_err(|_| unreadable("transaction id"))?,
+        |_| StoreError::Refused(format!("outbox {name:?} has an unreadable uuid {uuid:?}"));
+    Ok(Outbox {
+        id: OutboxId(id),
+        name: name.into(),
+        uuid: uuid.parse().map_err(unreadable)?,
     })
+}
+
+/// A relay may still have a definition that was changed or deleted a moment ago:
+/// under that it must not begin anew, nor bind the position to the old outbox.
+async fn check_definition(
+    store: &PgOutboxStore,
+    connection: &mut PgConnection,
+    pipeline: &str,
+    version: i64,
+) -> Result<(), StoreError> {
+    let is_defined: bool = sqlx::query_scalar(IS_DEFINED)
+        .bind(pipeline)
+        .bind(version)
+        .persistent(store.prepares())
+        .fetch_one(connection)
+        .await?;
+    if is_defined {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "the definition of pipeline {pipeline:?} was changed, disabled or deleted a moment ago"
+    )))
 }
 
 async fn look_at_lease(
@@ -136,10 +187,11 @@ async fn look_at_lease(
 /// A position must be of this outbox, and of this database's past.
 fn check_position(
     pipeline: &str,
-    found: &FoundOutbox,
+    outbox: &Outbox,
     stored: &StoredPosition,
+    next_xid: &str,
 ) -> Result<(), StoreError> {
-    let Outbox { id, name, .. } = &found.outbox;
+    let Outbox { id, name, .. } = outbox;
     if stored.outbox != *id {
         return Err(StoreError::Refused(format!(
             "pipeline {pipeline:?} has a position in the outbox with id {}, but outbox {name:?} has id {}: \
@@ -148,13 +200,12 @@ fn check_position(
             stored.outbox.0, id.0
         )));
     }
-    let head: &Position = &stored.position;
-    if head.head().xmax() > found.next_xid {
+    let head = stored.position.head().xmax();
+    let unreadable = |_| StoreError::Refused(format!("unreadable transaction id {next_xid:?}"));
+    if head > next_xid.parse().map_err(unreadable)? {
         return Err(StoreError::Refused(format!(
-            "the position of pipeline {pipeline:?} lies in the database's future (transaction {}, the next one \
-             is {}): the database was restored or moved, and reading on would skip messages",
-            head.head().xmax(),
-            found.next_xid
+            "the position of pipeline {pipeline:?} lies in the database's future (transaction {head}, the next one \
+             is {next_xid}): the database was restored or moved, and reading on would skip messages"
         )));
     }
     Ok(())

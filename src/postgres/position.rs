@@ -10,8 +10,9 @@
 //! a relay still remembers may claim to see transactions that are yet to come.
 //! What is on disk is safe, since a save follows in the log all that it speaks
 //! of. Hence two rules:
-//! - a save is refused when the server has started since the position was taken;
-//! - whoever takes a position after a start of the server skips
+//! - a save is refused when the server has crashed or started since the position
+//!   was taken (`tide.relay_server_life` tells of crashes the postmaster survives);
+//! - whoever takes a position after that skips
 //!   [`NUMBERS_LOST_AT_MOST`] window numbers: rows may have been sent under
 //!   numbers that the crash took back, and a consumer drops what is not above
 //!   the last number it saw.
@@ -29,22 +30,29 @@ use crate::core::shard_map::HashRange;
 /// for which a replica that is promoted may lag: two hours at 100 a second.
 pub(super) const NUMBERS_LOST_AT_MOST: i64 = 1_000_000;
 
+const BEGIN_LIFE: &str = "
+INSERT INTO tide.relay_server_life DEFAULT VALUES ON CONFLICT (only_row) DO NOTHING";
+
 const TAKE: &str = "
-INSERT INTO tide.relay_position AS p (pipeline, outbox_id, epoch)
-VALUES ($1, $2, $3)
+INSERT INTO tide.relay_position AS p (pipeline, outbox_id, epoch, server_started, server_life)
+SELECT $1, $2, $3, pg_postmaster_start_time(), s.life FROM tide.relay_server_life AS s
 ON CONFLICT (pipeline) DO UPDATE
 SET epoch = excluded.epoch, outbox_id = coalesce(p.outbox_id, excluded.outbox_id),
     last_number = p.last_number
-        + CASE WHEN p.server_started = pg_postmaster_start_time() THEN 0 ELSE $4 END,
-    server_started = pg_postmaster_start_time(), updated_at = clock_timestamp()
+        + CASE WHEN p.server_started = excluded.server_started AND p.server_life = excluded.server_life
+            THEN 0 ELSE $4 END,
+    server_started = excluded.server_started, server_life = excluded.server_life,
+    save_number = 0, updated_at = clock_timestamp()
 RETURNING p.outbox_id, p.base::text, p.last_number, p.open_windows::text, p.settled_id, p.marks::text";
 
 const SAVE: &str = "
 UPDATE tide.relay_position AS p
 SET base = $3::text::pg_snapshot, last_number = $4, open_windows = $5::text::jsonb,
-    settled_id = $6, marks = $7::text::jsonb, updated_at = clock_timestamp()
+    settled_id = $6, marks = $7::text::jsonb, save_number = $8, updated_at = clock_timestamp()
 FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unflushed (setting)
-WHERE p.pipeline = $1 AND p.epoch = $2 AND p.server_started = pg_postmaster_start_time()
+WHERE p.pipeline = $1 AND p.epoch = $2 AND p.save_number < $8
+    AND p.server_started = pg_postmaster_start_time()
+    AND p.server_life = (SELECT s.life FROM tide.relay_server_life AS s)
     AND unflushed.setting = 'off'";
 
 /// An open window as `open_windows` has it.
@@ -92,6 +100,19 @@ pub(super) struct StoredPosition {
     pub(super) position: Position,
 }
 
+/// The marks as `marks` has them.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum MarksRecord {
+    /// What the hash keys were made from, and the marks.
+    Keyed {
+        keyed_by: String,
+        ranges: Vec<MarkRecord>,
+    },
+    /// None.
+    Empty([u8; 0]),
+}
+
 /// Puts the pipeline's position under a new epoch, making it if there is none.
 pub(super) async fn take(
     store: &PgOutboxStore,
@@ -100,6 +121,10 @@ pub(super) async fn take(
     outbox: OutboxId,
     epoch: Epoch,
 ) -> Result<StoredPosition, StoreError> {
+    sqlx::query(BEGIN_LIFE)
+        .persistent(store.prepares())
+        .execute(&mut *connection)
+        .await?;
     let (outbox, base, last_number, open_windows, settled_id, marks): (
         i32,
         String,
@@ -132,8 +157,11 @@ pub(super) async fn take(
                 .map_err(|error| unreadable(&error))?,
         });
     }
-    let records: Vec<MarkRecord> =
-        serde_json::from_str(&marks).map_err(|error| unreadable(&error))?;
+    let marks: MarksRecord = serde_json::from_str(&marks).map_err(|error| unreadable(&error))?;
+    let (keyed_by, records) = match marks {
+        MarksRecord::Keyed { keyed_by, ranges } => (keyed_by, ranges),
+        MarksRecord::Empty(_) => (String::new(), Vec::new()),
+    };
     let marks: Result<Vec<Mark>, _> = records.iter().map(MarkRecord::mark).collect();
     let last_number = u64::try_from(last_number).map_err(|error| unreadable(&error))?;
     Ok(StoredPosition {
@@ -143,6 +171,7 @@ pub(super) async fn take(
             open,
             settled_id,
             marks: marks.map_err(|error| unreadable(&error))?,
+            keyed_by,
             last_number: WindowNumber(last_number),
         },
     })
@@ -168,7 +197,14 @@ pub(super) async fn save(
         })
         .collect();
     let open_windows = serde_json::to_string(&records).map_err(|error| unwritable(&error))?;
-    let marks: Vec<MarkRecord> = position.marks.iter().map(MarkRecord::of).collect();
+    let marks = if position.marks.is_empty() {
+        MarksRecord::Empty([])
+    } else {
+        MarksRecord::Keyed {
+            keyed_by: position.keyed_by.clone(),
+            ranges: position.marks.iter().map(MarkRecord::of).collect(),
+        }
+    };
     let marks = serde_json::to_string(&marks).map_err(|error| unwritable(&error))?;
     let last_number = i64::try_from(position.last_number.0).map_err(|error| unwritable(&error))?;
     let mut session = store.statement().await?;
@@ -180,6 +216,7 @@ pub(super) async fn save(
         .bind(open_windows)
         .bind(position.settled_id)
         .bind(marks)
+        .bind(store.next_save_number())
         .persistent(store.prepares())
         .execute(session.connection())
         .await?;

@@ -89,6 +89,15 @@ impl From<sqlx::Error> for SchemaError {
     }
 }
 
+impl From<SchemaError> for StoreError {
+    fn from(error: SchemaError) -> Self {
+        if let SchemaError::Store(error) = error {
+            return error;
+        }
+        Self::Refused(error.to_string())
+    }
+}
+
 /// What [`migrate`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Migrated {

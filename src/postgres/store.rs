@@ -1,6 +1,8 @@
 //! The outboxes of one PostgreSQL database, as the core's port sees them.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -9,8 +11,8 @@ use sqlx::PgPool;
 use super::session::Session;
 use super::{lease, position, probe, windows};
 use crate::core::ports::{
-    Backlog, Claim, Epoch, Fenced, Opened, OutboxId, OutboxStore, PageRequest, PipelineName,
-    ProbeReport, ProbeTarget, StoreError, WindowRows,
+    Backlog, Claim, ClaimRequest, Epoch, Fenced, Opened, OutboxId, OutboxStore, PageRequest,
+    PipelineName, ProbeReport, ProbeTarget, StoreError, WindowRows,
 };
 use crate::core::position::{Position, RowId};
 use crate::core::row::OutboxRow;
@@ -26,6 +28,7 @@ pub struct PgOutboxStore {
     pool: PgPool,
     timeout: Duration,
     own_sessions: bool,
+    save_number: Arc<AtomicI64>,
 }
 
 impl PgOutboxStore {
@@ -44,17 +47,18 @@ impl PgOutboxStore {
     /// A store on these connections, with time-outs of 10 s and prepared
     /// statements.
     #[must_use]
-    pub const fn new(pool: PgPool) -> Self {
+    pub fn new(pool: PgPool) -> Self {
         Self {
             pool,
             timeout: Self::DEFAULT_TIMEOUT,
             own_sessions: true,
+            save_number: Arc::new(AtomicI64::new(0)),
         }
     }
 
     /// Bounds every call by `timeout`, waiting for a connection included.
     #[must_use]
-    pub const fn with_timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
@@ -62,9 +66,14 @@ impl PgOutboxStore {
     /// Makes every call a transaction and prepares nothing: for poolers that
     /// share sessions between transactions (as [`super::pool::PoolSettings`]).
     #[must_use]
-    pub const fn with_shared_sessions(mut self) -> Self {
+    pub fn with_shared_sessions(mut self) -> Self {
         self.own_sessions = false;
         self
+    }
+
+    /// A number above those of all saves before.
+    pub(super) fn next_save_number(&self) -> i64 {
+        self.save_number.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Whether statements may be kept prepared on their connection.
@@ -99,14 +108,8 @@ impl PgOutboxStore {
 // === impl OutboxStore ===
 
 impl OutboxStore for PgOutboxStore {
-    fn claim<'a>(
-        &'a self,
-        pipeline: &'a str,
-        outbox: &'a str,
-        node: &'a str,
-        lease: Duration,
-    ) -> BoxFuture<'a, Result<Claim, StoreError>> {
-        self.bounded(1, lease::claim(self, pipeline, outbox, node, lease))
+    fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        self.bounded(1, lease::claim(self, request))
     }
 
     fn renew<'a>(

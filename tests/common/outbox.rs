@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
-use tidegate::core::ports::{Claim, Epoch, Opened, OutboxId, OutboxStore, PageRequest, WindowRows};
+use tidegate::core::ports::{
+    Claim, ClaimRequest, Epoch, Opened, OutboxId, OutboxStore, PageRequest, WindowRows,
+};
 use tidegate::core::position::{Position, RowId};
 use tidegate::core::row::OutboxRow;
 use tidegate::core::snapshot::Snapshot;
@@ -68,10 +70,7 @@ impl Fixture {
     }
 
     pub(crate) async fn claim(&self, node: &str) -> Claim {
-        self.store
-            .claim("p", "events", node, LEASE)
-            .await
-            .expect("an answer")
+        self.store.claim(request(node)).await.expect("an answer")
     }
 
     /// All rows of a window, page by page if need be.
@@ -140,5 +139,16 @@ pub(crate) fn granted(claim: Claim) -> (Epoch, Position) {
             epoch, position, ..
         } => (epoch, position),
         Claim::Held { owner, .. } => panic!("held by {owner}"),
+    }
+}
+
+/// A claim of pipeline "p" on outbox "events", as if a file defined it.
+pub(crate) const fn request(node: &str) -> ClaimRequest<'_> {
+    ClaimRequest {
+        pipeline: "p",
+        version: None,
+        outbox: "events",
+        node,
+        lease: LEASE,
     }
 }

@@ -33,4 +33,24 @@ impl OutboxReader {
         self.note.write(exit);
         context.stop();
     }
+
+    /// Writes the position down, so that what others have delivered meanwhile is
+    /// not sent again, and ends. What is `kept` is dropped only then.
+    pub(super) fn save_and_end<K: 'static>(
+        &mut self,
+        exit: Exit,
+        kept: K,
+        context: &mut Context<Self>,
+    ) {
+        self.releasing = true;
+        let position = self.intake.position_to_save(self.now());
+        let last_act = self.workers.spawn(self.work.clone().save(position));
+        context.spawn(last_act.into_actor(self).map(move |result, reader, context| {
+            if let Ok(Err(error)) = result {
+                tracing::debug!(pipeline = %reader.key, %error, "the last position was not written");
+            }
+            reader.end(exit, context);
+            drop(kept);
+        }));
+    }
 }

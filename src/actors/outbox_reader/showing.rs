@@ -6,6 +6,7 @@ use std::time::Duration;
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::OutboxReader;
+use crate::actors::messages::RejectedRow;
 use crate::admin::status::PipelineState;
 use crate::core::position::Seq;
 use crate::core::render::Poison;
@@ -41,6 +42,21 @@ impl OutboxReader {
             self.metrics.row_blocked();
         }
         self.set_state(state);
+    }
+
+    /// The service does not take a row: nothing more is read, what else was
+    /// handed goes on. After a while the pipeline starts again before that row.
+    pub(super) fn hold_at(&mut self, rejected: RejectedRow) {
+        let reason = rejected.reason.clone();
+        tracing::error!(
+            pipeline = %self.key, row = rejected.seq.id, %reason,
+            "a row cannot be sent; the pipeline waits before it, nothing is skipped"
+        );
+        self.metrics.row_blocked();
+        self.intake.stop_reading();
+        let row_id = rejected.seq.id;
+        self.set_state(PipelineState::Blocked { row_id, reason });
+        self.rejected = Some(rejected);
     }
 
     pub(super) fn set_state(&mut self, state: PipelineState) {

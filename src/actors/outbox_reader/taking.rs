@@ -77,11 +77,14 @@ impl OutboxReader {
     fn take_rows(&mut self, rows: Rendered) -> bool {
         let mut room = self.room_for(rows.ready.len());
         self.learn_weight(&rows.ready);
-        self.metrics.rows_read(rows.ready.len(), rows.bytes);
         let mut handed = Vec::with_capacity(rows.ready.len());
+        let stashed = self.intake.stashed();
         for ready in rows.ready {
             handed.extend(self.intake.take_in(ready, &mut room));
         }
+        // What an earlier incarnation has settled is not read, just looked at.
+        let taken = handed.len() + self.intake.stashed() - stashed;
+        self.metrics.rows_read(taken, rows.bytes);
         self.hand(handed);
         match rows.poison {
             None => {

@@ -1,6 +1,7 @@
 //! Stopping in order: nothing more is read, what was sent is settled.
 
 use super::{DrainReport, Draining, Supervisor};
+use crate::actors::child::Exit;
 use crate::actors::messages::Drain;
 use crate::actors::pipeline_slot::Run;
 use crate::admin::status::Phase;
@@ -34,9 +35,19 @@ impl Supervisor {
         self.finish_drain_when_due();
     }
 
-    pub(in crate::actors) const fn count_drained(&mut self) {
+    pub(in crate::actors) const fn count_ended(&mut self, exit: &Exit) {
         if let Some(draining) = &mut self.draining {
-            draining.report.drained += 1;
+            match exit {
+                Exit::Drained => draining.report.drained += 1,
+                Exit::Stopped
+                | Exit::LeaseLost
+                | Exit::RowsLost
+                | Exit::Resharded
+                | Exit::Refused(_)
+                | Exit::Blocked(_)
+                | Exit::Stuck
+                | Exit::Panicked(_) => draining.report.cut_off += 1,
+            }
         }
     }
 
@@ -53,7 +64,7 @@ impl Supervisor {
             return;
         }
         let report = DrainReport {
-            cut_off: running,
+            cut_off: draining.report.cut_off + running,
             ..draining.report
         };
         if let Some(finished) = self.finished.take() {

@@ -88,7 +88,7 @@ pub(super) struct PipelineFamilies {
 // === impl PipelineMetrics ===
 
 impl PipelineMetrics {
-    /// Rows were read; `bytes` counts their payloads and headers.
+    /// Rows were read; `bytes` counts data and keys of all that was looked at.
     pub fn rows_read(&self, rows: usize, bytes: usize) {
         self.rows_read.inc_by(counter_value(rows));
         self.bytes_read.inc_by(counter_value(bytes));
@@ -177,7 +177,7 @@ impl PipelineFamilies {
             rows_read: counters("tidegate_rows_read_total", "Rows read from the outbox")?,
             bytes_read: counters(
                 "tidegate_bytes_read_total",
-                "Bytes of payloads and headers read from the outbox",
+                "Bytes of data and keys made from what was read from the outbox",
             )?,
             rows_delivered: counters(
                 "tidegate_rows_delivered_total",

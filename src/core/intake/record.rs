@@ -14,6 +14,7 @@ const MARKS_AFTER: Duration = Duration::from_secs(1);
 impl Intake {
     /// The position to write down now, after closing and merging what can be.
     pub fn position_to_save(&mut self, now: Moment) -> Position {
+        self.dirty = false;
         self.close_settled();
         if self.position.open.len() > self.limits.merge_above {
             self.merge_windows();
@@ -23,14 +24,23 @@ impl Intake {
         } else {
             Vec::new()
         };
+        self.position.keyed_by = if self.position.marks.is_empty() {
+            String::new()
+        } else {
+            self.keyed_by.clone()
+        };
         self.position.clone()
     }
 
     /// The position was written down.
     pub const fn saved(&mut self, now: Moment) {
-        self.dirty = false;
         self.must_save = false;
         self.saved_at = now;
+    }
+
+    /// The position could not be written down.
+    pub const fn not_saved(&mut self) {
+        self.dirty = true;
     }
 
     fn close_settled(&mut self) {

@@ -103,7 +103,7 @@ impl World {
                 ..Database::default()
             },
             durable: Position::start(),
-            intake: Intake::new(Position::start(), &shard_ranges(), limits, now),
+            intake: Intake::new(Position::start(), "", &shard_ranges(), limits, now),
             handed: HashMap::new(),
             arrived: HashMap::new(),
             seq_of: BTreeMap::new(),
@@ -117,7 +117,13 @@ impl World {
 
     fn crash(&mut self) {
         self.handed.clear();
-        self.intake = Intake::new(self.durable.clone(), &shard_ranges(), self.limits, self.now);
+        self.intake = Intake::new(
+            self.durable.clone(),
+            "",
+            &shard_ranges(),
+            self.limits,
+            self.now,
+        );
     }
 
     fn hand(&mut self, envelope: Envelope) {

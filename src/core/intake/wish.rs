@@ -54,7 +54,7 @@ pub enum Wish {
         to: Snapshot,
         /// Ids above this.
         after: RowId,
-        /// See [`super::ports::WindowRows::Bounds`].
+        /// See [`crate::core::ports::WindowRows::Bounds`].
         first_fresh: RowId,
         /// Ids up to this.
         last: RowId,

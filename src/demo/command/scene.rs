@@ -40,7 +40,7 @@ SELECT tide.relay_set_outbox('shop-flood-to-kinesis', 'shop-flood',
   '{"sink_type":"kinesis","stream_name":"pg-tide-events","region":"us-east-1","tenant":"shop-flood"}'::jsonb);"#;
 
 /// How often the consumer asks a shard that has nothing more.
-pub(super) const CONSUMER_POLL: Duration = Duration::from_millis(10);
+pub(super) const CONSUMER_POLL: Duration = Duration::from_millis(20);
 
 /// The lease while the relay is killed: the shortest allowed. A relay that starts
 /// after a SIGKILL waits for the lease of the one before.
