@@ -20,9 +20,25 @@ mod world;
 
 #[path = "end_to_end/failures.rs"]
 mod failures;
+#[path = "end_to_end/isolation.rs"]
+mod isolation;
 #[path = "end_to_end/kill.rs"]
 mod kill;
 #[path = "end_to_end/order.rs"]
 mod order;
+#[path = "end_to_end/outages.rs"]
+mod outages;
 #[path = "end_to_end/panics.rs"]
 mod panics;
+#[path = "end_to_end/poison.rs"]
+mod poison;
+#[path = "end_to_end/records.rs"]
+mod records;
+#[path = "end_to_end/running.rs"]
+mod running;
+#[path = "end_to_end/stuck_shard.rs"]
+mod stuck_shard;
+#[path = "end_to_end/two_relays.rs"]
+mod two_relays;
+#[path = "end_to_end/unknown.rs"]
+mod unknown;

@@ -31,7 +31,10 @@ pub(crate) struct PutCall {
 
 impl PutCall {
     fn rows(&self, stored: bool) -> BTreeSet<&Row> {
-        let alike = self.records.iter().filter(|record| record.is_stored == stored);
+        let alike = self
+            .records
+            .iter()
+            .filter(|record| record.is_stored == stored);
         alike.map(|record| &record.row).collect()
     }
 

@@ -146,7 +146,8 @@ impl Relay {
         let series = body.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
             let (family, with) = series.split_once('{').unwrap_or((series, ""));
-            let has = |(label, value): &(&str, &str)| with.contains(&format!("{label}=\"{value}\""));
+            let has =
+                |(label, value): &(&str, &str)| with.contains(&format!("{label}=\"{value}\""));
             let is_wanted = family == name && labels.iter().all(has);
             is_wanted.then(|| value.parse::<f64>().expect("a number"))
         });

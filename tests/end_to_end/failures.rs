@@ -9,7 +9,7 @@ use crate::calls::{
     assert_failed_records_go_first, assert_one_record_per_key,
     assert_stored_records_are_not_sent_again, partial_failures_in_a_row, put_calls,
 };
-use crate::scenario::{PATIENCE, alone, scenario};
+use crate::scenario::{PATIENCE, scenario, scenario_alone};
 use crate::world::{STREAM, World};
 
 /// More calls than any test here makes.
@@ -86,8 +86,7 @@ async fn a_shard_that_throttles_by_its_limits_gets_only_the_rest_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flooded_shard_is_never_offered_more_than_its_limits() {
-    let _alone = alone().await;
-    scenario(2 * PATIENCE, async {
+    scenario_alone(2 * PATIENCE, async {
         let world = World::new(1).await;
         world.pipeline("flood", json!({"batch_size": 500})).await;
         let mut rows = world.publish_many("flood", 4000, 700, 20).await;

@@ -80,10 +80,7 @@ async fn twenty_kills_lose_nothing_and_repeat_little() {
             report.committed.len(),
             verdict.duplicates
         );
-        assert!(
-            verdict.duplicates <= 2 * KILLS * SENT_AGAIN,
-            "{verdict:#?}"
-        );
+        assert!(verdict.duplicates <= 2 * KILLS * SENT_AGAIN, "{verdict:#?}");
         assert_eq!(relay.terminate().await, 0);
     })
     .await;

@@ -7,9 +7,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 use tidegate::demo::load::OutboxLoad;
+use tokio::time::Instant;
 
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario, until};
@@ -41,8 +43,9 @@ const ROUTER: [Panic; 5] = [
     ("stream_router.PurgeVoid", 1),
     ("stream_router.UnexpectedShard", 1),
 ];
-const WRITER: [Panic; 3] = [
+const WRITER: [Panic; 4] = [
     ("shard_writer.Batch", 25),
+    ("stream_router.WriterGone", 1),
     ("shard_writer.CallDone", 60),
     ("shard_writer.PurgeVoid", 1),
 ];
@@ -72,7 +75,7 @@ impl Run {
             .collect();
         let armed = armed.join(",");
         let mut settings = settings.to_vec();
-        settings.push(("TIDEGATE_TEST_PANIC", &armed));
+        settings.push(("TIDEGATE_TEST_FAULTS", &armed));
         let relay = world.relay_with(&settings).await;
         let load = world
             .load(
@@ -86,15 +89,35 @@ impl Run {
         Self { world, relay, load }
     }
 
-    async fn wait_for(&self, point: &str) {
-        let what = format!("a test asked for a panic at {point} ");
-        until(&what, PATIENCE, || self.relay.log_lines(&[&what]) > 0).await;
+    fn has_panicked(&self, point: &str) -> bool {
+        let text = format!("a test asked for a panic at {point}");
+        let log = self.relay.log();
+        log.lines().any(|line| {
+            let rest = line.split_once(&text).map(|(_, rest)| rest);
+            rest.is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
+        })
     }
 
-    /// A new definition of the pipeline: its reader drains and starts again.
-    async fn redefine(&self) {
-        let more = json!({"batch_size": 77});
-        self.world.set_pipeline("events", "events", more).await;
+    async fn wait_for(&self, point: &str) {
+        let what = format!("a panic at {point}");
+        until(&what, PATIENCE, || self.has_panicked(point)).await;
+    }
+
+    /// Gives the pipeline new definitions until there is a panic: its reader drains
+    /// and starts again, if it was running just then.
+    async fn redefine_until(&self, point: &str) {
+        for batch_size in 50..80 {
+            let more = json!({"batch_size": batch_size});
+            self.world.set_pipeline("events", "events", more).await;
+            let enough = Instant::now() + Duration::from_secs(3);
+            while Instant::now() < enough {
+                if self.has_panicked(point) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        self.wait_for(point).await;
     }
 
     async fn split_first_shard(&self) {
@@ -145,12 +168,19 @@ fn actor_of(point: &str) -> &str {
 
 #[test]
 fn every_point_of_panic_is_tested() {
-    let actors = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/actors");
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src/actors")];
     let mut points = BTreeSet::new();
-    for entry in fs::read_dir(actors).expect("the actors") {
-        let text = fs::read_to_string(entry.expect("a file").path()).expect("a source file");
-        let calls = text.split("fault::point(\"").skip(1);
-        points.extend(calls.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).expect("the actors") {
+            let path = entry.expect("a file").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(path).expect("a source file");
+            let calls = text.split("fault::point(\"").skip(1);
+            points.extend(calls.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+        }
     }
     let all = [&READER[..], &READER_SELDOM, &ROUTER, &WRITER, &SUPERVISOR].concat();
     let tested: BTreeSet<String> = all.iter().map(|(point, _)| (*point).to_owned()).collect();
@@ -173,7 +203,7 @@ async fn a_reader_that_panics_at_what_happens_seldom_is_restarted() {
         let run = Run::start(&READER_SELDOM, &[]).await;
         run.wait_for("outbox_reader.FlowBecameVoid").await;
         run.wait_for("outbox_reader.ProbeReady").await;
-        run.redefine().await;
+        run.redefine_until("outbox_reader.Drain").await;
         run.finish(&READER_SELDOM).await;
     })
     .await;
@@ -185,9 +215,7 @@ async fn a_router_that_panics_is_restarted() {
         let run = Run::start(&ROUTER, &[]).await;
         run.wait_for("stream_router.Batch").await;
         run.wait_for("stream_router.Examined").await;
-        run.relay.wait_for_state("events", "running").await;
-        run.redefine().await;
-        run.wait_for("stream_router.PurgeVoid").await;
+        run.redefine_until("stream_router.PurgeVoid").await;
         until("the router is ready for the fourth time", PATIENCE, || {
             run.relay.log_lines(&["the stream is ready"]) == 4
         })
