@@ -14,12 +14,12 @@
 //! What it does otherwise than the service, with limits enforced: a fixed window
 //! of one second per shard that counts data without partition keys (1,048,576
 //! bytes, 1,000 records) and stores later records of a call after refusing earlier
-//! ones; calls over 5 MiB and records over 1 MiB are refused; the 256 characters of
-//! a partition key are counted in bytes; arrival times are whole seconds; a shard
-//! that is behind may say it is not. Signatures are not checked. Memory only grows,
-//! by about 0.5 KB a record.
+//! ones; calls over 5 MiB and records over 1 MiB are refused; arrival times are
+//! whole seconds; a shard that is behind may say it is not. Signatures are not
+//! checked. Memory only grows, by about 0.5 KB a record.
 
 mod front;
+mod rewrite;
 mod socket;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};

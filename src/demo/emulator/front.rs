@@ -5,7 +5,6 @@
 //! so that a client that hangs up never leaves it half done.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +17,10 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use ferrokinesis::store::Store;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
+use super::rewrite::{LongKeys, without_refused};
 use super::socket::Wire;
 use crate::core::shard_map::{HashRange, Shard, ShardId, ShardMap, hash_key};
 use crate::demo::faults::{Applied, CallFault, Faults, Operation};
@@ -38,6 +37,7 @@ pub(super) struct Front {
     faults: Arc<Faults>,
     tally: Arc<Tally>,
     store: StoreHandle,
+    long_keys: Arc<LongKeys>,
     one_at_a_time: Arc<Mutex<()>>,
 }
 
@@ -56,6 +56,7 @@ impl Front {
             faults,
             tally,
             store: StoreHandle(store),
+            long_keys: Arc::default(),
             one_at_a_time: Arc::default(),
         }
     }
@@ -349,10 +350,14 @@ impl Front {
             .filter(|record| record.refused_with.is_none())
             .count();
         let all_refused = passing == 0 && !call.records.is_empty();
-        if passing < call.records.len()
-            && !all_refused
-            && let Some(body) = without_refused(&call)
-        {
+        if passing < call.records.len() && !all_refused {
+            let passes = call.records.iter().map(|one| one.refused_with.is_none());
+            if let Some(body) = without_refused(&call.body, passes) {
+                replace_body(&mut call, body);
+            }
+        }
+        let has_long_keys = call.records.iter().any(|one| LongKeys::is_one(&one.key));
+        if has_long_keys && let Some(body) = self.long_keys.stand_in(&call.body) {
             replace_body(&mut call, body);
         }
         let answer = if all_refused {
@@ -379,10 +384,13 @@ impl Front {
                 self.settle(stream, &call.records, call.log_number, answer)
             }
             Operation::DescribeStreamSummary => self.describe(answer),
+            Operation::GetRecords => match self.long_keys.put_back(&answer.body) {
+                Some(body) => Answer::json(StatusCode::OK, &body),
+                None => answer,
+            },
             Operation::Any
             | Operation::ListShards
             | Operation::GetShardIterator
-            | Operation::GetRecords
             | Operation::Other => answer,
         }
     }
@@ -448,20 +456,6 @@ impl Front {
         }
         Answer::json(StatusCode::OK, &body)
     }
-}
-
-/// The put without the records that are refused here; `None` if it is not JSON.
-fn without_refused(call: &Call) -> Option<Bytes> {
-    let mut fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(&call.body).ok()?;
-    let records: Vec<&RawValue> = serde_json::from_str(fields.remove("Records")?.get()).ok()?;
-    let passing = records
-        .iter()
-        .zip(&call.records)
-        .filter(|(_, record)| record.refused_with.is_none());
-    let passing: Vec<&RawValue> = passing.map(|(raw, _)| *raw).collect();
-    let passing = serde_json::value::to_raw_value(&passing).ok()?;
-    fields.insert(Cow::Borrowed("Records"), &passing);
-    serde_json::to_vec(&fields).ok().map(Bytes::from)
 }
 
 fn decoded_len(base64: &str) -> usize {

@@ -1,0 +1,149 @@
+//! `tidegate run` as an operator meets it: exit codes and signals.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tidegate::demo::faults::Refused;
+use tidegate::demo::load::OutboxLoad;
+use tokio::time::Instant;
+
+use crate::relay::program;
+use crate::scenario::{PATIENCE, scenario};
+use crate::world::World;
+
+#[test]
+fn a_bad_configuration_is_refused_with_every_mistake_named() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tidegate.toml");
+    let text = "[cluster]\nlease = 5\n[limits]\nmemory = \"a lot\"\n[nonsense]\nkey = 1\n";
+    std::fs::write(&file, text).expect("written");
+    let environment = [
+        ("TIDEGATE__ADMIN__LISTEN", "here"),
+        ("TIDEGATE__PROBE__PACE", "1s"),
+        ("TIDEGATE_CONFIG", file.to_str().expect("a path")),
+    ];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let output = program(&environment).arg("run").output().expect("an end");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(78), "{said}");
+    let mistakes = [
+        "cluster.lease",
+        "limits.memory",
+        "nonsense",
+        "admin.listen",
+        "probe.pace",
+        "DATABASE_URL",
+    ];
+    for mistake in mistakes {
+        assert!(said.contains(mistake), "no {mistake} in:\n{said}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_a_usage_error() {
+    for arguments in [&["run", "--fast"][..], &["relay"], &[]] {
+        let output = program(&[]).args(arguments).output().expect("an end");
+        assert_eq!(output.status.code(), Some(64), "{output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drained_relays_repeat_nothing() {
+    scenario(2 * PATIENCE, async {
+        let world = World::new(2).await;
+        world.pipeline("events", json!({})).await;
+        let load = OutboxLoad {
+            workers: 4,
+            rows_per_second: Some(200.0),
+            ..OutboxLoad::new("events")
+        };
+        let load = world.load(vec![load], 23).await;
+        for _ in 0..4 {
+            let relay = world.relay().await;
+            let received = world.consumer.received();
+            world.wait_until_received(received + 60).await;
+            assert_eq!(relay.terminate().await, 0);
+        }
+        let relay = world.relay().await;
+        let (_, verdict) = world.settle(load).await;
+        assert_eq!(verdict.duplicates, 0, "{verdict:#?}");
+        assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_drain_at_once() {
+    scenario(2 * PATIENCE, async {
+        let world = World::new(1).await;
+        world.pipeline("events", json!({})).await;
+        let relay = world.relay().await;
+        let (shard, _) = loop {
+            if let Some(first) = world.consumer.ranges().pop_first() {
+                break first;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        world.emulator.faults().refuse(Refused::Shard(shard));
+        let rows = world.publish_many("events", 50, 10, 10).await;
+        crate::scenario::until("rows are in flight", PATIENCE, || {
+            relay.metric("tidegate_records_throttled_total", &[]) > 0.0
+        })
+        .await;
+        relay.signal("TERM");
+        crate::scenario::until("it drains", PATIENCE, || {
+            relay.status()["phase"] == "draining"
+        })
+        .await;
+        assert_eq!(relay.get("/readyz").expect("an answer").0, 503);
+        let asked = Instant::now();
+        relay.signal("TERM");
+        assert_eq!(relay.exit_code(PATIENCE).await, 1);
+        let took = asked.elapsed();
+        assert!(took < Duration::from_secs(2), "{took:?}");
+
+        world.emulator.faults().admit_all();
+        let relay = world.relay().await;
+        let verdict = world.judge(&rows).await;
+        assert!(verdict.is_clean(), "{verdict:#?}");
+        assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_when_its_grace_is_over() {
+    scenario(2 * PATIENCE, async {
+        let world = World::new(1).await;
+        world.pipeline("events", json!({})).await;
+        let relay = world
+            .relay_with(&[("TIDEGATE__LIMITS__DRAIN_GRACE", "1s")])
+            .await;
+        world
+            .emulator
+            .faults()
+            .refuse(Refused::Range(tidegate::core::shard_map::HashRange {
+                first: 0,
+                last: u128::MAX,
+            }));
+        let rows = world.publish_many("events", 50, 10, 10).await;
+        crate::scenario::until("rows are in flight", PATIENCE, || {
+            relay.metric("tidegate_records_throttled_total", &[]) > 0.0
+        })
+        .await;
+        let asked = Instant::now();
+        let code = relay.terminate().await;
+        let took = asked.elapsed();
+        assert!((0..=1).contains(&code), "{code}");
+        assert!(
+            took > Duration::from_millis(900) && took < Duration::from_secs(5),
+            "{took:?}"
+        );
+        world.emulator.faults().admit_all();
+        let relay = world.relay().await;
+        let verdict = world.judge(&rows).await;
+        assert!(verdict.is_clean(), "{verdict:#?}");
+        assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
