@@ -101,12 +101,12 @@ BEGIN
                 END IF;
             WHEN 'max_messages_per_second' THEN
                 IF jsonb_typeof(item.value) <> 'number' THEN
-                    PERFORM tide.refuse_value(key, left(item.value::text, 100), 'a number above 0');
-                ELSIF (item.value::text)::numeric <= 0 THEN
-                    PERFORM tide.refuse_value(key, left(item.value::text, 100), 'a number above 0');
+                    PERFORM tide.refuse_value(key, left(item.value::text, 100), 'a number above 0, at most 1e9');
+                ELSIF (item.value::text)::numeric <= 0 OR (item.value::text)::numeric > 1e9 THEN
+                    PERFORM tide.refuse_value(key, left(item.value::text, 100), 'a number above 0, at most 1e9');
                 END IF;
             WHEN 'burst_size' THEN
-                PERFORM tide.check_integer(key, item.value, 1, 4294967295, 'an integer from 1 to 4294967295');
+                PERFORM tide.check_integer(key, item.value, 1, 1000000, 'an integer from 1 to 1000000');
             WHEN 'max_bytes_per_second' THEN
                 PERFORM tide.check_integer(key, item.value, 1, 9223372036854775807, 'an integer of at least 1');
             ELSE
@@ -114,6 +114,11 @@ BEGIN
                     HINT = 'Keys of rate_limit are enabled, max_messages_per_second, burst_size, max_bytes_per_second.';
         END CASE;
     END LOOP;
+    IF coalesce((rate_limit ->> 'enabled')::boolean, true)
+        AND NOT rate_limit ?| '{max_messages_per_second,max_bytes_per_second}' THEN
+        PERFORM tide.refuse_value('rate_limit', left(rate_limit::text, 100),
+            'max_messages_per_second, max_bytes_per_second or both');
+    END IF;
 END
 $$;
 
@@ -141,14 +146,21 @@ BEGIN
                 PERFORM tide.check_pattern(item.key, item.value, '^arn:[^:]+:iam::[0-9]{12}:role/.+$',
                     'an ARN such as arn:aws:iam::123456789012:role/relay');
             WHEN 'region' THEN
-                PERFORM tide.check_pattern(item.key, item.value, '^[a-z0-9-]+$', 'a region such as us-east-1');
+                PERFORM tide.check_pattern(item.key, item.value, '^[a-z0-9-]{1,63}$', 'a region such as us-east-1');
             WHEN 'partition_key' THEN
                 IF jsonb_typeof(item.value) <> 'string' OR item.value = '""' THEN
                     PERFORM tide.refuse_value(item.key, left(item.value::text, 100),
                         'a template such as {dedup_key}');
                 END IF;
                 PERFORM tide.check_template(item.value #>> '{}');
-            WHEN 'access_key_id', 'secret_access_key', 'session_token', 'external_id' THEN
+            WHEN 'external_id' THEN
+                -- It is sent to whoever owns the role, so it must not be able to
+                -- name one of the relay's own secrets.
+                IF jsonb_typeof(item.value) <> 'string' OR item.value = '""' OR item.value::text LIKE '%${%' THEN
+                    PERFORM tide.refuse_value(item.key, 'a JSON ' || jsonb_typeof(item.value),
+                        'a string that is not empty; ${env:NAME} and ${file:/path} work only in the relay''s file');
+                END IF;
+            WHEN 'access_key_id', 'secret_access_key', 'session_token' THEN
                 -- Never shown, not even when it is wrong.
                 IF jsonb_typeof(item.value) <> 'string' OR item.value = '""' THEN
                     PERFORM tide.refuse_value(item.key,
@@ -156,7 +168,8 @@ BEGIN
                         'a string that is not empty, ${env:NAME} or ${file:/path}');
                 END IF;
             WHEN 'tenant' THEN
-                PERFORM tide.check_pattern(item.key, item.value, '.', 'a name that is not empty');
+                PERFORM tide.check_pattern(item.key, item.value, '^[^[:cntrl:]]{1,128}$',
+                    'a name of 1 to 128 characters, none of them a control character');
             WHEN 'batch_size' THEN
                 PERFORM tide.check_integer(item.key, item.value, 1, 500, 'an integer from 1 to 500');
             WHEN 'weight' THEN
@@ -201,6 +214,14 @@ BEGIN
     IF config ? 'session_token' AND NOT config ? 'access_key_id' THEN
         RAISE EXCEPTION 'config key "session_token" needs access_key_id and secret_access_key' USING ERRCODE = '22023',
             HINT = 'Give all three, or none: the AWS default chain then applies.';
+    END IF;
+    IF config ? 'stream_arn' AND config ? 'stream_name'
+        AND split_part(config ->> 'stream_arn', '/', 2) <> config ->> 'stream_name' THEN
+        PERFORM tide.refuse_value('stream_name', config ->> 'stream_name', 'the name of the stream in stream_arn');
+    END IF;
+    IF config ? 'stream_arn' AND config ? 'region'
+        AND split_part(config ->> 'stream_arn', ':', 4) <> config ->> 'region' THEN
+        PERFORM tide.refuse_value('region', config ->> 'region', 'the region in stream_arn');
     END IF;
     IF config ? 'external_id' AND NOT config ? 'role_arn' THEN
         RAISE EXCEPTION 'config key "external_id" needs role_arn' USING ERRCODE = '22023',

@@ -3,6 +3,12 @@
 //!
 //! One binary, so that all its tests share one database server; each test has a
 //! database and an emulator of its own.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test says what it expects"
+)]
 #![cfg(feature = "demo")]
 
 #[path = "common/calls.rs"]

@@ -123,7 +123,7 @@ async fn every_mistake_in_a_configuration_is_named() {
             r#"{"weight": 1001}"#,
             &["\"weight\": 1001", "from 1 to 1000"],
         ),
-        (r#"{"tenant": ""}"#, &["\"tenant\"", "not empty"]),
+        (r#"{"tenant": ""}"#, &["\"tenant\"", "1 to 128 characters"]),
         (
             r#"{"format": "xml"}"#,
             &["\"format\": \"xml\"", "cloudevents"],
@@ -228,6 +228,33 @@ async fn every_mistake_in_a_configuration_is_named() {
             r#"{"rate_limit": {"max_bytes_per_second": 0}}"#,
             &["max_bytes_per_second\": 0"],
         ),
+        (
+            r#"{"rate_limit": {"enabled": true, "burst_size": 5}}"#,
+            &[
+                "rate_limit",
+                "max_messages_per_second, max_bytes_per_second or both",
+            ],
+        ),
+        (
+            r#"{"rate_limit": {"max_messages_per_second": 1e400}}"#,
+            &["at most 1e9"],
+        ),
+        (
+            r#"{"rate_limit": {"max_messages_per_second": 5, "burst_size": 2000000}}"#,
+            &["1 to 1000000"],
+        ),
+        (
+            r#"{"stream_arn": "arn:aws:kinesis:us-east-1:123456789012:stream/other"}"#,
+            &["stream_name", "the stream in stream_arn"],
+        ),
+        (
+            r#"{"region": "eu-west-1", "stream_arn": "arn:aws:kinesis:us-east-1:123456789012:stream/s"}"#,
+            &["region", "the region in stream_arn"],
+        ),
+        (
+            r#"{"role_arn": "arn:aws:iam::123456789012:role/r", "external_id": "${env:SECRET}"}"#,
+            &["external_id", "only in the relay's file"],
+        ),
     ];
     for (change, words) in cases {
         let call = format!("SELECT tide.relay_set_outbox('p', 'a', '{GOOD}'::jsonb || '{change}')");
@@ -290,7 +317,7 @@ async fn no_error_repeats_a_secret() {
 async fn a_full_configuration_is_accepted() {
     let pool = with_outbox().await;
     let config = json!({
-        "sink_type": "kinesis", "stream_name": "s.t-u_v", "region": "eu-central-1",
+        "sink_type": "kinesis", "stream_name": "s.t-u_v", "region": "cn-north-1",
         "stream_arn": "arn:aws-cn:kinesis:cn-north-1:123456789012:stream/s.t-u_v",
         "partition_key": "{{x}}-{tenant}/{outbox}/{stream_table}/{event_id}/{dedup_key}/{headers.A.b c}/{payload.a.ü}{{{outbox}}}",
         "access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "${file:/run/secrets/key}",

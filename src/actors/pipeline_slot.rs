@@ -427,18 +427,25 @@ impl Supervisor {
             | Exit::Stuck
             | Exit::Panicked(_) => self.note_restart(&child, exit, pause),
         }
-        if let (true, Some(slot)) = (has_failed, self.pipelines.get(key)) {
-            let reason = format!("its reader ended {FAILED_AFTER} times in a row: {exit}");
-            self.show(key, slot, PipelineState::Failed { reason });
-        }
-        if let (Exit::Refused(reason), Some(slot)) = (exit, self.pipelines.get(key)) {
-            self.show(
-                key,
-                slot,
-                PipelineState::Failed {
-                    reason: reason.clone(),
-                },
-            );
+        let state = match exit {
+            _ if has_failed => Some(PipelineState::Failed {
+                reason: format!("its reader ended {FAILED_AFTER} times in a row: {exit}"),
+            }),
+            Exit::Refused(reason) => Some(PipelineState::Failed {
+                reason: reason.clone(),
+            }),
+            // It is still blocked, as it says.
+            Exit::Blocked(_) => None,
+            Exit::Drained
+            | Exit::Stopped
+            | Exit::LeaseLost
+            | Exit::RowsLost
+            | Exit::Resharded
+            | Exit::Stuck
+            | Exit::Panicked(_) => Some(PipelineState::Starting),
+        };
+        if let (Some(state), Some(slot)) = (state, self.pipelines.get(key)) {
+            self.show(key, slot, state);
         }
         self.claim_in(key, pause, context);
     }

@@ -43,7 +43,7 @@ pub(super) fn read(
     let stream = read_stream(table);
     let region = read_region(table, stream.as_ref());
     let credentials = read_credentials(table, settings);
-    let (role_arn, external_id) = read_role(table, settings);
+    let (role_arn, external_id) = read_role(table, settings, origin);
     let endpoint_url = read_endpoint(table, origin);
     let partition_key = table.parsed("partition_key", |text| {
         text.parse::<KeyTemplate>()
@@ -204,14 +204,28 @@ fn read_credentials(table: &mut Table<'_, '_>, settings: &Settings) -> Credentia
     }
 }
 
-fn read_role(table: &mut Table<'_, '_>, settings: &Settings) -> (Option<String>, Option<String>) {
+fn read_role(
+    table: &mut Table<'_, '_>,
+    settings: &Settings,
+    origin: Origin,
+) -> (Option<String>, Option<String>) {
     let role_arn = table.parsed("role_arn", |text| {
         let is_role =
             text.starts_with("arn:") && text.contains(":iam::") && text.contains(":role/");
         let example = "an ARN such as \"arn:aws:iam::123456789012:role/NAME\"";
         is_role.then(|| text.to_owned()).ok_or(example)
     });
-    let external_id = table.secret("external_id", &settings.environment);
+    let external_id = match origin {
+        Origin::File => table.secret("external_id", &settings.environment),
+        // It is sent to whoever owns the role: a definition in a database must not
+        // be able to name one of the relay's own secrets.
+        Origin::Database => table.parsed("external_id", |text| {
+            let is_plain = !text.is_empty() && !text.contains("${");
+            is_plain.then(|| text.to_owned()).ok_or(
+                "a text that is not empty; ${env:NAME} and ${file:/path} work only in the relay's file",
+            )
+        }),
+    };
     if external_id.is_some() && table.value("role_arn").is_none() {
         table.refuse("external_id", "given alone", "role_arn beside it");
     }

@@ -129,7 +129,9 @@ impl<'v, 'r> Table<'v, 'r> {
             return Vec::new();
         };
         let Some(list) = value.as_array() else {
-            self.refuse(key, got(value), format!("a list of tables: [[{key}]]"));
+            // Not what it is: a list of databases given as text holds passwords.
+            let given = format!("got {}", kind(value));
+            self.refuse(key, given, format!("a list of tables: [[{key}]]"));
             return Vec::new();
         };
         let path = |index| format!("{}[{index}]", self.key_path(key));
@@ -319,6 +321,17 @@ impl<'v, 'r> Table<'v, 'r> {
 }
 
 /// What a value looks like in a problem.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a table",
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+    }
+}
+
 fn got(value: &Value) -> String {
     match value {
         Value::Array(_) => "got a list".to_owned(),

@@ -173,3 +173,79 @@ impl Intake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{ready, shard_ranges};
+    use super::super::{IntakeLimits, Room, Wish};
+    use super::*;
+    use crate::core::position::OpenWindow;
+    use crate::core::shard_map::HashRange;
+    use crate::core::snapshot::Snapshot;
+
+    const ROOM: Room = Room {
+        rows: 100,
+        bytes: 1 << 20,
+    };
+
+    const LIMITS: IntakeLimits = IntakeLimits {
+        rows: 100,
+        stashed: 100,
+        merge_above: 64,
+    };
+
+    #[test]
+    fn marks_say_nothing_once_keys_are_made_differently() {
+        let seq = Seq {
+            window: WindowNumber(2),
+            id: 7,
+        };
+        let recorded = Position {
+            open: vec![OpenWindow {
+                number: WindowNumber(1),
+                snapshot: Snapshot::nothing(),
+            }],
+            marks: vec![Mark {
+                range: HashRange::ALL,
+                settled: seq,
+            }],
+            keyed_by: "default {dedup_key}".to_owned(),
+            last_number: WindowNumber(2),
+            ..Position::start()
+        };
+        let taken_under = |keyed_by: &str| {
+            let ranges = shard_ranges();
+            let mut intake =
+                Intake::new(recorded.clone(), keyed_by, &ranges, LIMITS, Moment::ORIGIN);
+            intake.take_in(ready(seq, 5), &mut { ROOM }).is_some()
+        };
+        assert!(!taken_under("default {dedup_key}"), "it was settled");
+        assert!(taken_under("default {headers.customer}"), "it was skipped");
+    }
+
+    #[test]
+    fn what_settles_while_the_position_is_written_is_written_next() {
+        let mut intake = Intake::new(
+            Position::start(),
+            "",
+            &shard_ranges(),
+            LIMITS,
+            Moment::ORIGIN,
+        );
+        let later = Moment::from_origin(Duration::from_secs(9));
+        let window = intake.open_window(Snapshot::nothing(), Moment::ORIGIN);
+        let seq = Seq { window, id: 1 };
+        intake.position_to_save(Moment::ORIGIN);
+        intake.saved(Moment::ORIGIN);
+        intake
+            .take_in(ready(seq, 5), &mut { ROOM })
+            .expect("handed");
+        intake.end_window(window);
+        let unsettled = intake.position_to_save(Moment::ORIGIN);
+        intake.settled(seq, 5, later).expect("waited for");
+        intake.saved(Moment::ORIGIN);
+        assert_eq!(unsettled.open.len(), 1);
+        assert_eq!(intake.next_wish(ROOM, later), Wish::Save);
+        assert!(intake.position_to_save(later).open.is_empty());
+    }
+}

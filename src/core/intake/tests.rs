@@ -52,7 +52,7 @@ impl Database {
     }
 }
 
-fn shard_ranges() -> Vec<HashRange> {
+pub(super) fn shard_ranges() -> Vec<HashRange> {
     let width = u128::MAX / LANES;
     (0..LANES)
         .map(|place| HashRange {
@@ -66,7 +66,7 @@ fn shard_ranges() -> Vec<HashRange> {
         .collect()
 }
 
-fn ready(seq: Seq, hash: u128) -> Ready {
+pub(super) fn ready(seq: Seq, hash: u128) -> Ready {
     Ready {
         envelope: Envelope {
             seq,
