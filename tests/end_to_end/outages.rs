@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tidegate::demo::emulator::EmulatorOptions;
-use tidegate::demo::load::OutboxLoad;
+use tidegate::demo::load::{KeyOrder, OutboxLoad};
 use tidegate::demo::private_postgres::{PrivatePostgres, PrivatePostgresOptions};
 
 use crate::relay::{Relay, program};
@@ -138,6 +138,40 @@ async fn a_service_that_resets_every_connection_is_waited_for() {
         assert_eq!(relay.get("/livez").expect("an answer").0, 200);
         assert!(relay.log_lines(&["WARN", "calls fail; trying again"]) <= 2);
         world.emulator.faults().refuse_connections(false);
+        world.settle(load).await;
+        assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_and_a_relay_that_are_killed_at_once_lose_nothing() {
+    scenario(3 * PATIENCE, async {
+        let mut server =
+            PrivatePostgres::start(PrivatePostgresOptions::default()).expect("a server");
+        let url = server.create_database("app").await.expect("a database");
+        let world = World::at(url, 2, EmulatorOptions::default()).await;
+        let migrated = program(&world.settings(&[])).arg("migrate").output();
+        assert!(migrated.expect("a migration").status.success());
+        world.pipeline("racing", json!({})).await;
+        let load = OutboxLoad {
+            workers: 6,
+            keys: 3,
+            rows_per_second: Some(250.0),
+            key_order: KeyOrder::Unlocked,
+            ..OutboxLoad::new("racing")
+        };
+        let load = world.load(vec![load], 24).await;
+        let named = [("TIDEGATE__CLUSTER__NODE_ID", "the-same")];
+        for _ in 0..4 {
+            let relay = world.relay_with(&named).await;
+            let received = world.consumer.received();
+            world.wait_until_received(received + 100).await;
+            server.kill().expect("killed");
+            relay.kill();
+            server.restart().expect("a server again");
+        }
+        let relay = world.relay_with(&named).await;
         world.settle(load).await;
         assert_eq!(relay.terminate().await, 0);
     })

@@ -56,7 +56,7 @@ const SUPERVISOR: [Panic; 4] = [
     ("supervisor.Tick", 40),
 ];
 
-/// A relay that panics, under a load.
+/// A relay whose actors fail, under a load.
 struct Run {
     world: World,
     relay: Relay,
@@ -64,19 +64,17 @@ struct Run {
 }
 
 impl Run {
-    async fn start(panics: &[Panic], settings: &[(&str, &str)]) -> Self {
+    async fn start(panics: &[Panic], how: &str) -> Self {
         let world = World::new(2).await;
         world.pipeline("events", json!({})).await;
         // Its reader is told that there is nothing new.
         world.pipeline("idle", json!({})).await;
         let armed: Vec<String> = panics
             .iter()
-            .map(|(point, pass)| format!("{point}={pass}"))
+            .map(|(point, pass)| format!("{point}={pass}:{how}"))
             .collect();
         let armed = armed.join(",");
-        let mut settings = settings.to_vec();
-        settings.push(("TIDEGATE_TEST_FAULTS", &armed));
-        let relay = world.relay_with(&settings).await;
+        let relay = world.relay_with(&[("TIDEGATE_TEST_FAULTS", &armed)]).await;
         let load = world
             .load(
                 vec![OutboxLoad {
@@ -191,7 +189,7 @@ fn every_point_of_panic_is_tested() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_panics_is_restarted() {
     scenario(2 * PATIENCE, async {
-        let run = Run::start(&READER, &[]).await;
+        let run = Run::start(&READER, "panic").await;
         run.finish(&READER).await;
     })
     .await;
@@ -200,7 +198,7 @@ async fn a_reader_that_panics_is_restarted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_panics_at_what_happens_seldom_is_restarted() {
     scenario(2 * PATIENCE, async {
-        let run = Run::start(&READER_SELDOM, &[]).await;
+        let run = Run::start(&READER_SELDOM, "panic").await;
         run.wait_for("outbox_reader.FlowBecameVoid").await;
         run.wait_for("outbox_reader.ProbeReady").await;
         run.redefine_until("outbox_reader.Drain").await;
@@ -212,7 +210,7 @@ async fn a_reader_that_panics_at_what_happens_seldom_is_restarted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_router_that_panics_is_restarted() {
     scenario(2 * PATIENCE, async {
-        let run = Run::start(&ROUTER, &[]).await;
+        let run = Run::start(&ROUTER, "panic").await;
         run.wait_for("stream_router.Batch").await;
         run.wait_for("stream_router.Examined").await;
         run.redefine_until("stream_router.PurgeVoid").await;
@@ -230,7 +228,7 @@ async fn a_router_that_panics_is_restarted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_writer_that_panics_is_restarted() {
     scenario(2 * PATIENCE, async {
-        let run = Run::start(&WRITER, &[]).await;
+        let run = Run::start(&WRITER, "panic").await;
         run.finish(&WRITER).await;
     })
     .await;
@@ -239,8 +237,24 @@ async fn a_writer_that_panics_is_restarted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_that_panics_is_restarted() {
     scenario(2 * PATIENCE, async {
-        let run = Run::start(&SUPERVISOR, &[]).await;
+        let run = Run::start(&SUPERVISOR, "panic").await;
         run.finish(&SUPERVISOR).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_blocks_its_thread_is_replaced() {
+    scenario(2 * PATIENCE, async {
+        let Run { world, relay, load } = Run::start(&[("shard_writer.Batch", 30)], "block").await;
+        let stuck = [("actor", "stage"), ("cause", "stuck")];
+        until("the thread is replaced", PATIENCE, || {
+            assert_eq!(relay.get("/livez").expect("an answer").0, 200);
+            relay.metric("tidegate_actor_restarts_total", &stuck) == 1.0
+        })
+        .await;
+        world.settle(load).await;
+        assert_eq!(relay.terminate().await, 0);
     })
     .await;
 }

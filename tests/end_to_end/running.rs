@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tidegate::core::shard_map::HashRange;
 use tidegate::demo::faults::Refused;
 use tidegate::demo::load::OutboxLoad;
 use tokio::time::Instant;
 
-use crate::relay::program;
-use crate::scenario::{PATIENCE, scenario};
+use crate::relay::{Relay, program};
+use crate::scenario::{PATIENCE, scenario, until};
 use crate::world::World;
 
 #[test]
@@ -72,26 +73,31 @@ async fn drained_relays_repeat_nothing() {
     .await;
 }
 
+/// All hash keys.
+const EVERYTHING: HashRange = HashRange {
+    first: 0,
+    last: u128::MAX,
+};
+
+/// Waits until rows are in flight that the service does not take.
+async fn wait_for_refusals(relay: &Relay) {
+    until("rows are refused", PATIENCE, || {
+        relay.metric("tidegate_records_throttled_total", &[]) > 0.0
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_a_drain_at_once() {
     scenario(2 * PATIENCE, async {
         let world = World::new(1).await;
         world.pipeline("events", json!({})).await;
-        let relay = world.relay().await;
-        let (shard, _) = loop {
-            if let Some(first) = world.consumer.ranges().pop_first() {
-                break first;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        };
-        world.emulator.faults().refuse(Refused::Shard(shard));
+        world.emulator.faults().refuse(Refused::Range(EVERYTHING));
         let rows = world.publish_many("events", 50, 10, 10).await;
-        crate::scenario::until("rows are in flight", PATIENCE, || {
-            relay.metric("tidegate_records_throttled_total", &[]) > 0.0
-        })
-        .await;
+        let relay = world.relay().await;
+        wait_for_refusals(&relay).await;
         relay.signal("TERM");
-        crate::scenario::until("it drains", PATIENCE, || {
+        until("it drains", PATIENCE, || {
             relay.status()["phase"] == "draining"
         })
         .await;
@@ -116,29 +122,50 @@ async fn a_drain_ends_when_its_grace_is_over() {
     scenario(2 * PATIENCE, async {
         let world = World::new(1).await;
         world.pipeline("events", json!({})).await;
-        let relay = world
-            .relay_with(&[("TIDEGATE__LIMITS__DRAIN_GRACE", "1s")])
-            .await;
-        world
-            .emulator
-            .faults()
-            .refuse(Refused::Range(tidegate::core::shard_map::HashRange {
-                first: 0,
-                last: u128::MAX,
-            }));
+        world.emulator.faults().refuse(Refused::Range(EVERYTHING));
         let rows = world.publish_many("events", 50, 10, 10).await;
-        crate::scenario::until("rows are in flight", PATIENCE, || {
-            relay.metric("tidegate_records_throttled_total", &[]) > 0.0
+        let short = [("TIDEGATE__LIMITS__DRAIN_GRACE", "1s")];
+        let relay = world.relay_with(&short).await;
+        wait_for_refusals(&relay).await;
+        let asked = Instant::now();
+        relay.signal("TERM");
+        let what = "it gives up";
+        until(what, PATIENCE, || {
+            relay.log_lines(&["the grace is over"]) > 0
         })
         .await;
-        let asked = Instant::now();
-        let code = relay.terminate().await;
+        assert_eq!(relay.exit_code(PATIENCE).await, 0);
         let took = asked.elapsed();
-        assert!((0..=1).contains(&code), "{code}");
-        assert!(
-            took > Duration::from_millis(900) && took < Duration::from_secs(5),
-            "{took:?}"
-        );
+        let grace = Duration::from_secs(1);
+        assert!(took >= grace && took < 5 * grace, "{took:?}");
+
+        world.emulator.faults().admit_all();
+        let relay = world.relay().await;
+        let verdict = world.judge(&rows).await;
+        assert!(verdict.is_clean(), "{verdict:#?}");
+        assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_panics_while_it_drains_still_ends() {
+    scenario(2 * PATIENCE, async {
+        let world = World::new(1).await;
+        world.pipeline("events", json!({})).await;
+        world.emulator.faults().refuse(Refused::Range(EVERYTHING));
+        let rows = world.publish_many("events", 50, 10, 10).await;
+        let settings = [
+            ("TIDEGATE_TEST_FAULTS", "supervisor.Tick=60"),
+            ("TIDEGATE__LIMITS__DRAIN_GRACE", "10m"),
+        ];
+        let relay = world.relay_with(&settings).await;
+        wait_for_refusals(&relay).await;
+        relay.signal("TERM");
+        until("it drains", PATIENCE, || relay.log_lines(&["draining"]) > 0).await;
+        assert_eq!(relay.log_lines(&["asked for a panic"]), 0, "too early");
+        assert_eq!(relay.exit_code(PATIENCE).await, 1);
+
         world.emulator.faults().admit_all();
         let relay = world.relay().await;
         let verdict = world.judge(&rows).await;
