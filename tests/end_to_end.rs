@@ -9,6 +9,11 @@
     clippy::unwrap_used,
     reason = "a test says what it expects"
 )]
+#![allow(clippy::large_futures, reason = "a test's future is polled once")]
+#![allow(
+    clippy::zombie_processes,
+    reason = "the watchdog outlives the test process on purpose"
+)]
 #![cfg(feature = "demo")]
 
 #[path = "common/calls.rs"]
