@@ -1,5 +1,29 @@
 //! tidegate relays PostgreSQL transactional outboxes to Amazon Kinesis Data
-//! Streams.
+//! Streams: every committed row, in order for each key, inside what each shard can
+//! take.
+//!
+//! # The map
+//!
+//! A row's way through the crate is the order to read it in:
+//!
+//! | where | what |
+//! |---|---|
+//! | `migrations/` | the tables and the publishers' functions |
+//! | [`postgres`] | reading windows of committed rows, leases, positions |
+//! | [`core::intake`] | what a reader has read, handed on and seen settled; the position |
+//! | [`core::render`] | a row becomes a record: key, hash, body |
+//! | [`core::dispatch`] | what goes to a shard, when, and what an answer means |
+//! | [`kinesis`] | the calls to the service |
+//! | [`actors`] | thin shells round all that, and the supervisor of them |
+//!
+//! Beside it: [`config`] (settings and pipelines), [`admin`] (metrics, status, the
+//! admin port), [`cli`] (the commands), `demo` (private servers, faults and a
+//! checking consumer; a feature of that name, never in a production build).
+//!
+//! A module may use only what stands before it in: [`core`], [`config`],
+//! [`postgres`] / [`kinesis`] / [`admin::metrics`], [`actors`], [`admin`], [`cli`].
+//! `core` is pure: no clock, no input or output, no actors. `tests/architecture.rs`
+//! enforces both.
 
 pub mod actors;
 pub mod admin;
