@@ -7,7 +7,8 @@
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
-    reason = "a test says what it expects"
+    clippy::large_futures,
+    reason = "a test says what it expects, and has its thread's stack for itself"
 )]
 #![allow(clippy::large_futures, reason = "a test's future is polled once")]
 #![allow(

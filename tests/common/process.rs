@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 /// Reads lists of process ids, and kills those of the last one when this process
@@ -13,7 +13,7 @@ const WATCH: &str =
     "while read -r list; do pids=$list; done; [ -z \"$pids\" ] || kill -KILL $pids 2>/dev/null";
 
 struct Watchdog {
-    orders: ChildStdin,
+    shell: Child,
     pids: BTreeSet<u32>,
 }
 
@@ -76,7 +76,7 @@ impl Drop for Process {
 fn watch(change: impl FnOnce(&mut BTreeSet<u32>) -> bool) {
     let mut watchdog = WATCHDOG.lock().unwrap_or_else(PoisonError::into_inner);
     let watchdog = watchdog.get_or_insert_with(|| {
-        let mut shell = Command::new("sh")
+        let shell = Command::new("sh")
             .arg("-c")
             .arg(WATCH)
             .stdin(Stdio::piped())
@@ -86,12 +86,13 @@ fn watch(change: impl FnOnce(&mut BTreeSet<u32>) -> bool) {
             .spawn()
             .expect("a shell");
         Watchdog {
-            orders: shell.stdin.take().expect("a pipe"),
+            shell,
             pids: BTreeSet::new(),
         }
     });
     if change(&mut watchdog.pids) {
         let list: Vec<String> = watchdog.pids.iter().map(u32::to_string).collect();
-        writeln!(watchdog.orders, "{}", list.join(" ")).expect("the watchdog lives");
+        let orders = watchdog.shell.stdin.as_mut().expect("a pipe");
+        writeln!(orders, "{}", list.join(" ")).expect("the watchdog lives");
     }
 }
