@@ -21,7 +21,7 @@ const STUCK_FOR: Duration = Duration::from_secs(20);
 const SETTINGS: [(&str, &str); 3] = [
     ("TIDEGATE__LIMITS__MEMORY", "4MiB"),
     ("TIDEGATE__LIMITS__PIPELINE_BYTES", "2MiB"),
-    ("TIDEGATE__LIMITS__PIPELINE_ROWS", "600"),
+    ("TIDEGATE__LIMITS__PIPELINE_ROWS", "200"),
 ];
 
 /// What the whole process may take: a debug build of the program itself takes
@@ -177,7 +177,7 @@ async fn a_kill_while_a_shard_is_stuck_does_not_repeat_what_the_others_took() {
         // What was in flight, and what was settled in the second for which marks
         // may not have been written.
         eprintln!("{repeated} of {} rows were sent again", rows.len());
-        assert!(repeated <= 600 + 250, "{repeated} of {} rows", rows.len());
+        assert!(repeated <= 200 + 250, "{repeated} of {} rows", rows.len());
 
         world.emulator.faults().admit_all();
         world.settle(load).await;
