@@ -10,7 +10,6 @@
     clippy::large_futures,
     reason = "a test says what it expects, and has its thread's stack for itself"
 )]
-#![allow(clippy::large_futures, reason = "a test's future is polled once")]
 #![allow(
     clippy::zombie_processes,
     reason = "the watchdog outlives the test process on purpose"
