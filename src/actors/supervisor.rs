@@ -362,6 +362,7 @@ impl Handler<ChildExited> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, message: ChildExited, context: &mut Self::Context) {
+        fault::point("supervisor.ChildExited");
         let ChildExited {
             child,
             incarnation,
@@ -383,6 +384,7 @@ impl Handler<StreamChanged> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, message: StreamChanged, context: &mut Self::Context) {
+        fault::point("supervisor.StreamChanged");
         self.stream_changed(&message.stream, message.incarnation, message.state, context);
     }
 }

@@ -49,12 +49,16 @@ const WRITER: [Panic; 4] = [
     ("shard_writer.CallDone", 60),
     ("shard_writer.PurgeVoid", 1),
 ];
-const SUPERVISOR: [Panic; 4] = [
+const SUPERVISOR: [Panic; 5] = [
+    ("supervisor.StreamChanged", 1),
     ("supervisor.ClaimDone", 1),
     ("supervisor.CatalogRead", 3),
     ("supervisor.RenewDone", 2),
     ("supervisor.Tick", 40),
 ];
+
+/// The supervisor dies of the word that another actor did.
+const BOTH: [Panic; 2] = [("shard_writer.CallDone", 20), ("supervisor.ChildExited", 1)];
 
 /// A relay whose actors fail, under a load.
 struct Run {
@@ -180,7 +184,15 @@ fn every_point_of_panic_is_tested() {
             points.extend(calls.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
         }
     }
-    let all = [&READER[..], &READER_SELDOM, &ROUTER, &WRITER, &SUPERVISOR].concat();
+    let all = [
+        &READER[..],
+        &READER_SELDOM,
+        &ROUTER,
+        &WRITER,
+        &SUPERVISOR,
+        &BOTH,
+    ]
+    .concat();
     let tested: BTreeSet<String> = all.iter().map(|(point, _)| (*point).to_owned()).collect();
     assert!(!points.is_empty());
     assert_eq!(points, tested);
@@ -239,6 +251,25 @@ async fn a_supervisor_that_panics_is_restarted() {
     scenario(2 * PATIENCE, async {
         let run = Run::start(&SUPERVISOR, "panic").await;
         run.finish(&SUPERVISOR).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_dies_with_another_actor_is_restarted() {
+    scenario(2 * PATIENCE, async {
+        let run = Run::start(&BOTH, "panic").await;
+        for (point, _) in BOTH {
+            run.wait_for(point).await;
+        }
+        let published = run.load.published();
+        run.load
+            .wait_until_published(published + 100, PATIENCE)
+            .await
+            .expect("rows");
+        run.world.settle(run.load).await;
+        assert_eq!(run.relay.panics("supervisor"), 1.0);
+        assert_eq!(run.relay.terminate().await, 0);
     })
     .await;
 }
