@@ -49,6 +49,8 @@ mod records;
 mod running;
 #[path = "end_to_end/stuck_shard.rs"]
 mod stuck_shard;
+#[path = "end_to_end/troubles.rs"]
+mod troubles;
 #[path = "end_to_end/two_relays.rs"]
 mod two_relays;
 #[path = "end_to_end/unknown.rs"]
