@@ -47,6 +47,8 @@ mod poison;
 mod records;
 #[path = "end_to_end/running.rs"]
 mod running;
+#[path = "end_to_end/shares.rs"]
+mod shares;
 #[path = "end_to_end/stuck_shard.rs"]
 mod stuck_shard;
 #[path = "end_to_end/troubles.rs"]
