@@ -1,7 +1,7 @@
 //! The account behind the emulator: which access keys it knows, who may call what
 //! on which stream, and what its clock shows. What no emulator checks by itself.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -22,6 +22,7 @@ struct State {
     refused_keys: HashMap<String, String>,
     denials: Vec<Denial>,
     clock_offset: i64,
+    signers: BTreeSet<(String, String)>,
 }
 
 /// The account.
@@ -58,7 +59,16 @@ impl Account {
 
     /// Knows all keys, allows everything and has the right time again.
     pub fn heal(&self) {
-        *self.state() = State::default();
+        let mut state = self.state();
+        state.refused_keys.clear();
+        state.denials.clear();
+        state.clock_offset = 0;
+    }
+
+    /// Access keys and regions that calls were signed with.
+    #[must_use]
+    pub fn signers(&self) -> BTreeSet<(String, String)> {
+        self.state().signers.clone()
     }
 
     /// How a call is refused, if it is.
@@ -68,9 +78,14 @@ impl Account {
         stream: Option<&str>,
         headers: &HeaderMap,
     ) -> Option<CallFault> {
-        let state = self.state();
         let signed = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-        let of_key = access_key_id(signed).and_then(|key| state.refused_keys.get(key));
+        let (key, region) = signer(signed)?;
+        let mut state = self.state();
+        let is_known = |(known, at): &(String, String)| known == key && at == region;
+        if !state.signers.iter().any(is_known) {
+            state.signers.insert((key.to_owned(), region.to_owned()));
+        }
+        let of_key = state.refused_keys.get(key);
         let is_meant = |denial: &&Denial| {
             let operation_is = denial.operation == Operation::Any || denial.operation == operation;
             operation_is && stream == Some(denial.stream.as_str())
@@ -99,10 +114,12 @@ impl Account {
     }
 }
 
-/// The key of `AWS4-HMAC-SHA256 Credential=KEY/20260101/..., ...`.
-fn access_key_id(authorization: &str) -> Option<&str> {
+/// Key and region of `AWS4-HMAC-SHA256 Credential=KEY/20260101/REGION/..., ...`.
+fn signer(authorization: &str) -> Option<(&str, &str)> {
     let (_, credential) = authorization.split_once("Credential=")?;
-    credential.split('/').next()
+    let mut parts = credential.split('/');
+    let key = parts.next()?;
+    Some((key, parts.nth(1)?))
 }
 
 #[cfg(test)]
