@@ -115,9 +115,13 @@ pub fn classify(call: Call<'_>, failure: RawFailure) -> CallFailure {
         RawFailure::ResponseUnreadable { status, reason } => CallFailure::Unknown {
             reason: format!("unreadable answer (HTTP {status}): {reason}"),
         },
-        RawFailure::CredentialsNotLoaded { reason } => {
-            credentials_failure("CredentialsNotLoaded".to_owned(), &reason)
-        }
+        RawFailure::CredentialsNotLoaded { reason } => CallFailure::Credentials {
+            code: "CredentialsNotLoaded".to_owned(),
+            message: format!(
+                "{} ({reason})",
+                TroubleKind::CredentialsMissing.what_to_do()
+            ),
+        },
         RawFailure::Construction { reason } => CallFailure::Operator {
             code: "RequestNotBuilt".to_owned(),
             message: reason,

@@ -2,12 +2,14 @@
 //!
 //! A pool of bytes has *seats*: one for each pipeline that is to run, and one
 //! more for the next to come. Half of the pool is divided evenly among the
-//! seats: that much is each pipeline's own, whether it uses it or not. The other
-//! half is common: whoever needs more than its own part takes from there.
+//! seats: that much is each pipeline's own, whether it uses it or not. Three
+//! eighths are common: whoever needs more than its own part takes from there. The
+//! last eighth is kept for overdrafts (a row is taken whole, however large) and
+//! for own parts that somebody else still holds.
 //!
 //! Rules:
-//! - A pipeline gets its own part always, however many others are stuck with all
-//!   they could take.
+//! - A pipeline gets its own part, however many others are stuck with all they
+//!   could take.
 //! - The total is never exceeded by what is granted here.
 //! - An incarnation that has ended holds what its rows in flight still take, and
 //!   has no seat.
@@ -16,6 +18,10 @@
 //!   free.
 
 use std::collections::HashMap;
+
+/// This part of the pool is not lent: an eighth. With the default of 256 MiB it
+/// holds 32 rows of 1 MiB that came on top.
+const KEPT_PART: usize = 8;
 
 /// Who takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -111,8 +117,9 @@ impl PermitShares {
             return 0;
         };
         let of_others = self.spoken_for - self.claim_of(*party);
-        let with_common = self.total.saturating_sub(of_others + party.used);
-        // More may be spoken for than there is, after seats were added.
+        let lent = self.total - self.total / KEPT_PART;
+        let with_common = lent.saturating_sub(of_others + party.used);
+        // More may be spoken for than is lent, after overdrafts and new seats.
         let own = self.own_part.saturating_sub(party.used);
         with_common.max(own.min(self.total.saturating_sub(self.used)))
     }
@@ -183,8 +190,8 @@ mod tests {
             .iter()
             .map(|id| fill(&mut shares, *id))
             .collect();
-        // The first takes the whole common half besides its own part.
-        assert_eq!(taken, [1_000, 100, 100, 100, 100, 100, 100]);
+        // The first takes all that is common besides its own part.
+        assert_eq!(taken, [775, 100, 100, 100, 100, 100, 100]);
         assert_eq!(shares.free(parties[7]), 100);
         shares.take(parties[7], 60);
         assert_eq!(shares.free(parties[7]), 40);
@@ -196,11 +203,24 @@ mod tests {
     }
 
     #[test]
+    fn overdrafts_of_the_stuck_do_not_take_the_part_of_others() {
+        let mut shares = PermitShares::new(1_800);
+        shares.expect(8);
+        let parties: Vec<PartyId> = (0..8).map(|_| shares.join()).collect();
+        for id in &parties[..7] {
+            fill(&mut shares, *id);
+            shares.take(*id, 40);
+            assert_eq!(shares.free(*id), 0);
+        }
+        assert_eq!(shares.free(parties[7]), 100);
+    }
+
+    #[test]
     fn those_who_start_late_find_their_seat_kept() {
         let mut shares = PermitShares::new(1_800);
         shares.expect(8);
         let first = shares.join();
-        assert_eq!(fill(&mut shares, first), 1_000);
+        assert_eq!(fill(&mut shares, first), 775);
         let second = shares.join();
         assert_eq!(shares.free(second), 100);
         // One that nobody expected sits on the seat that was kept free.
@@ -217,16 +237,16 @@ mod tests {
         let mut shares = PermitShares::new(400);
         shares.expect(1);
         let old = shares.join();
-        assert_eq!(shares.free(old), 300);
+        assert_eq!(shares.free(old), 250);
         shares.take(old, 150);
         shares.leave(old);
         assert_eq!(shares.free(old), 0);
         let new = shares.join();
         assert_eq!(shares.own_part(), 100);
-        assert_eq!(shares.free(new), 150);
+        assert_eq!(shares.free(new), 100);
         shares.give_back(old, 150);
         shares.remove(old);
-        assert_eq!(shares.free(new), 300);
+        assert_eq!(shares.free(new), 250);
     }
 
     #[test]
