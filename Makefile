@@ -4,10 +4,10 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test build fmt lint doc
+.PHONY: help deps demo test test-matrix build fmt lint doc
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 deps: ## Install what is missing (C compiler, PostgreSQL server binaries)
 	@scripts/install-deps
@@ -18,6 +18,9 @@ demo: deps ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO
 
 test: deps ## Run all tests
 	$(CARGO) test --locked --features demo
+
+test-matrix: deps ## Run the tests of the database on PostgreSQL 13 to 18 (fetches them from npm)
+	CARGO="$(CARGO)" scripts/test-matrix
 
 build: ## Build the relay for production
 	@scripts/install-deps --compiler-only

@@ -41,14 +41,20 @@ mod order;
 mod outages;
 #[path = "end_to_end/panics.rs"]
 mod panics;
+#[path = "end_to_end/peers.rs"]
+mod peers;
 #[path = "end_to_end/poison.rs"]
 mod poison;
 #[path = "end_to_end/records.rs"]
 mod records;
 #[path = "end_to_end/running.rs"]
 mod running;
+#[path = "end_to_end/shares.rs"]
+mod shares;
 #[path = "end_to_end/stuck_shard.rs"]
 mod stuck_shard;
+#[path = "end_to_end/troubles.rs"]
+mod troubles;
 #[path = "end_to_end/two_relays.rs"]
 mod two_relays;
 #[path = "end_to_end/unknown.rs"]

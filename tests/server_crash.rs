@@ -93,6 +93,7 @@ async fn a_backend_that_is_killed_voids_what_relays_know() {
 
     let before = started(&pool).await;
     let mut victim = PgConnection::connect(&url).await.expect("connected");
+    let mut witness = PgConnection::connect(&url).await.expect("connected");
     let backend: i32 = sqlx::query_scalar(AssertSqlSafe("SELECT pg_backend_pid()"))
         .fetch_one(&mut victim)
         .await
@@ -103,6 +104,12 @@ async fn a_backend_that_is_killed_voids_what_relays_know() {
     assert!(killed.expect("kill").success());
     let gone = sqlx::query("SELECT 1").execute(&mut victim).await;
     assert!(gone.is_err(), "the backend lives");
+    // The postmaster ends all other sessions when it notices; what is written
+    // before that is written before the crash.
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while sqlx::query("SELECT 1").execute(&mut witness).await.is_ok() {
+        assert!(tokio::time::Instant::now() < deadline, "the witness lives");
+    }
 
     assert_eq!(started(&pool).await, before, "the postmaster survived");
     position.last_number = WindowNumber(8);

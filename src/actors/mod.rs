@@ -20,4 +20,5 @@ pub mod shard_writer;
 pub mod stage;
 pub mod stream_router;
 mod stream_slot;
+pub mod stream_watch;
 pub mod supervisor;

@@ -29,6 +29,7 @@ use super::permits::{FlowTag, Pool};
 use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
+use super::stream_watch::StreamWatch;
 use crate::admin::metrics::{Metrics, PipelineMetrics};
 use crate::admin::status::{PipelineState, StatusBoard};
 use crate::core::backoff::Backoff;
@@ -70,6 +71,7 @@ pub struct OutboxReader {
     limiter: RateLimiter,
     tag: Arc<FlowTag>,
     router: Addr<StreamRouter>,
+    stream: Arc<StreamWatch>,
     probe: Addr<Probe>,
     all_metrics: Metrics,
     metrics: PipelineMetrics,
@@ -116,7 +118,7 @@ impl OutboxReader {
             reader: context.address().recipient(),
             metrics: metrics.clone(),
             own: Pool::new(parts.most_rows, parts.most_bytes),
-            shared: parts.shared,
+            shared: parts.shared.join(),
             void: parts.void,
         });
         let limits = IntakeLimits {
@@ -157,6 +159,7 @@ impl OutboxReader {
             limiter: RateLimiter::new(rate, now),
             tag,
             router: parts.router,
+            stream: parts.stream,
             probe: parts.probe,
             all_metrics: parts.metrics,
             metrics,
@@ -217,11 +220,7 @@ impl OutboxReader {
         let tag = &self.tag;
         let bytes = tag.own.free_bytes().min(tag.shared.free_bytes());
         let by_bytes = bytes / self.weight.max(1);
-        let rows = tag
-            .own
-            .free_rows()
-            .min(tag.shared.free_rows())
-            .min(by_bytes.max(1));
+        let rows = tag.own.free_rows().min(by_bytes.max(1));
         Room {
             rows: rows.min(self.limiter.rows(now)),
             bytes,
@@ -347,6 +346,7 @@ impl Drop for OutboxReader {
     /// Whatever ends a reader, nothing more of its flow is sent.
     fn drop(&mut self) {
         self.tag.make_void();
+        self.tag.shared.leave();
         self.metrics
             .rows_returned(self.tag.own.rows() + self.intake.stashed());
         self.metrics.in_flight(0, 0);

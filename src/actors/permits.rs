@@ -1,8 +1,9 @@
 //! Back pressure: a ticket rides with every row that was handed to a writer.
 //!
 //! A mailbox bounds nothing, so tickets do: rows and bytes are counted per
-//! pipeline and for the whole process, from the moment a row is handed to the
-//! moment it is settled or dropped.
+//! pipeline, and bytes for the whole process, from the moment a row is handed to
+//! the moment it is settled or dropped. What the pipelines have of the process's
+//! pool is ruled by [`PermitShares`]: those that are stuck leave the others theirs.
 //!
 //! A ticket that is dropped before its row was settled makes its flow *void*:
 //! the row was lost with an actor that died. Nothing more of that flow is sent,
@@ -10,14 +11,15 @@
 //! from its durable position. So a crash harms just the flows that had rows in
 //! it, and nobody has to know who that was.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix::Recipient;
 use tokio::sync::Notify;
 
 use super::messages::Outcomes;
 use crate::admin::metrics::PipelineMetrics;
+use crate::core::permit_shares::{PartyId, PermitShares};
 use crate::core::ports::{Epoch, PipelineName};
 use crate::core::send_queue::Flow;
 
@@ -79,6 +81,74 @@ impl Pool {
     }
 }
 
+/// The bytes of all pipelines together.
+#[derive(Debug)]
+pub struct SharedPool {
+    shares: Mutex<PermitShares>,
+}
+
+impl SharedPool {
+    /// An unused pool of so many bytes.
+    #[must_use]
+    pub fn new(total: usize) -> Self {
+        Self {
+            shares: Mutex::new(PermitShares::new(total)),
+        }
+    }
+
+    /// So many pipelines are to run.
+    pub fn expect(&self, pipelines: usize) {
+        self.shares().expect(pipelines);
+    }
+
+    /// A share for one incarnation of a reader.
+    #[must_use]
+    pub fn join(self: Arc<Self>) -> Share {
+        let party = self.shares().join();
+        Share { pool: self, party }
+    }
+
+    // A panic while it was locked leaves plain numbers.
+    fn shares(&self) -> MutexGuard<'_, PermitShares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one incarnation of a reader has of the shared pool. Dropping it gives its
+/// place up.
+#[derive(Debug)]
+pub struct Share {
+    pool: Arc<SharedPool>,
+    party: PartyId,
+}
+
+impl Share {
+    /// Bytes that may still be handed.
+    #[must_use]
+    pub fn free_bytes(&self) -> usize {
+        self.pool.shares().free(self.party)
+    }
+
+    /// Nothing more is handed; what was keeps its bytes until it is settled.
+    pub fn leave(&self) {
+        self.pool.shares().leave(self.party);
+    }
+
+    fn take(&self, bytes: usize) {
+        self.pool.shares().take(self.party, bytes);
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.pool.shares().give_back(self.party, bytes);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.pool.shares().remove(self.party);
+    }
+}
+
 /// Whether a flow is void. Its reader, its rows and the supervisor share it.
 #[derive(Debug, Clone, Default)]
 pub struct Void(Arc<VoidState>);
@@ -125,8 +195,8 @@ pub struct FlowTag {
     pub metrics: PipelineMetrics,
     /// Its permits.
     pub own: Pool,
-    /// The permits of the process.
-    pub shared: Arc<Pool>,
+    /// Its share of the permits of the process.
+    pub shared: Share,
     /// Whether nothing of it may be sent any more.
     pub void: Void,
 }

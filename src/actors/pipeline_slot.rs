@@ -312,6 +312,7 @@ impl Supervisor {
             router: stream.router,
             probe,
             shared: Arc::clone(&self.shared),
+            stream: stream.watch,
             most_rows: usize::try_from(limits.pipeline_rows).unwrap_or(usize::MAX),
             most_bytes: limits.pipeline_bytes.as_usize(),
             most_stashed: limits.memory.as_usize() / STASH_SHARE,

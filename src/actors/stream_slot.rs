@@ -11,6 +11,7 @@ use super::pipeline_slot::Run;
 use super::pulse::Pulse;
 use super::shard_writer::{ShardWriter, WriterParts};
 use super::stream_router::{RouterParts, StreamKey, StreamRouter};
+use super::stream_watch::{StreamWatch, WatchedStream};
 use super::supervisor::Supervisor;
 use crate::admin::status::PipelineState;
 use crate::config::pipeline::ShardBudgetSettings;
@@ -21,6 +22,7 @@ use crate::core::shard_map::{ShardId, ShardMap};
 /// A stream and its actors.
 pub(super) struct StreamSlot {
     service: Arc<dyn StreamService>,
+    pub(super) watch: Arc<StreamWatch>,
     limits: ShardLimits,
     /// The stream's ARN, by which its budgets are shared.
     arn: Arc<str>,
@@ -33,6 +35,7 @@ pub(super) struct StreamSlot {
 /// A stream that can be written to.
 pub(super) struct ReadyStream {
     pub(super) router: Addr<StreamRouter>,
+    pub(super) watch: Arc<StreamWatch>,
     pub(super) map: Arc<ShardMap>,
     pub(super) max_record_bytes: usize,
 }
@@ -43,6 +46,7 @@ impl StreamSlot {
         let router = self.router.address.clone()?;
         Some(ReadyStream {
             router,
+            watch: Arc::clone(&self.watch),
             map,
             max_record_bytes,
         })
@@ -82,8 +86,14 @@ impl Supervisor {
         if self.streams.contains_key(stream) {
             return;
         }
+        let metrics = self.metrics.stream(stream.label());
+        let watch = StreamWatch::new(stream.clone(), metrics, Arc::clone(&self.board), self.clock);
+        let watch = Arc::new(watch);
+        let service = self.source.stream(stream.target());
+        let service = WatchedStream::new(service, Arc::clone(&watch));
         let slot = StreamSlot {
-            service: self.source.stream(stream.target()),
+            service: Arc::new(service),
+            watch,
             limits: limits_of(budget),
             arn: Arc::from(""),
             router: ChildSlot::new(self.clock.now()),
@@ -112,9 +122,11 @@ impl Supervisor {
                 continue;
             };
             slot.stop_all();
+            slot.watch.forget();
             let label = stream.label();
             if !self.streams.keys().any(|other| other.label() == label) {
                 self.board.remove_stream(label);
+                self.metrics.remove_stream(label);
                 for shard in slot.writers.keys() {
                     self.metrics.remove_shard(label, &shard.0);
                 }

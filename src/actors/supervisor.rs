@@ -14,6 +14,7 @@
 
 mod drain;
 mod probes;
+mod secrets;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,7 +30,7 @@ use super::clock::Clock;
 use super::desired::{PipelineKey, Wanted, desired};
 use super::fault;
 use super::messages::{CatalogRead, ChildExited, ClaimDone, RenewDone, Shutdown, StreamChanged};
-use super::permits::Pool;
+use super::permits::SharedPool;
 use super::pipeline_slot::PipelineSlot;
 use super::probe::Probe;
 use super::stage::Stage;
@@ -126,7 +127,8 @@ pub struct Supervisor {
     pub(super) stage: Stage,
     stage_life: Life,
     looked_at: Moment,
-    pub(super) shared: Arc<Pool>,
+    reread_at: Moment,
+    pub(super) shared: Arc<SharedPool>,
     pub(super) budgets: Budgets,
     pub(super) streams: HashMap<StreamKey, StreamSlot>,
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
@@ -166,7 +168,8 @@ impl Supervisor {
             stage: parts.stage,
             stage_life,
             looked_at: now,
-            shared: Arc::new(Pool::new(usize::MAX, memory)),
+            reread_at: now,
+            shared: Arc::new(SharedPool::new(memory)),
             budgets: Budgets::default(),
             settings: parts.settings,
             streams: HashMap::new(),
@@ -204,6 +207,9 @@ impl Supervisor {
         for key in gone {
             self.retire_pipeline(&key);
         }
+        let is_to_run = |wanted: &&Wanted| matches!(wanted, Wanted::Run { .. });
+        self.shared
+            .expect(wanted.values().filter(is_to_run).count());
         for (key, wanted) in wanted {
             match wanted {
                 Wanted::Run { spec, version } => {
@@ -261,6 +267,7 @@ impl Supervisor {
         self.renew_leases(context);
         self.drop_expired_leases();
         self.end_long_drains();
+        self.reread_secrets(context);
         self.look_for_stuck(context);
         self.finish_drain_when_due();
         context.run_later(TICK, Self::tick);

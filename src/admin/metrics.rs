@@ -12,6 +12,7 @@
 
 mod pipeline;
 mod shard;
+mod stream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +23,11 @@ use prometheus::{
 
 pub use pipeline::{PipelineMetrics, RetryReason};
 pub use shard::{CallOutcome, ShardMetrics};
+pub use stream::StreamMetrics;
 
 use pipeline::PipelineFamilies;
 use shard::ShardFamilies;
+use stream::StreamFamilies;
 
 /// Upper bounds of the time a query to the database takes, in seconds: from a
 /// probe that finds nothing to the statement time-out.
@@ -74,6 +77,7 @@ struct Families {
     registry: Registry,
     pipeline: PipelineFamilies,
     shard: ShardFamilies,
+    stream: StreamFamilies,
     actor_restarts: IntCounterVec,
     invariant_violations: IntCounterVec,
     position_writes: IntCounterVec,
@@ -103,6 +107,7 @@ impl Metrics {
         let families = Families {
             pipeline: PipelineFamilies::register(&registry)?,
             shard: ShardFamilies::register(&registry)?,
+            stream: StreamFamilies::register(&registry)?,
             actor_restarts: counters(
                 &registry,
                 "tidegate_actor_restarts_total",
@@ -173,6 +178,17 @@ impl Metrics {
     /// Ends a shard's series. What its handles still add is seen by nobody.
     pub fn remove_shard(&self, stream: &str, shard: &str) {
         self.families.shard.remove([stream, shard]);
+    }
+
+    /// The handle of a stream. Asking again gives the same series.
+    #[must_use]
+    pub fn stream(&self, stream: &str) -> StreamMetrics {
+        self.families.stream.handle(stream)
+    }
+
+    /// Ends a stream's series. What its handles still add is seen by nobody.
+    pub fn remove_stream(&self, stream: &str) {
+        self.families.stream.remove(stream);
     }
 
     /// An actor ended on its own and is started again. `actor` is its kind,

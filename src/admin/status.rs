@@ -103,8 +103,21 @@ pub struct StreamStatus {
     pub status: String,
     /// What keeps it from being written to, if anything does.
     pub problem: Option<String>,
+    /// The troubles it is in, by the call that meets them.
+    pub troubles: Vec<TroubleStatus>,
     /// Its open shards, by rising hash range.
     pub shards: Vec<ShardStatus>,
+}
+
+/// A trouble of a stream on the board.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TroubleStatus {
+    /// Its kind: see [`crate::core::trouble::TroubleKind`].
+    pub kind: &'static str,
+    /// The call that meets it, as IAM policies name it.
+    pub call: &'static str,
+    /// What the first failure of this kind said, and what to do.
+    pub reason: String,
 }
 
 /// A shard on the board.

@@ -13,6 +13,7 @@
 //!    named here can blame a record.
 
 use super::ports::{CallFailure, RecordOutcome};
+use super::trouble::{NO_ANSWER, NO_CONNECTION, TroubleKind};
 
 /// The calls the relay makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -106,17 +107,20 @@ enum Meaning {
 pub fn classify(call: Call<'_>, failure: RawFailure) -> CallFailure {
     match failure {
         RawFailure::Timeout { reason } => CallFailure::Unknown {
-            reason: format!("no answer in time: {reason}"),
+            reason: unreached(NO_ANSWER, &reason),
         },
         RawFailure::Dispatch { reason } => CallFailure::Unknown {
-            reason: format!("connection failed: {reason}"),
+            reason: unreached(NO_CONNECTION, &reason),
         },
         RawFailure::ResponseUnreadable { status, reason } => CallFailure::Unknown {
             reason: format!("unreadable answer (HTTP {status}): {reason}"),
         },
         RawFailure::CredentialsNotLoaded { reason } => CallFailure::Credentials {
             code: "CredentialsNotLoaded".to_owned(),
-            message: reason,
+            message: format!(
+                "{} ({reason})",
+                TroubleKind::CredentialsMissing.what_to_do()
+            ),
         },
         RawFailure::Construction { reason } => CallFailure::Operator {
             code: "RequestNotBuilt".to_owned(),
@@ -186,7 +190,7 @@ fn classify_service(call: Call<'_>, code: &str, status: u16, message: String) ->
         };
     }
     if meaning == Meaning::Credentials {
-        return CallFailure::Credentials { code, message };
+        return credentials_failure(code, &message);
     }
     if meaning == Meaning::Argument && call.action == Action::PutRecords {
         return CallFailure::BadRecord { code, message };
@@ -197,20 +201,32 @@ fn classify_service(call: Call<'_>, code: &str, status: u16, message: String) ->
     }
 }
 
+fn unreached(how: &str, reason: &str) -> String {
+    let advice = TroubleKind::Network.what_to_do();
+    format!("{how}: {reason}; {advice}")
+}
+
+fn credentials_failure(code: String, message: &str) -> CallFailure {
+    let kind = TroubleKind::of_credentials(&code, message);
+    let message = with_what_was_said(kind.what_to_do(), message);
+    CallFailure::Credentials { code, message }
+}
+
 /// What to do about it, then what the service said.
 fn operator_message(call: Call<'_>, meaning: Meaning, code: &str, message: &str) -> String {
     let Call { action, stream } = call;
     let permission = action.iam();
+    let what_to_do = TroubleKind::of_code(code).what_to_do();
     let advice = match meaning {
         Meaning::Denied => format!(
             "the credentials may not call {permission} on stream {stream}: allow {permission} in their IAM policy (and the stream's resource policy, if it has one)"
         ),
         Meaning::Key => format!(
-            "the KMS key of stream {stream} cannot be used: enable the key, and allow kms:GenerateDataKey on it to the credentials that call {permission}"
+            "{permission} on stream {stream} fails because its KMS key cannot be used: {what_to_do}"
         ),
-        Meaning::Missing => format!(
-            "stream {stream} was not found in this account and region: create it, or correct stream_name, stream_arn or region"
-        ),
+        Meaning::Missing => {
+            format!("stream {stream} was not found in this account and region: {what_to_do}")
+        }
         Meaning::Argument => format!(
             "the service does not accept the request for stream {stream}: correct stream_name, stream_arn or region"
         ),
@@ -222,8 +238,12 @@ fn operator_message(call: Call<'_>, meaning: Meaning, code: &str, message: &str)
             "{permission} on stream {stream} was refused with {code}: nothing is dropped, the relay goes on trying slowly"
         ),
     };
+    with_what_was_said(&advice, message)
+}
+
+fn with_what_was_said(advice: &str, message: &str) -> String {
     if message.is_empty() {
-        advice
+        advice.to_owned()
     } else {
         format!("{advice} (the service says: {message})")
     }

@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
-    struct Row(u128);
+    struct Row(u128, u64);
 
     impl Sendable for Row {
         fn hash(&self) -> u128 {
@@ -331,7 +331,7 @@ mod tests {
         }
 
         fn weight(&self) -> usize {
-            100
+            usize::try_from(self.1).unwrap()
         }
     }
 
@@ -351,8 +351,8 @@ mod tests {
             batch_size: 500,
         };
         for key in 0..keys {
-            writer.push(&flow, Row(key));
-            writer.push(&flow, Row(key));
+            writer.push(&flow, Row(key, 100));
+            writer.push(&flow, Row(key, 100));
         }
         writer
     }
@@ -415,6 +415,37 @@ mod tests {
         assert_eq!(writer.next(at(10)), Next::Call);
         let answer = writer.answered(Ok(vec![stored()]), at(20), 0.0);
         assert_eq!((answer.stored.len(), answer.unknown), (0, 2));
+    }
+
+    #[test]
+    fn a_call_stays_within_its_bytes() {
+        let mut writer = writer(500);
+        let weight = CALL_LIMIT.bytes / 3 + 1;
+        let flow = Flow {
+            id: 2,
+            tenant: "large".into(),
+            tenant_weight: 1,
+            weight: 1,
+            batch_size: 500,
+        };
+        for key in 1000..1010 {
+            writer.push(&flow, Row(key, weight));
+        }
+        let mut largest = 0;
+        for now in 1..40 {
+            let call = writer.next(at(now * 60_000));
+            if call != Next::Call {
+                continue;
+            }
+            let weights = writer.in_flight().iter().map(|taken| taken.row.1);
+            let bytes: u64 = weights.sum();
+            assert!(bytes <= CALL_LIMIT.bytes, "{bytes} bytes in a call");
+            largest = largest.max(bytes);
+            let all = writer.in_flight().iter().map(|_| stored()).collect();
+            writer.answered(Ok(all), at(now * 60_000), 0.0);
+        }
+        assert_eq!(writer.queued(), 0);
+        assert!(largest >= 2 * weight, "two large records fit");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::account::Account;
 use crate::core::shard_map::{HashRange, ShardId};
 
 /// The error code of a shard that is over its limit.
@@ -195,6 +196,7 @@ struct State {
 #[derive(Default)]
 pub struct Faults {
     state: Mutex<State>,
+    account: Account,
 }
 
 impl fmt::Debug for Faults {
@@ -221,7 +223,14 @@ impl Faults {
         };
         Self {
             state: Mutex::new(state),
+            account: Account::default(),
         }
+    }
+
+    /// The account behind the emulator: keys, permissions, clock.
+    #[must_use]
+    pub const fn account(&self) -> &Account {
+        &self.account
     }
 
     /// Lets every call wait between `least` and `most` before it is looked at.
@@ -301,6 +310,8 @@ impl Faults {
         state.refused.clear();
         state.hidden_streams.clear();
         state.connections_refused = false;
+        drop(state);
+        self.account.heal();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,6 +1,7 @@
 //! Private servers, faults, a load and a checking consumer for the demo and the
 //! tests.
 
+pub mod account;
 pub mod command;
 pub mod consumer;
 pub mod delivered;

@@ -2,9 +2,11 @@
 //! [`crate::core::ports::StreamService`].
 //!
 //! - [`client`]: one AWS client per distinct credentials, region and endpoint.
+//! - [`clock`]: by how much the local clock differs from the service's.
 //! - [`put`]: from the SDK's errors to the core's failures.
 //! - [`stream`]: describe, list shards, put records.
 
 pub mod client;
+pub mod clock;
 pub mod put;
 pub mod stream;

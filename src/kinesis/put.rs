@@ -2,6 +2,7 @@
 //! [`CallFailure`], answered records to [`RecordOutcome`].
 
 use std::error::Error;
+use std::time::SystemTime;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kinesis::config::http::HttpResponse;
@@ -10,9 +11,11 @@ use aws_sdk_kinesis::operation::put_records::PutRecordsOutput;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, PutRecordsResultEntry};
 
+use super::clock;
 use crate::core::classify::{Call, RawFailure, classify, classify_record};
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome};
 use crate::core::shard_map::ShardId;
+use crate::core::trouble::with_clock_skew;
 
 /// How the SDK's cache of identities says that credentials did not come in time;
 /// the error's type is private to it. Not seeing it makes the call `Unknown`,
@@ -24,7 +27,10 @@ pub fn failure_of<E>(call: Call<'_>, error: &SdkError<E, HttpResponse>) -> CallF
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    classify(call, raw_failure(error))
+    let answer = error.raw_response();
+    let date = answer.and_then(clock::date);
+    let skew = date.and_then(|date| clock::skew(date, SystemTime::now()));
+    with_clock_skew(classify(call, raw_failure(error)), skew)
 }
 
 /// The SDK's error without the SDK's types.

@@ -2,7 +2,9 @@
 //!
 //! A call is made once; what it came back with is the caller's to act on. When
 //! the service does not accept the credentials, the client is renewed so that
-//! the next call loads them afresh.
+//! the next call loads them afresh: the SDK itself keeps what it has loaded until
+//! the time it was told it expires, whatever the service says. When only the
+//! clock is wrong the client is kept: it has learnt by how much.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -20,6 +22,7 @@ use crate::config::client_spec::ClientSpec;
 use crate::core::classify::{Action, Call, RawFailure, classify};
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamDescription, StreamService};
 use crate::core::shard_map::{HashRange, Shard, ShardId};
+use crate::core::trouble::TroubleKind;
 
 /// The service's default for `MaxRecordSizeInKiB`.
 const DEFAULT_MAX_RECORD_KIB: usize = 1024;
@@ -134,7 +137,8 @@ impl KinesisStream {
 
     /// Reacts to what concerns the client rather than the records.
     fn note<T>(&self, result: Result<T, CallFailure>) -> Result<T, CallFailure> {
-        if let Err(CallFailure::Credentials { .. }) = &result {
+        let kind = result.as_ref().err().and_then(TroubleKind::of);
+        if kind.is_some_and(TroubleKind::wants_credentials) {
             self.pool.renew(&self.spec);
         }
         result

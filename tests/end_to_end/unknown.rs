@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tidegate::demo::faults::{Applied, CallFault, Often, Operation};
 use tidegate::demo::load::OutboxLoad;
+use tidegate::demo::verdict::consume_by_seq;
 
 use crate::scenario::{PATIENCE, scenario};
 use crate::world::World;
@@ -77,6 +78,47 @@ async fn calls_with_an_unknown_outcome_lose_nothing_and_keep_order() {
             report.committed.len(),
             verdict.duplicates,
             unknown()
+        );
+        assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
+
+/// The service may apply a call long after its client gave up, sent the records
+/// again and went on: they then come once more behind newer ones of their keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_applied_after_newer_rows_of_its_key_repeats_and_reorders_nothing() {
+    scenario(2 * PATIENCE, async {
+        let world = World::new(1).await;
+        world.pipeline("events", json!({})).await;
+        let relay = world
+            .relay_with(&[("TIDEGATE__KINESIS__OPERATION_TIMEOUT", TIME_OUT)])
+            .await;
+        relay.wait_for_state("events", "running").await;
+        let very_late = CallFault::Hang {
+            hold: TOO_LONG,
+            applied: Applied::Late(5 * TOO_LONG),
+        };
+        let faults = world.emulator.faults();
+        faults.inject(Operation::PutRecords, Often::Next(1), very_late);
+        let mut rows = world.publish_many("events", 1, 1, 10).await;
+        world.wait_until_received(1).await;
+        rows.extend(world.publish_many("events", 9, 1, 10).await);
+        // The ten rows, and the first one again.
+        world.wait_until_received(11).await;
+        let ids: Vec<i64> = world.delivered().iter().map(|record| record.id).collect();
+        let mut expected: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        expected.push(expected[0]);
+        assert_eq!(ids, expected);
+        let consumed: Vec<i64> = consume_by_seq(&world.delivered())
+            .into_iter()
+            .map(|(_, id)| id)
+            .collect();
+        assert_eq!(consumed, expected[..10]);
+        let verdict = world.judge(&rows).await;
+        assert!(
+            verdict.is_clean() && verdict.duplicates == 1,
+            "{verdict:#?}"
         );
         assert_eq!(relay.terminate().await, 0);
     })

@@ -7,10 +7,11 @@ use tokio::runtime::Handle;
 
 use crate::actors::clock::Clock;
 use crate::actors::desired::PipelineKey;
-use crate::actors::permits::{Pool, Void};
+use crate::actors::permits::{SharedPool, Void};
 use crate::actors::probe::Probe;
 use crate::actors::pulse::Pulse;
 use crate::actors::stream_router::StreamRouter;
+use crate::actors::stream_watch::StreamWatch;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::StatusBoard;
 use crate::config::pipeline::PipelineSpec;
@@ -48,7 +49,9 @@ pub struct ReaderParts {
     /// What wakes it.
     pub probe: Addr<Probe>,
     /// The permits of the process.
-    pub shared: Arc<Pool>,
+    pub shared: Arc<SharedPool>,
+    /// How its stream is.
+    pub stream: Arc<StreamWatch>,
     /// Rows in flight of this pipeline, at most.
     pub most_rows: usize,
     /// Bytes in flight of this pipeline, at most.

@@ -21,10 +21,33 @@ const BACKLOG_EVERY: u32 = 5;
 const BACKLOG_BOUND: u32 = 10_000;
 
 impl OutboxReader {
+    /// Rows are read: whether they also flow is for the stream to say.
     pub(super) fn is_running(&mut self) {
         let is_blocked = matches!(self.state, PipelineState::Blocked { .. });
-        if self.state != PipelineState::Running && !(is_blocked && self.intake.is_held()) {
-            self.set_state(PipelineState::Running);
+        if is_blocked && self.intake.is_held() {
+            return;
+        }
+        let state = match self.stream.keeps_waiting() {
+            None => PipelineState::Running,
+            Some(reason) => PipelineState::Waiting { reason },
+        };
+        self.set_state(state);
+    }
+
+    /// A stream gets into trouble, and out of it, whether rows are read or not.
+    fn look_at_stream(&mut self) {
+        let database_answers = self.backoff.failures() == 0;
+        let may_change = match self.state {
+            PipelineState::Running | PipelineState::Waiting { .. } => database_answers,
+            PipelineState::Starting
+            | PipelineState::Standby { .. }
+            | PipelineState::Blocked { .. }
+            | PipelineState::Failed { .. }
+            | PipelineState::Stopped
+            | PipelineState::Invalid { .. } => false,
+        };
+        if may_change {
+            self.is_running();
         }
     }
 
@@ -97,6 +120,7 @@ impl OutboxReader {
         if !self.is_stalled() {
             self.pulse.beat();
         }
+        self.look_at_stream();
         let unsettled = self.intake.handed() + self.intake.stashed();
         let (in_flight, bytes) = (self.tag.own.rows(), self.tag.own.bytes());
         let (windows, stashed) = (self.intake.open_windows(), self.intake.stashed());

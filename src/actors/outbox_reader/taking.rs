@@ -135,9 +135,8 @@ impl OutboxReader {
     /// them, since what was read must go somewhere.
     fn room_for(&self, rows: usize) -> Room {
         let tag = &self.tag;
-        let free_rows = tag.own.free_rows().min(tag.shared.free_rows());
         Room {
-            rows: free_rows.min(rows),
+            rows: tag.own.free_rows().min(rows),
             bytes: tag.own.free_bytes().min(tag.shared.free_bytes()),
         }
     }

@@ -133,7 +133,8 @@ fn tells_the_operator_what_to_do() {
     };
     assert!(says("AccessDeniedException", PUT).contains("allow kinesis:PutRecords"));
     assert!(says("AccessDeniedException", LIST).contains("allow kinesis:ListShards"));
-    assert!(says("KMSDisabledException", PUT).contains("kms:GenerateDataKey"));
+    assert!(says("KMSDisabledException", PUT).contains("enable the stream's KMS key"));
+    assert!(says("KMSAccessDeniedException", PUT).contains("kms:GenerateDataKey"));
     assert!(says("ResourceNotFoundException", PUT).contains("stream orders was not found"));
     assert!(says("ValidationException", LIST).contains("correct stream_name"));
     assert!(says("NeverSeenBefore", PUT).contains("(the service says: because)"));

@@ -132,9 +132,14 @@ pub(super) async fn serve(
     let mut call = read_call(head, body);
     let at = front.tally.now();
     front.tally.called(call.operation);
-    let plan = front
+    let mut plan = front
         .faults
         .plan_call(call.operation, call.stream.as_deref());
+    let faults = Arc::clone(&front.faults);
+    let stream = call.stream.as_deref();
+    let account = faults.account();
+    let refusal = account.refusal(call.operation, stream, &call.head.headers);
+    plan.fault = refusal.or(plan.fault);
     if !plan.delay.is_zero() {
         tokio::time::sleep(plan.delay).await;
     }
@@ -161,11 +166,13 @@ pub(super) async fn serve(
             None
         }
     };
-    match (plan.fault, answer) {
+    let mut response = match (plan.fault, answer) {
         (None, Some(answer)) => answer.into_response(),
         (None, None) => Answer::error(500, "InternalFailure").into_response(),
         (Some(fault), _) => end_badly(&fault, &wire).await,
-    }
+    };
+    account.date(response.headers_mut());
+    response
 }
 
 async fn end_badly(fault: &CallFault, wire: &Wire) -> Response {

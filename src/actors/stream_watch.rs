@@ -1,0 +1,194 @@
+//! Watches all calls to a stream and shows what trouble it is in.
+//!
+//! A [`WatchedStream`] stands between the actors and the service: what it lets
+//! through comes back unchanged, and how it ended goes to the stream's
+//! [`StreamHealth`]. When that changes, status, metrics and log say so; readers
+//! ask it why their rows do not flow.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::clock::Clock;
+use super::stream_router::StreamKey;
+use crate::admin::metrics::StreamMetrics;
+use crate::admin::status::{StatusBoard, TroubleStatus};
+use crate::core::classify::Action;
+use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamDescription, StreamService};
+use crate::core::shard_map::Shard;
+use crate::core::stream_health::{Ended, StreamHealth, Trouble};
+use crate::core::time::Moment;
+use crate::core::trouble::TroubleKind;
+
+/// The health of one stream, shared by all who need it.
+#[derive(Debug)]
+pub struct StreamWatch {
+    stream: StreamKey,
+    metrics: StreamMetrics,
+    board: Arc<StatusBoard>,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    health: StreamHealth,
+    shown: Vec<Trouble>,
+    /// The stream is used no more; a late answer changes nothing.
+    is_forgotten: bool,
+}
+
+/// A stream whose calls are watched.
+pub struct WatchedStream {
+    service: Arc<dyn StreamService>,
+    watch: Arc<StreamWatch>,
+}
+
+// === impl StreamWatch ===
+
+impl StreamWatch {
+    /// A stream of which nothing is known yet.
+    #[must_use]
+    pub fn new(
+        stream: StreamKey,
+        metrics: StreamMetrics,
+        board: Arc<StatusBoard>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            stream,
+            metrics,
+            board,
+            clock,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Why no record gets through, if none does.
+    #[must_use]
+    pub fn keeps_waiting(&self) -> Option<String> {
+        let trouble = self.state().health.stops_records()?;
+        let (stream, kind) = (&self.stream, trouble.kind.name());
+        Some(format!("stream {stream}: {kind}: {}", trouble.reason))
+    }
+
+    /// Whether other credentials may mend what it suffers from.
+    #[must_use]
+    pub fn wants_credentials(&self) -> bool {
+        let state = self.state();
+        let mut kinds = state.shown.iter().map(|trouble| trouble.kind);
+        kinds.any(TroubleKind::wants_credentials)
+    }
+
+    /// Takes its troubles out of the metrics: the stream is used no more.
+    pub fn forget(&self) {
+        let mut state = self.state();
+        state.health = StreamHealth::default();
+        self.show(&mut state);
+        state.is_forgotten = true;
+    }
+
+    fn note(&self, action: Action, ended: Ended<'_>, began: Moment) {
+        if let Ended::Badly(failure) = ended
+            && let Some(kind) = TroubleKind::of(failure)
+        {
+            self.metrics.call_failed(kind);
+        }
+        let mut state = self.state();
+        if state.is_forgotten {
+            return;
+        }
+        state.health.note(action, ended, began, self.clock.now());
+        self.show(&mut state);
+    }
+
+    fn show(&self, state: &mut State) {
+        let troubles = state.health.troubles();
+        if troubles == state.shown {
+            return;
+        }
+        let before = std::mem::replace(&mut state.shown, troubles);
+        let (stream, now) = (&self.stream, &state.shown);
+        let (old, new) = (kinds_of(&before), kinds_of(now));
+        for kind in new.difference(&old) {
+            self.metrics.trouble(*kind, true);
+        }
+        for kind in old.difference(&new) {
+            self.metrics.trouble(*kind, false);
+            tracing::info!(%stream, kind = kind.name(), "the stream is out of trouble");
+        }
+        for trouble in now.iter().filter(|trouble| !before.contains(trouble)) {
+            let (kind, call) = (trouble.kind.name(), trouble.action.iam());
+            tracing::error!(%stream, kind, call, reason = %trouble.reason, "the stream is in trouble; nothing is dropped, trying again slowly");
+        }
+        let status = |trouble: &Trouble| TroubleStatus {
+            kind: trouble.kind.name(),
+            call: trouble.action.iam(),
+            reason: trouble.reason.clone(),
+        };
+        let troubles = now.iter().map(status).collect();
+        self.board.update_stream(stream.label(), |entry| {
+            entry.name = Arc::clone(stream.label());
+            entry.troubles = troubles;
+        });
+    }
+
+    // A panic while it was locked leaves at worst an old state.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn kinds_of(troubles: &[Trouble]) -> BTreeSet<TroubleKind> {
+    troubles.iter().map(|trouble| trouble.kind).collect()
+}
+
+// === impl WatchedStream ===
+
+impl WatchedStream {
+    /// The service, watched.
+    #[must_use]
+    pub fn new(service: Arc<dyn StreamService>, watch: Arc<StreamWatch>) -> Self {
+        Self { service, watch }
+    }
+}
+
+impl StreamService for WatchedStream {
+    fn describe(&self) -> BoxFuture<'_, Result<StreamDescription, CallFailure>> {
+        async move {
+            let began = self.watch.clock.now();
+            let result = self.service.describe().await;
+            let ended = Ended::describe(&result);
+            self.watch.note(Action::DescribeStreamSummary, ended, began);
+            result
+        }
+        .boxed()
+    }
+
+    fn list_open_shards(&self) -> BoxFuture<'_, Result<Vec<Shard>, CallFailure>> {
+        async move {
+            let began = self.watch.clock.now();
+            let result = self.service.list_open_shards().await;
+            let ended = Ended::list(&result);
+            self.watch.note(Action::ListShards, ended, began);
+            result
+        }
+        .boxed()
+    }
+
+    fn put(
+        &self,
+        records: Vec<PutRecord>,
+    ) -> BoxFuture<'_, Result<Vec<RecordOutcome>, CallFailure>> {
+        async move {
+            let began = self.watch.clock.now();
+            let result = self.service.put(records).await;
+            self.watch
+                .note(Action::PutRecords, Ended::put(&result), began);
+            result
+        }
+        .boxed()
+    }
+}
