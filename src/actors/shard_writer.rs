@@ -5,7 +5,7 @@
 //! or a pause says "not before". Rows are kept here while their call is in
 //! flight: if this actor dies, their tickets tell their readers.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ pub struct ShardWriter {
     parts: WriterParts,
     note: ExitNote,
     dispatch: Dispatch<RoutedRow>,
-    tags: HashMap<FlowId, Arc<FlowTag>>,
+    tags: BTreeMap<FlowId, Arc<FlowTag>>,
     timer: Option<(Moment, SpawnHandle)>,
     last_sequence: String,
     trouble: Option<String>,
@@ -83,7 +83,7 @@ impl ShardWriter {
             parts,
             note,
             dispatch,
-            tags: HashMap::new(),
+            tags: BTreeMap::new(),
             timer: None,
             last_sequence: String::new(),
             trouble: None,
@@ -267,7 +267,7 @@ impl ShardWriter {
 
     /// Frees the permits of stored rows and tells the readers.
     fn settle(&self, answer: Answer<RoutedRow>) {
-        let mut per_flow: HashMap<FlowId, Settled> = HashMap::new();
+        let mut per_flow: BTreeMap<FlowId, Settled> = BTreeMap::new();
         for stored in answer.stored {
             let RoutedRow { envelope, ticket } = stored.row;
             let flow = ticket.tag().flow.id;

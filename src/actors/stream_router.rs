@@ -10,7 +10,7 @@
 //! their durable positions with the new map. The service routes by key in any
 //! case, so no order is at risk, only duplicates.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,7 +113,7 @@ pub struct StreamRouter {
     parts: RouterParts,
     note: ExitNote,
     state: Option<(Arc<ShardMap>, usize)>,
-    slots: HashMap<ShardId, Slot>,
+    slots: BTreeMap<ShardId, Slot>,
     backoff: Backoff,
     next_examination: Option<SpawnHandle>,
     examining: bool,
@@ -129,7 +129,7 @@ impl StreamRouter {
             parts,
             note,
             state: None,
-            slots: HashMap::new(),
+            slots: BTreeMap::new(),
             backoff: Backoff::new(EXAMINE_PAUSES.0, EXAMINE_PAUSES.1),
             next_examination: None,
             examining: false,

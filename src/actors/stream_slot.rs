@@ -1,6 +1,6 @@
 //! The supervisor's care for a stream: its router and the writers of its shards.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::{Addr, AsyncContext, Context};
@@ -27,7 +27,7 @@ pub(super) struct StreamSlot {
     pub(super) router: ChildSlot<StreamRouter>,
     ready: Option<(Arc<ShardMap>, usize)>,
     pub(super) trouble: Option<String>,
-    pub(super) writers: HashMap<ShardId, ChildSlot<ShardWriter>>,
+    pub(super) writers: BTreeMap<ShardId, ChildSlot<ShardWriter>>,
 }
 
 /// A stream that can be written to.
@@ -89,7 +89,7 @@ impl Supervisor {
             router: ChildSlot::new(self.clock.now()),
             ready: None,
             trouble: None,
-            writers: HashMap::new(),
+            writers: BTreeMap::new(),
         };
         self.streams.insert(stream.clone(), slot);
         self.start_router(stream, context);

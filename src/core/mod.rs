@@ -10,6 +10,7 @@ pub mod dispatch;
 pub mod event_id;
 pub mod fair_ring;
 pub mod intake;
+pub mod invariants;
 mod json_scalar;
 pub mod lane;
 pub mod ports;

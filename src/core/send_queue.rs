@@ -13,7 +13,7 @@
 //! reader died, or rows of it were lost on the way) nothing of it is sent any
 //! more: what is left of a key might follow a row that was lost.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
@@ -96,7 +96,7 @@ struct FlowQueue<T> {
 /// The queue of one shard.
 #[derive(Debug)]
 pub struct SendQueue<T> {
-    flows: HashMap<FlowId, FlowQueue<T>>,
+    flows: BTreeMap<FlowId, FlowQueue<T>>,
     tenants: FairRing<Arc<str>>,
     members: HashMap<Arc<str>, FairRing<FlowId>>,
     retry: VecDeque<(FlowId, u128)>,
@@ -108,7 +108,7 @@ pub struct SendQueue<T> {
 impl<T> Default for SendQueue<T> {
     fn default() -> Self {
         Self {
-            flows: HashMap::new(),
+            flows: BTreeMap::new(),
             tenants: FairRing::default(),
             members: HashMap::new(),
             retry: VecDeque::new(),
@@ -439,7 +439,7 @@ impl<T> CallInMaking<T> {
         is_first || (one_more <= self.most_records && self.bytes + weight as u64 <= self.most_bytes)
     }
 
-    fn flow_may_go_on(&self, flow: FlowId, flows: &HashMap<FlowId, FlowQueue<T>>) -> bool {
+    fn flow_may_go_on(&self, flow: FlowId, flows: &BTreeMap<FlowId, FlowQueue<T>>) -> bool {
         let sent = self.per_flow.get(&flow).copied().unwrap_or(0);
         flows
             .get(&flow)
