@@ -179,6 +179,13 @@ impl ShardBudget {
         )
     }
 
+    /// Whether nothing was offered in the second before `now`: a new budget would
+    /// allow no more than this one.
+    pub fn is_at_rest(&mut self, now: Moment) -> bool {
+        self.forget_before(now);
+        self.recent.is_empty()
+    }
+
     /// What may be offered at `now` when `waiting` is ready to go. With little
     /// waiting a call goes as soon as its tokens are there; with much, the
     /// bucket is left to fill for about [`PACE`].

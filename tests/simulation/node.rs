@@ -137,9 +137,9 @@ impl Body {
     /// What `cli::run` does: builds all actors, and builds them anew when the
     /// supervisor dies.
     async fn run(self) {
-        loop {
+        for rebuilt in 0.. {
             let actors = LocalSet::new();
-            let is_done = actors.run_until(self.relay()).await;
+            let is_done = actors.run_until(self.relay(rebuilt)).await;
             drop(actors);
             if is_done {
                 break;
@@ -149,7 +149,7 @@ impl Body {
         self.process.kill();
     }
 
-    async fn relay(&self) -> bool {
+    async fn relay(&self, rebuilt: u64) -> bool {
         let (finished, is_finished) = oneshot::channel();
         let parts = SupervisorParts {
             settings: Arc::clone(&self.settings),
@@ -166,6 +166,8 @@ impl Body {
             streams: Arc::new(SimSource {
                 world: self.world.clone(),
                 process: self.process.clone(),
+                // A supervisor that was built anew knows of no call before.
+                budgets_of: self.process.number * 1000 + rebuilt,
             }),
             metrics: self.metrics.clone(),
             board: Arc::clone(&self.board),

@@ -290,13 +290,17 @@ pub(crate) struct SimCatalog {
 
 impl Catalog for SimCatalog {
     fn read(&self) -> BoxFuture<'_, Result<Option<Vec<PipelineRow>>, StoreError>> {
-        let seen = Arc::clone(&self.seen);
-        Box::pin(call(self.world.clone(), self.process.clone(), "catalog", move |world| {
-            if seen.swap(world.catalog_generation, Ordering::Relaxed) == world.catalog_generation {
-                return Ok(None);
-            }
-            Ok(Some(definitions(world)))
-        }))
+        let seen = self.seen.load(Ordering::Relaxed);
+        Box::pin(async move {
+            let (world, process) = (self.world.clone(), self.process.clone());
+            let (generation, rows) = call(world, process, "catalog", move |world| {
+                let is_news = seen != world.catalog_generation;
+                Ok((world.catalog_generation, is_news.then(|| definitions(world))))
+            })
+            .await?;
+            self.seen.store(generation, Ordering::Relaxed);
+            Ok(rows)
+        })
     }
 }
 

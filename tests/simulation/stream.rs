@@ -21,6 +21,8 @@ const BUDGETS_RIGHT_AFTER: Duration = Duration::from_secs(20);
 pub(crate) struct SimSource {
     pub(crate) world: Shared,
     pub(crate) process: Process,
+    /// Who keeps the budgets.
+    pub(crate) budgets_of: u64,
 }
 
 impl StreamSource for SimSource {
@@ -30,6 +32,7 @@ impl StreamSource for SimSource {
         Arc::new(SimStream {
             world: self.world.clone(),
             process: self.process.clone(),
+            budgets_of: self.budgets_of,
             place: place.expect("a stream of this world"),
         })
     }
@@ -38,6 +41,7 @@ impl StreamSource for SimSource {
 struct SimStream {
     world: Shared,
     process: Process,
+    budgets_of: u64,
     place: usize,
 }
 
@@ -128,7 +132,7 @@ impl SimStream {
             bytes: (bytes as u64).div_ceil(1024) * 1024,
         };
         let limits = world.limits;
-        world.ledger.offered(self.process.number, self.place, &shard.0, cost, limits, now);
+        world.ledger.offered(self.budgets_of, self.place, &shard.0, cost, limits, now);
     }
 
     async fn control<T>(&self, answer: impl FnOnce(&mut World) -> T) -> Result<T, CallFailure> {

@@ -97,7 +97,6 @@ impl World {
 
     /// Records are in a stream: the judge sees them.
     pub(crate) fn stored(&mut self, stream: usize, stored: Vec<InStream>) {
-        let life = self.database.life;
         for InStream { shard, record } in stored {
             let body: Body = match serde_json::from_slice(&record.data) {
                 Ok(body) => body,
@@ -109,7 +108,7 @@ impl World {
             };
             self.note(format_args!("stored {stream}/{shard} {} {} {}", body.outbox, record.key, body.seq));
             if let Some(outbox) = self.outbox_named(&body.outbox) {
-                self.ledger.arrived(stream, outbox, &record.key, &body, life);
+                self.ledger.arrived(stream, outbox, &record.key, &body);
             }
         }
     }
