@@ -19,6 +19,8 @@
 )]
 #![cfg(feature = "demo")]
 
+#[path = "simulation/bugs.rs"]
+mod bugs;
 #[path = "simulation/database.rs"]
 mod database;
 #[path = "simulation/dice.rs"]

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::core::budget::{ShardBudget, ShardLimits};
 use crate::core::dispatch::SharedBudget;
+use crate::core::sabotage::{self, Bug};
 use crate::core::shard_map::ShardId;
 use crate::core::time::Moment;
 
@@ -31,7 +32,7 @@ impl Budgets {
     ) -> SharedBudget {
         self.known.retain(|_, budget| {
             let is_used = Arc::strong_count(budget) > 1;
-            is_used || {
+            is_used || !sabotage::is(Bug::BudgetDiesWithWriter) && {
                 let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
                 !budget.is_at_rest(now)
             }

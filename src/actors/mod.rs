@@ -21,3 +21,4 @@ pub mod stage;
 pub mod stream_router;
 mod stream_slot;
 pub mod supervisor;
+mod violations;

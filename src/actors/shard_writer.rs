@@ -21,7 +21,8 @@ use super::messages::{
 use super::permits::FlowTag;
 use super::pulse::Pulse;
 use super::stream_router::{StreamKey, StreamRouter};
-use crate::admin::metrics::{CallOutcome, RetryReason, ShardMetrics};
+use super::violations;
+use crate::admin::metrics::{CallOutcome, Metrics, RetryReason, ShardMetrics};
 use crate::admin::status::{ShardStatus, StatusBoard};
 use crate::core::dispatch::{Answer, Dispatch, Next, SharedBudget};
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamService};
@@ -48,6 +49,8 @@ pub struct WriterParts {
     pub router: Addr<StreamRouter>,
     /// Its metrics.
     pub metrics: ShardMetrics,
+    /// The metrics of the process.
+    pub all_metrics: Metrics,
     /// Where its state is shown.
     pub board: Arc<StatusBoard>,
     /// The clock.
@@ -97,6 +100,8 @@ impl ShardWriter {
             Next::Wait(until) => self.wake_at(until, context),
             Next::Nothing => {}
         }
+        let found = self.dispatch.take_violations();
+        violations::report(&self.parts.all_metrics, &self.parts.shard, found);
     }
 
     fn purge_void(&mut self) {

@@ -16,6 +16,7 @@ use crate::admin::status::PipelineState;
 use crate::config::pipeline::ShardBudgetSettings;
 use crate::core::budget::ShardLimits;
 use crate::core::ports::StreamService;
+use crate::core::sabotage::{self, Bug};
 use crate::core::shard_map::{ShardId, ShardMap};
 
 /// A stream and its actors.
@@ -234,7 +235,11 @@ impl Supervisor {
                 slot.arn = arn;
                 slot.trouble = None;
                 slot.ready = Some((Arc::clone(&map), max_record_bytes));
-                for shard in map.shards() {
+                let slot_writers: Vec<ShardId> = slot.writers.keys().cloned().collect();
+                let is_known = |shard: &ShardId| {
+                    sabotage::is(Bug::ParentAndChildTogether) && slot_writers.contains(shard)
+                };
+                for shard in map.shards().iter().filter(|shard| !is_known(&shard.id)) {
                     self.start_writer(stream, &shard.id, context);
                 }
                 self.claim_waiting(stream, context);
@@ -259,6 +264,7 @@ impl Supervisor {
             budget: self.budgets.of(&slot.arn, shard, slot.limits, now),
             router: router.clone(),
             metrics: self.metrics.shard(stream.label(), &shard.0),
+            all_metrics: self.metrics.clone(),
             board: Arc::clone(&self.board),
             clock: self.clock,
             pulse: pulse.clone(),

@@ -236,6 +236,30 @@ impl ShardBudget {
         });
     }
 
+    /// What [`super::sabotage::Bug::RefundThrottled`] does.
+    #[cfg(feature = "demo")]
+    pub(super) fn refund(&mut self, cost: Cost) {
+        self.record_tokens += cost.records as f64;
+        self.byte_tokens += cost.charged_bytes() as f64;
+        if let Some(last) = self.recent.back_mut() {
+            let (records, bytes) = (cost.records.min(last.records), cost.charged_bytes().min(last.bytes));
+            last.records -= records;
+            last.bytes -= bytes;
+            self.recent_records -= records;
+            self.recent_bytes -= bytes;
+        }
+    }
+
+    /// What was offered within the last second, and the limits of the shard.
+    #[must_use]
+    pub const fn offered_lately(&self) -> (Cost, ShardLimits) {
+        let offered = Cost {
+            records: self.recent_records,
+            bytes: self.recent_bytes,
+        };
+        (offered, self.limits)
+    }
+
     /// The call charged last was answered at `now`: the service may have counted
     /// it as late as that, less the time that calls usually take.
     pub fn answered(&mut self, now: Moment) {

@@ -18,6 +18,7 @@ pub mod position;
 pub mod rate_limit;
 pub mod render;
 pub mod row;
+pub mod sabotage;
 pub mod send_queue;
 pub mod shard_map;
 pub mod snapshot;

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use super::budget::{Cost, Waiting};
 use super::fair_ring::FairRing;
+use super::sabotage::{self, Bug};
 
 /// One incarnation of a pipeline's reader; never used twice in a process.
 pub type FlowId = u64;
@@ -226,13 +227,18 @@ impl<T: Sendable> SendQueue<T> {
             return;
         };
         key.in_flight = false;
-        key.rows.push_front(row);
+        if sabotage::is(Bug::FailedBehindItsKey) {
+            key.rows.push_back(row);
+        } else {
+            key.rows.push_front(row);
+        }
         queue.rows += 1;
         queue.bytes += weight;
         self.rows += 1;
         self.bytes += weight;
+        let first = key.rows.front().map_or(weight, Sendable::weight);
         self.retry.push_back((flow, hash));
-        self.count_ready(weight);
+        self.count_ready(first);
     }
 
     /// Drops everything of a flow; answers how many rows that were.
@@ -412,15 +418,23 @@ impl<T: Sendable> SendQueue<T> {
             return;
         };
         key.in_flight = true;
+        let is_bad = sabotage::is(Bug::TwoOfAKeyInACall);
+        let second = is_bad.then(|| key.rows.pop_front()).flatten();
         let weight = row.weight();
-        queue.rows -= 1;
-        queue.bytes -= weight;
+        queue.rows -= 1 + usize::from(second.is_some());
+        queue.bytes -= weight + second.as_ref().map_or(0, Sendable::weight);
         self.rows -= 1;
         self.bytes -= weight;
         self.uncount_ready(weight);
         call.bytes += weight as u64;
         *call.per_flow.entry(flow).or_default() += 1;
         call.taken.push(Taken { flow, row });
+        if let Some(second) = second {
+            self.rows -= 1;
+            self.bytes -= second.weight();
+            call.bytes += second.weight() as u64;
+            call.taken.push(Taken { flow, row: second });
+        }
     }
 }
 

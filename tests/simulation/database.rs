@@ -17,6 +17,7 @@ use tidegate::core::ports::{
 };
 use tidegate::core::position::{Position, RowId};
 use tidegate::core::row::OutboxRow;
+use tidegate::core::sabotage::{self, Bug};
 use tidegate::core::snapshot::{Snapshot, Xid};
 use tidegate::core::time::Moment;
 
@@ -51,7 +52,6 @@ struct Lease {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
-    pub(crate) outbox: OutboxId,
     pub(crate) epoch: Epoch,
     pub(crate) position: Position,
     life: u64,
@@ -220,7 +220,9 @@ impl Database {
     }
 
     fn between(&self, outbox: OutboxId, from: &Snapshot, to: &Snapshot) -> Vec<Row> {
-        let fresh = (outbox, from.xmax(), RowId::MIN)..(outbox, to.xmax(), RowId::MIN);
+        // After a crash time may run backwards.
+        let end = to.xmax().max(from.xmax());
+        let fresh = (outbox, from.xmax(), RowId::MIN)..(outbox, end, RowId::MIN);
         let late = from.in_progress().iter().flat_map(|xid| {
             self.by_xid.range((outbox, *xid, RowId::MIN)..=(outbox, *xid, RowId::MAX))
         });
@@ -231,7 +233,9 @@ impl Database {
             .filter(|(_, xid, _)| to.sees(*xid))
             .map(|(_, _, id)| *id)
             .collect();
-        ids.sort_unstable();
+        if !sabotage::is(Bug::ReadByTransaction) {
+            ids.sort_unstable();
+        }
         ids.into_iter().map(|id| self.rows[&(outbox, id)].clone()).collect()
     }
 
@@ -324,13 +328,12 @@ impl Database {
         let life = self.life;
         let epoch = Epoch(self.leases.get(pipeline).map_or(1, |held| held.epoch.0 + 1));
         let taken = self.positions.entry(pipeline.to_owned()).or_insert_with(|| Stored {
-            outbox: outbox.id,
             epoch,
             position: Position::start(),
             life,
             save_number: 0,
         });
-        if taken.life != life {
+        if taken.life != life && !sabotage::is(Bug::NumbersAgainAfterCrash) {
             taken.position.last_number.0 += NUMBERS_LOST_AT_MOST;
         }
         taken.life = life;
@@ -389,7 +392,10 @@ impl Database {
         let Some(stored) = self.positions.get_mut(pipeline) else {
             return Fenced::Stale;
         };
-        if stored.epoch != epoch || stored.life != life || stored.save_number >= number {
+        let is_old = stored.epoch != epoch || stored.save_number >= number;
+        if (is_old && !sabotage::is(Bug::SaveWithoutEpoch))
+            || (stored.life != life && !sabotage::is(Bug::SaveAcrossCrash))
+        {
             return Fenced::Stale;
         }
         self.unflushed.push(Unflushed {
@@ -404,12 +410,6 @@ impl Database {
         Fenced::Written
     }
 
-    /// The committed rows of an outbox, by id.
-    pub(crate) fn rows_of(&self, outbox: OutboxId) -> impl Iterator<Item = &Row> {
-        self.rows
-            .range((outbox, RowId::MIN)..=(outbox, RowId::MAX))
-            .map(|(_, row)| row)
-    }
 }
 
 fn read(row: &Row, now: Moment) -> OutboxRow {

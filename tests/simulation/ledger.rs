@@ -100,10 +100,6 @@ impl Ledger {
         }
     }
 
-    pub(crate) fn committed_rows(&self) -> usize {
-        self.committed.len()
-    }
-
     pub(crate) fn arrived_rows(&self) -> usize {
         self.arrivals.len()
     }

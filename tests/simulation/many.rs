@@ -1,5 +1,6 @@
 //! Running seeds: one, a fixed few hundred, or as many as are asked for.
 
+use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,25 +16,35 @@ const FEW: u64 = 300;
 /// Threads that run seeds: each run has one.
 const THREADS: usize = 2;
 
-fn number(name: &str) -> Option<u64> {
+pub(crate) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+thread_local! {
+    static UNPLANNED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Panics since this was asked last that no plan asked for.
+pub(crate) fn unplanned_panics() -> u64 {
+    UNPLANNED.take()
+}
+
 /// Panics of actors are part of the plan; what else panics is shown.
-fn hush() {
+pub(crate) fn hush() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let shown = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             let text = info.payload().downcast_ref::<String>();
             if !text.is_some_and(|text| text.starts_with("a test asked for")) {
+                UNPLANNED.set(UNPLANNED.get() + 1);
                 shown(info);
             }
         }));
     });
 }
 
-fn report(outcome: &Outcome) -> String {
+pub(crate) fn report(outcome: &Outcome) -> String {
     let seed = outcome.plan.seed;
     let found: Vec<String> = outcome
         .violations

@@ -21,6 +21,7 @@ use crate::dice::Dice;
 use crate::events::{self, SETTLES_WITHIN};
 use crate::kinesis::Stream;
 use crate::ledger::{Ledger, Route};
+use crate::many::unplanned_panics;
 use crate::node::Node;
 use crate::plan::Plan;
 use crate::publishers;
@@ -50,9 +51,14 @@ pub(crate) fn run(plan: Plan, keep_text: bool) -> Outcome {
         .build()
         .expect("a runtime");
     let local = LocalSet::new();
-    let outcome = runtime.block_on(local.run_until(live(plan, keep_text)));
+    let mut outcome = runtime.block_on(local.run_until(live(plan, keep_text)));
     fault::decide(None);
     drop(local);
+    let panics = unplanned_panics();
+    if panics > 0 {
+        let text = format!("{panics} panics that no plan asked for");
+        outcome.violations.push((Invariant::Settles, text));
+    }
     outcome
 }
 
