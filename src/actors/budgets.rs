@@ -1,25 +1,28 @@
 //! The budgets of all shards, shared by who writes to the same one.
 //!
 //! A stream may be written to under several credentials, or by name and by ARN:
-//! that makes several writers for a shard, whose budget is one all the same.
+//! that makes several writers for a shard, whose budget is one all the same. It
+//! outlives them for a second: a writer that is started again must know what the
+//! one before has offered.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::core::budget::{ShardBudget, ShardLimits};
 use crate::core::dispatch::SharedBudget;
+use crate::core::sabotage::{self, Bug};
 use crate::core::shard_map::ShardId;
 use crate::core::time::Moment;
 
 /// The budgets in use, by stream ARN and shard.
 #[derive(Debug, Default)]
 pub(super) struct Budgets {
-    known: HashMap<(Arc<str>, ShardId), Weak<Mutex<ShardBudget>>>,
+    known: HashMap<(Arc<str>, ShardId), SharedBudget>,
 }
 
 impl Budgets {
-    /// The budget of a shard: a new, empty one when nobody writes to it. The
-    /// limits of whoever came first hold.
+    /// The budget of a shard: a new, empty one when nobody writes to it and nobody
+    /// did within the last second. The limits of whoever came first hold.
     pub(super) fn of(
         &mut self,
         arn: &Arc<str>,
@@ -27,13 +30,19 @@ impl Budgets {
         limits: ShardLimits,
         now: Moment,
     ) -> SharedBudget {
-        self.known.retain(|_, budget| budget.strong_count() > 0);
+        self.known.retain(|_, budget| {
+            let is_used = Arc::strong_count(budget) > 1;
+            is_used || !sabotage::is(Bug::BudgetDiesWithWriter) && {
+                let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+                !budget.is_at_rest(now)
+            }
+        });
         let key = (Arc::clone(arn), shard.clone());
-        if let Some(budget) = self.known.get(&key).and_then(Weak::upgrade) {
-            return budget;
+        if let Some(budget) = self.known.get(&key) {
+            return Arc::clone(budget);
         }
         let budget = Arc::new(Mutex::new(ShardBudget::new(limits, now)));
-        self.known.insert(key, Arc::downgrade(&budget));
+        self.known.insert(key, Arc::clone(&budget));
         budget
     }
 }
@@ -41,6 +50,7 @@ impl Budgets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::budget::Cost;
 
     #[test]
     fn writers_of_one_shard_share_its_budget() {
@@ -54,11 +64,22 @@ mod tests {
         assert!(!Arc::ptr_eq(&one, &of("arn:a", "s2")));
         assert!(!Arc::ptr_eq(&one, &of("arn:b", "s1")));
         drop((one, same));
-        assert!(
-            budgets
-                .known
-                .values()
-                .all(|budget| budget.strong_count() == 0)
-        );
+        let later = now + std::time::Duration::from_secs(1);
+        budgets.of(&"arn:a".into(), &"s3".into(), ShardLimits::default(), later);
+        assert_eq!(budgets.known.len(), 1, "what nobody uses is forgotten");
+    }
+
+    #[test]
+    fn a_writer_that_starts_again_knows_what_was_offered() {
+        let mut budgets = Budgets::default();
+        let at = |millis| Moment::from_origin(std::time::Duration::from_millis(millis));
+        let mut of = |now| budgets.of(&"arn".into(), &"s".into(), ShardLimits::default(), now);
+        let cost = Cost {
+            records: 500,
+            bytes: 1,
+        };
+        of(at(500)).lock().expect("whole").charge(cost, at(500));
+        let (records, _) = of(at(600)).lock().expect("whole").utilisation(at(600));
+        assert!((records - 0.5).abs() < 1e-9, "{records}");
     }
 }

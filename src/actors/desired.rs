@@ -2,7 +2,7 @@
 //!
 //! A mistake in one definition is that pipeline's alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ pub enum Wanted {
 #[must_use]
 pub fn desired(
     settings: &Settings,
-    catalogs: &HashMap<Arc<str>, Vec<PipelineRow>>,
+    catalogs: &BTreeMap<Arc<str>, Vec<PipelineRow>>,
 ) -> BTreeMap<PipelineKey, Wanted> {
     let mut wanted = BTreeMap::new();
     for spec in &settings.pipelines {
@@ -142,7 +142,7 @@ mod tests {
         let mut unreadable = row("unreadable", serde_json::Value::Null);
         unreadable.config = Err("number out of range".to_owned());
         let rows = vec![row("bad", bad), row("good", good), unreadable];
-        let catalogs = HashMap::from([(Arc::from("default"), rows)]);
+        let catalogs = BTreeMap::from([(Arc::from("default"), rows)]);
         let wanted = desired(&settings(), &catalogs);
         let of = |name: &str| {
             &wanted[&PipelineKey {

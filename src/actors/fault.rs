@@ -6,11 +6,14 @@
 //! *panic*, or *block* its thread for ever; where a place asks [`forgets`], the
 //! n-th pass *forgets* what it was about to do.
 //!
+//! A simulation decides for its own thread with [`decide`], at every pass of any
+//! point.
+//!
 //! `TIDEGATE_TEST_CHAOS=200` lets some point panic every 200 ms, another one each
 //! time.
 
 #[cfg(feature = "demo")]
-pub use armed::{Failure, arm, forgets, passed, point};
+pub use armed::{Decision, Failure, arm, decide, forgets, passed, point};
 
 /// Does nothing: failures on demand exist only in the builds for tests.
 #[cfg(not(feature = "demo"))]
@@ -27,6 +30,7 @@ pub const fn forgets(_name: &'static str) -> bool {
 
 #[cfg(feature = "demo")]
 mod armed {
+    use std::cell::RefCell;
     use std::collections::HashMap;
     use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
     use std::time::Duration;
@@ -90,7 +94,27 @@ mod armed {
         POINTS.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a pass of a point is to do; `None`: nothing happens.
+    pub type Decision = Box<dyn FnMut(&'static str) -> Option<Failure>>;
+
+    thread_local! {
+        static DECISION: RefCell<Option<Decision>> = const { RefCell::new(None) };
+    }
+
+    /// Lets `decision` say what happens at the points that this thread passes, in
+    /// place of what was armed; `None` ends that.
+    pub fn decide(decision: Option<Decision>) {
+        DECISION.set(decision);
+    }
+
     fn due(name: &'static str) -> Option<Failure> {
+        let decided = DECISION.with_borrow_mut(|decision| {
+            decision.as_mut().map(|decide| decide(name))
+        });
+        decided.unwrap_or_else(|| armed_for(name))
+    }
+
+    fn armed_for(name: &'static str) -> Option<Failure> {
         let mut points = points();
         let passed = points.passed.entry(name).or_default();
         *passed += 1;

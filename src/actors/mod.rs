@@ -22,3 +22,4 @@ pub mod stream_router;
 mod stream_slot;
 pub mod stream_watch;
 pub mod supervisor;
+mod violations;

@@ -30,6 +30,7 @@ use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
 use super::stream_watch::StreamWatch;
+use super::violations;
 use crate::admin::metrics::{Metrics, PipelineMetrics};
 use crate::admin::status::{PipelineState, StatusBoard};
 use crate::core::backoff::Backoff;
@@ -293,8 +294,14 @@ impl OutboxReader {
 
     fn save(&mut self, context: &mut Context<Self>) {
         let position = self.intake.position_to_save(self.now());
+        self.report_violations();
         let task = self.work.clone().save(position);
         self.start(task, context);
+    }
+
+    fn report_violations(&mut self) {
+        let found = self.intake.take_violations();
+        violations::report(&self.all_metrics, &self.key, found);
     }
 
     fn start(

@@ -4,7 +4,7 @@
 //! moment ago is asked for every few milliseconds, one that stays quiet ever more
 //! seldom. No NOTIFY is needed, which would serialise the publishers' commits.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ struct Watched {
 pub struct Probe {
     parts: ProbeParts,
     note: ExitNote,
-    watched: HashMap<PipelineName, Watched>,
+    watched: BTreeMap<PipelineName, Watched>,
     last_number: u64,
     asking: bool,
     timer: Option<(Moment, SpawnHandle)>,
@@ -94,7 +94,7 @@ impl Probe {
         Self {
             parts,
             note,
-            watched: HashMap::new(),
+            watched: BTreeMap::new(),
             last_number: 0,
             asking: false,
             timer: None,

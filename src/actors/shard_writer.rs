@@ -5,7 +5,7 @@
 //! or a pause says "not before". Rows are kept here while their call is in
 //! flight: if this actor dies, their tickets tell their readers.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ use super::messages::{
 use super::permits::FlowTag;
 use super::pulse::Pulse;
 use super::stream_router::{StreamKey, StreamRouter};
-use crate::admin::metrics::{CallOutcome, RetryReason, ShardMetrics};
+use super::violations;
+use crate::admin::metrics::{CallOutcome, Metrics, RetryReason, ShardMetrics};
 use crate::admin::status::{ShardStatus, StatusBoard};
 use crate::core::dispatch::{Answer, Dispatch, Next, SharedBudget};
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamService};
@@ -48,6 +49,8 @@ pub struct WriterParts {
     pub router: Addr<StreamRouter>,
     /// Its metrics.
     pub metrics: ShardMetrics,
+    /// The metrics of the process.
+    pub all_metrics: Metrics,
     /// Where its state is shown.
     pub board: Arc<StatusBoard>,
     /// The clock.
@@ -63,7 +66,7 @@ pub struct ShardWriter {
     parts: WriterParts,
     note: ExitNote,
     dispatch: Dispatch<RoutedRow>,
-    tags: HashMap<FlowId, Arc<FlowTag>>,
+    tags: BTreeMap<FlowId, Arc<FlowTag>>,
     timer: Option<(Moment, SpawnHandle)>,
     last_sequence: String,
     trouble: Option<String>,
@@ -83,7 +86,7 @@ impl ShardWriter {
             parts,
             note,
             dispatch,
-            tags: HashMap::new(),
+            tags: BTreeMap::new(),
             timer: None,
             last_sequence: String::new(),
             trouble: None,
@@ -97,6 +100,8 @@ impl ShardWriter {
             Next::Wait(until) => self.wake_at(until, context),
             Next::Nothing => {}
         }
+        let found = self.dispatch.take_violations();
+        violations::report(&self.parts.all_metrics, &self.parts.shard, found);
     }
 
     fn purge_void(&mut self) {
@@ -267,7 +272,7 @@ impl ShardWriter {
 
     /// Frees the permits of stored rows and tells the readers.
     fn settle(&self, answer: Answer<RoutedRow>) {
-        let mut per_flow: HashMap<FlowId, Settled> = HashMap::new();
+        let mut per_flow: BTreeMap<FlowId, Settled> = BTreeMap::new();
         for stored in answer.stored {
             let RoutedRow { envelope, ticket } = stored.row;
             let flow = ticket.tag().flow.id;

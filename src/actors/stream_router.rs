@@ -10,7 +10,7 @@
 //! their durable positions with the new map. The service routes by key in any
 //! case, so no order is at risk, only duplicates.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,7 @@ use super::shard_writer::ShardWriter;
 use crate::admin::status::{ShardStatus, StatusBoard};
 use crate::config::pipeline::StreamTarget;
 use crate::core::backoff::Backoff;
+use crate::core::sabotage::{self, Bug};
 use crate::core::ports::{CallFailure, StreamDescription, StreamService};
 use crate::core::shard_map::{Shard, ShardId, ShardMap};
 
@@ -113,7 +114,7 @@ pub struct StreamRouter {
     parts: RouterParts,
     note: ExitNote,
     state: Option<(Arc<ShardMap>, usize)>,
-    slots: HashMap<ShardId, Slot>,
+    slots: BTreeMap<ShardId, Slot>,
     backoff: Backoff,
     next_examination: Option<SpawnHandle>,
     examining: bool,
@@ -129,7 +130,7 @@ impl StreamRouter {
             parts,
             note,
             state: None,
-            slots: HashMap::new(),
+            slots: BTreeMap::new(),
             backoff: Backoff::new(EXAMINE_PAUSES.0, EXAMINE_PAUSES.1),
             next_examination: None,
             examining: false,
@@ -219,6 +220,10 @@ impl StreamRouter {
                 return;
             }
             tracing::info!(%stream, "the shards or the record limit of the stream have changed");
+            if sabotage::is(Bug::ParentAndChildTogether) {
+                self.go_on_with_both(map, description);
+                return;
+            }
             self.note.write(Exit::Resharded);
             context.stop();
             return;
@@ -245,6 +250,21 @@ impl StreamRouter {
             arn: description.arn.as_str().into(),
             map,
             max_record_bytes,
+        });
+    }
+
+    /// What [`Bug::ParentAndChildTogether`] does: the parents' writers go on with
+    /// what they have, beside those of the children.
+    fn go_on_with_both(&mut self, map: ShardMap, description: &StreamDescription) {
+        for shard in map.shards() {
+            self.slots.entry(shard.id.clone()).or_default();
+        }
+        let map = Arc::new(map);
+        self.state = Some((Arc::clone(&map), description.max_record_bytes));
+        self.tell_supervisor(StreamState::Ready {
+            arn: description.arn.as_str().into(),
+            map,
+            max_record_bytes: description.max_record_bytes,
         });
     }
 

@@ -1,6 +1,6 @@
 //! The supervisor's care for a stream: its router and the writers of its shards.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::{Addr, AsyncContext, Context};
@@ -17,6 +17,7 @@ use crate::admin::status::PipelineState;
 use crate::config::pipeline::ShardBudgetSettings;
 use crate::core::budget::ShardLimits;
 use crate::core::ports::StreamService;
+use crate::core::sabotage::{self, Bug};
 use crate::core::shard_map::{ShardId, ShardMap};
 
 /// A stream and its actors.
@@ -29,7 +30,7 @@ pub(super) struct StreamSlot {
     pub(super) router: ChildSlot<StreamRouter>,
     ready: Option<(Arc<ShardMap>, usize)>,
     pub(super) trouble: Option<String>,
-    pub(super) writers: HashMap<ShardId, ChildSlot<ShardWriter>>,
+    pub(super) writers: BTreeMap<ShardId, ChildSlot<ShardWriter>>,
 }
 
 /// A stream that can be written to.
@@ -99,7 +100,7 @@ impl Supervisor {
             router: ChildSlot::new(self.clock.now()),
             ready: None,
             trouble: None,
-            writers: HashMap::new(),
+            writers: BTreeMap::new(),
         };
         self.streams.insert(stream.clone(), slot);
         self.start_router(stream, context);
@@ -246,7 +247,11 @@ impl Supervisor {
                 slot.arn = arn;
                 slot.trouble = None;
                 slot.ready = Some((Arc::clone(&map), max_record_bytes));
-                for shard in map.shards() {
+                let slot_writers: Vec<ShardId> = slot.writers.keys().cloned().collect();
+                let is_known = |shard: &ShardId| {
+                    sabotage::is(Bug::ParentAndChildTogether) && slot_writers.contains(shard)
+                };
+                for shard in map.shards().iter().filter(|shard| !is_known(&shard.id)) {
                     self.start_writer(stream, &shard.id, context);
                 }
                 self.claim_waiting(stream, context);
@@ -271,6 +276,7 @@ impl Supervisor {
             budget: self.budgets.of(&slot.arn, shard, slot.limits, now),
             router: router.clone(),
             metrics: self.metrics.shard(stream.label(), &shard.0),
+            all_metrics: self.metrics.clone(),
             board: Arc::clone(&self.board),
             clock: self.clock,
             pulse: pulse.clone(),

@@ -18,6 +18,7 @@ mod secrets;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,10 @@ const CATALOG_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the supervisor looks around: leases, sign of life, drain.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Streams have no order: with a hash of its own every run of a simulation would
+/// visit them differently.
+type FixedHash = BuildHasherDefault<DefaultHasher>;
 
 /// Where streams come from.
 pub trait StreamSource: Send + Sync {
@@ -119,7 +124,7 @@ struct Draining {
 pub struct Supervisor {
     pub(super) settings: Arc<Settings>,
     pub(super) node: Arc<str>,
-    pub(super) databases: HashMap<Arc<str>, DatabaseSlot>,
+    pub(super) databases: BTreeMap<Arc<str>, DatabaseSlot>,
     pub(super) source: Arc<dyn StreamSource>,
     pub(super) metrics: Metrics,
     pub(super) board: Arc<StatusBoard>,
@@ -130,11 +135,11 @@ pub struct Supervisor {
     reread_at: Moment,
     pub(super) shared: Arc<SharedPool>,
     pub(super) budgets: Budgets,
-    pub(super) streams: HashMap<StreamKey, StreamSlot>,
+    pub(super) streams: HashMap<StreamKey, StreamSlot, FixedHash>,
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
     pub(super) last_flow: FlowId,
     pub(super) last_incarnation: u64,
-    catalogs: HashMap<Arc<str>, Vec<PipelineRow>>,
+    catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
     draining: Option<Draining>,
     finished: Option<oneshot::Sender<DrainReport>>,
 }
@@ -172,11 +177,11 @@ impl Supervisor {
             shared: Arc::new(SharedPool::new(memory)),
             budgets: Budgets::default(),
             settings: parts.settings,
-            streams: HashMap::new(),
+            streams: HashMap::default(),
             pipelines: BTreeMap::new(),
             last_flow: 0,
             last_incarnation: 0,
-            catalogs: HashMap::new(),
+            catalogs: BTreeMap::new(),
             draining: None,
             finished: Some(parts.finished),
         }

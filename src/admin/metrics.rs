@@ -21,6 +21,7 @@ use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::core::invariants::Invariant;
 pub use pipeline::{PipelineMetrics, RetryReason};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
@@ -153,6 +154,11 @@ impl Metrics {
             )?,
             registry,
         };
+        for invariant in Invariant::ALL {
+            if invariant.is_checked_at_run_time() {
+                families.invariant_violations.with_label_values(&[invariant.id()]);
+            }
+        }
         Ok(Self {
             families: Arc::new(families),
         })
@@ -200,11 +206,11 @@ impl Metrics {
             .inc();
     }
 
-    /// An invariant did not hold; `id` is its id.
-    pub fn invariant_violated(&self, id: &'static str) {
+    /// An invariant did not hold.
+    pub fn invariant_violated(&self, invariant: Invariant) {
         self.families
             .invariant_violations
-            .with_label_values(&[id])
+            .with_label_values(&[invariant.id()])
             .inc();
     }
 
@@ -422,7 +428,7 @@ mod tests {
     fn the_processs_events_add_up() {
         let metrics = metrics();
         metrics.actor_restarted("shard_writer", "panic");
-        metrics.invariant_violated("P-LOSS");
+        metrics.invariant_violated(Invariant::Loss);
         metrics.position_write(PositionWrite::Stale);
         metrics.lease_event(LeaseEvent::Lost);
         metrics.database_up("default", true);

@@ -179,6 +179,13 @@ impl ShardBudget {
         )
     }
 
+    /// Whether nothing was offered in the second before `now`: a new budget would
+    /// allow no more than this one.
+    pub fn is_at_rest(&mut self, now: Moment) -> bool {
+        self.forget_before(now);
+        self.recent.is_empty()
+    }
+
     /// What may be offered at `now` when `waiting` is ready to go. With little
     /// waiting a call goes as soon as its tokens are there; with much, the
     /// bucket is left to fill for about [`PACE`].
@@ -227,6 +234,30 @@ impl ShardBudget {
             records: cost.records,
             bytes: cost.charged_bytes(),
         });
+    }
+
+    /// What [`super::sabotage::Bug::RefundThrottled`] does.
+    #[cfg(feature = "demo")]
+    pub(super) fn refund(&mut self, cost: Cost) {
+        self.record_tokens += cost.records as f64;
+        self.byte_tokens += cost.charged_bytes() as f64;
+        if let Some(last) = self.recent.back_mut() {
+            let (records, bytes) = (cost.records.min(last.records), cost.charged_bytes().min(last.bytes));
+            last.records -= records;
+            last.bytes -= bytes;
+            self.recent_records -= records;
+            self.recent_bytes -= bytes;
+        }
+    }
+
+    /// What was offered within the last second, and the limits of the shard.
+    #[must_use]
+    pub const fn offered_lately(&self) -> (Cost, ShardLimits) {
+        let offered = Cost {
+            records: self.recent_records,
+            bytes: self.recent_bytes,
+        };
+        (offered, self.limits)
     }
 
     /// The call charged last was answered at `now`: the service may have counted

@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::budget::{Cost, Grant, ShardBudget};
+use super::budget::{Cost, Grant, ShardBudget, ShardLimits};
+use super::invariants::{self, Invariant, Violation, Violations};
 use super::ports::{CallFailure, RecordOutcome};
+use super::sabotage::{self, Bug};
 use super::send_queue::{Flow, FlowId, SendQueue, Sendable, Taken};
 use super::shard_map::ShardId;
 use super::time::Moment;
@@ -91,6 +93,9 @@ pub struct Dispatch<T> {
     lasting: Backoff,
     not_before: Moment,
     most_records: usize,
+    violations: Violations,
+    #[cfg(feature = "demo")]
+    was_partial: bool,
 }
 
 impl<T: Sendable> Dispatch<T> {
@@ -105,6 +110,9 @@ impl<T: Sendable> Dispatch<T> {
             lasting: Backoff::new(SLOWLY.0, SLOWLY.1),
             not_before: now,
             most_records: most_call_records(),
+            violations: Violations::default(),
+            #[cfg(feature = "demo")]
+            was_partial: false,
         }
     }
 
@@ -162,6 +170,7 @@ impl<T: Sendable> Dispatch<T> {
             records: self.most_records as u64,
             bytes: CALL_LIMIT.bytes,
         };
+        let before = self.in_flight.len();
         self.in_flight = self.queue.take(most, call_limit);
         let cost = Cost {
             records: self.in_flight.len() as u64,
@@ -171,8 +180,33 @@ impl<T: Sendable> Dispatch<T> {
                 .map(|taken| taken.row.weight() as u64)
                 .sum(),
         };
-        self.budget().charge(cost, now);
+        let (offered, limits) = {
+            let mut budget = self.budget();
+            budget.charge(cost, now);
+            budget.offered_lately()
+        };
+        self.check_call(before, offered, limits);
         Next::Call
+    }
+
+    fn check_call(&mut self, before: usize, offered: Cost, limits: ShardLimits) {
+        let keys = self.in_flight.iter().map(|taken| (taken.flow, taken.row.hash()));
+        let is_one_per_key = invariants::one_per_key(keys);
+        let found = &mut self.violations;
+        found.check(Invariant::OrderOneCall, invariants::one_call(before), || {
+            format!("a call begins while {before} records are in flight")
+        });
+        found.check(Invariant::OrderOnePerKey, is_one_per_key, || {
+            "a call carries two records of one key".to_owned()
+        });
+        found.check(Invariant::Budget, invariants::within_budget(offered, limits), || {
+            format!("{offered:?} offered within a second of {limits:?}")
+        });
+    }
+
+    /// Invariants that did not hold since this was asked last.
+    pub fn take_violations(&mut self) -> Vec<Violation> {
+        self.violations.take()
     }
 
     /// The call in flight has come back.
@@ -186,6 +220,7 @@ impl<T: Sendable> Dispatch<T> {
         self.budget().answered(now);
         match answer {
             Ok(outcomes) if outcomes.len() == sent.len() => {
+                let outcomes = self.mistaken(outcomes);
                 self.answered_each(sent, outcomes, now, random)
             }
             Ok(outcomes) => {
@@ -204,6 +239,8 @@ impl<T: Sendable> Dispatch<T> {
         random: f64,
     ) -> Answer<T> {
         let offered = sent.len();
+        #[cfg(feature = "demo")]
+        let mut throttled_bytes = 0;
         let mut answer = Answer::nothing();
         for (taken, outcome) in sent.into_iter().zip(outcomes) {
             match outcome {
@@ -217,6 +254,10 @@ impl<T: Sendable> Dispatch<T> {
                 }
                 RecordOutcome::Throttled => {
                     answer.throttled += 1;
+                    #[cfg(feature = "demo")]
+                    {
+                        throttled_bytes += taken.row.weight() as u64;
+                    }
                     self.queue.failed(taken.flow, taken.row);
                 }
                 RecordOutcome::Failed { .. } => {
@@ -226,6 +267,13 @@ impl<T: Sendable> Dispatch<T> {
             }
         }
         self.budget().refused(answer.throttled, offered, now);
+        #[cfg(feature = "demo")]
+        if sabotage::is(Bug::RefundThrottled) {
+            self.budget().refund(Cost {
+                records: answer.throttled as u64,
+                bytes: throttled_bytes,
+            });
+        }
         if answer.stored.is_empty() && answer.failed > 0 {
             self.not_before = now + self.passing.after_failure(random);
         } else {
@@ -251,6 +299,9 @@ impl<T: Sendable> Dispatch<T> {
                 answer.throttled = offered;
                 self.passing.after_failure(random)
             }
+            CallFailure::Unknown { .. } if sabotage::is(Bug::UnknownIsDelivered) => {
+                return self.answered_each(sent, taken_as_stored(offered), now, random);
+            }
             CallFailure::Unknown { .. } => {
                 answer.unknown = offered;
                 self.passing.after_failure(random)
@@ -266,6 +317,26 @@ impl<T: Sendable> Dispatch<T> {
         self.not_before = now + pause;
         self.give_back(sent);
         answer
+    }
+
+    /// The outcomes, unless a mistake is to be made with them.
+    #[cfg(feature = "demo")]
+    fn mistaken(&mut self, mut outcomes: Vec<RecordOutcome>) -> Vec<RecordOutcome> {
+        let is_stored = |outcome: &RecordOutcome| matches!(outcome, RecordOutcome::Stored { .. });
+        let is_partial = !outcomes.iter().all(is_stored);
+        if is_partial && self.was_partial && sabotage::is(Bug::WrongIndexOnRetry) {
+            outcomes.rotate_left(1);
+        }
+        if is_partial && sabotage::is(Bug::ResendWholeBatch) {
+            outcomes.fill(RecordOutcome::Throttled);
+        }
+        self.was_partial = is_partial;
+        outcomes
+    }
+
+    #[cfg(not(feature = "demo"))]
+    const fn mistaken(&self, outcomes: Vec<RecordOutcome>) -> Vec<RecordOutcome> {
+        outcomes
     }
 
     /// Halves the next call until the record that spoils it is alone.
@@ -312,6 +383,15 @@ impl<T> Answer<T> {
     }
 }
 
+/// What [`Bug::UnknownIsDelivered`] takes for the answer.
+fn taken_as_stored(records: usize) -> Vec<RecordOutcome> {
+    let stored = RecordOutcome::Stored {
+        shard: ShardId::from(""),
+        sequence: String::new(),
+    };
+    vec![stored; records]
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "500")]
 const fn most_call_records() -> usize {
     CALL_LIMIT.records as usize
@@ -319,7 +399,6 @@ const fn most_call_records() -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::ShardLimits;
     use super::*;
 
     #[derive(Debug)]

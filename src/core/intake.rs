@@ -20,9 +20,11 @@
 mod record;
 mod wish;
 
+use super::invariants::{self, Books, Invariant, Violations};
 use super::lane::Lane;
 use super::position::{Mark, OpenWindow, Position, RowId, Seq, WindowNumber};
 use super::row::Envelope;
+use super::sabotage::{self, Bug};
 use super::shard_map::HashRange;
 use super::snapshot::Snapshot;
 use super::time::Moment;
@@ -99,6 +101,8 @@ pub struct Intake {
     saved_at: Moment,
     marks_up_to: WindowNumber,
     unmergeable_up_to: WindowNumber,
+    books: Books,
+    violations: Violations,
 }
 
 impl Intake {
@@ -118,6 +122,7 @@ impl Intake {
             // The rows hash differently now: the marks say nothing of them.
             recorded.marks.clear();
         }
+        recorded.marks.sort_by_key(|mark| mark.range);
         let ranges = refine(shards, &recorded.marks);
         let most_share = match ranges.len() {
             0 | 1 => limits.rows,
@@ -151,6 +156,8 @@ impl Intake {
             saved_at: now,
             marks_up_to: highest_mark.unwrap_or_default(),
             unmergeable_up_to: recorded.last_number,
+            books: Books::default(),
+            violations: Violations::default(),
             recorded,
         }
     }
@@ -201,6 +208,7 @@ impl Intake {
     /// A fresh snapshot, taken at `taken_at`, showed nothing new: what follows is
     /// read from there.
     pub fn nothing_new(&mut self, snapshot: Snapshot, taken_at: Moment) {
+        let snapshot = believed(snapshot);
         self.news = false;
         self.head_taken_at = Some(taken_at);
         match self.position.open.last_mut() {
@@ -220,6 +228,7 @@ impl Intake {
     /// A window with rows was opened: answers its number. It must be written down
     /// before its rows are handed.
     pub fn open_window(&mut self, snapshot: Snapshot, taken_at: Moment) -> WindowNumber {
+        let snapshot = believed(snapshot);
         let number = self.position.last_number.next();
         self.position.last_number = number;
         self.position.open.push(OpenWindow { number, snapshot });
@@ -312,11 +321,12 @@ impl Intake {
         }
         let place = self.lane_of(ready.envelope.hash);
         let lane = self.lanes.get_mut(place)?;
+        self.books.read += 1;
         if room.rows == 0 || room.bytes == 0 || !lane.takes_more() {
             lane.stash_row(seq);
             return None;
         }
-        Self::hand(lane, ready, room)
+        Self::hand(lane, ready, room, &mut self.violations)
     }
 
     /// A stashed row was read again: answers it to go to the writer.
@@ -326,7 +336,7 @@ impl Intake {
             return None;
         }
         lane.unstash();
-        Self::hand(lane, ready, room)
+        Self::hand(lane, ready, room, &mut self.violations)
     }
 
     /// A stashed row is gone from the outbox: there is nothing left to deliver.
@@ -335,11 +345,21 @@ impl Intake {
             && lane.stash().first() == Some(seq)
         {
             lane.unstash();
+            self.books.gone += 1;
             self.dirty = true;
         }
     }
 
-    fn hand(lane: &mut Lane, ready: Ready, room: &mut Room) -> Option<Envelope> {
+    fn hand(
+        lane: &mut Lane,
+        ready: Ready,
+        room: &mut Room,
+        violations: &mut Violations,
+    ) -> Option<Envelope> {
+        let (last, seq) = (lane.last_handed(), &ready.envelope.seq);
+        violations.check(Invariant::Order, invariants::rises(last, seq), || {
+            format!("row {seq} is handed after {last:?}")
+        });
         room.rows = room.rows.saturating_sub(1);
         room.bytes = room.bytes.saturating_sub(ready.envelope.weight());
         lane.hand(ready.envelope.seq, ready.visible_since);
@@ -351,6 +371,7 @@ impl Intake {
     pub fn settled(&mut self, seq: Seq, hash: u128, now: Moment) -> Option<Moment> {
         let place = self.lane_of(hash);
         let visible_since = self.lanes.get_mut(place)?.settle(seq, now)?;
+        self.books.delivered += 1;
         self.dirty = true;
         Some(visible_since)
     }
@@ -427,6 +448,15 @@ impl Intake {
             .filter_map(with_age)
             .min_by_key(|(seq, _)| *seq)
     }
+}
+
+/// What a snapshot is taken for.
+fn believed(snapshot: Snapshot) -> Snapshot {
+    if sabotage::is(Bug::SkipLateCommitters) {
+        let xmax = snapshot.xmax();
+        return Snapshot::new(xmax, xmax, Vec::new()).unwrap_or(snapshot);
+    }
+    snapshot
 }
 
 /// Cuts the shards' ranges where marks begin and end, so that each piece is

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::position::{Seq, WindowNumber};
+use super::sabotage::{self, Bug};
 use super::shard_map::HashRange;
 use super::stash::Stash;
 use super::time::Moment;
@@ -31,6 +32,8 @@ struct Handed {
 pub struct Lane {
     range: HashRange,
     handed: VecDeque<Handed>,
+    last_handed: Option<Seq>,
+    unsettled: usize,
     stash: Stash,
     share: usize,
     most_share: usize,
@@ -45,6 +48,8 @@ impl Lane {
         Self {
             range,
             handed: VecDeque::new(),
+            last_handed: None,
+            unsettled: 0,
             stash: Stash::default(),
             share: (2 * LEAST_SHARE).min(most_share),
             most_share,
@@ -98,6 +103,18 @@ impl Lane {
         self.handed.len()
     }
 
+    /// Rows handed and not settled.
+    #[must_use]
+    pub const fn unsettled(&self) -> usize {
+        self.unsettled
+    }
+
+    /// The row handed last.
+    #[must_use]
+    pub const fn last_handed(&self) -> Option<&Seq> {
+        self.last_handed.as_ref()
+    }
+
     /// Rows remembered by id alone.
     #[must_use]
     pub const fn stash(&self) -> &Stash {
@@ -106,6 +123,8 @@ impl Lane {
 
     /// Notes a row that is handed to the writer.
     pub fn hand(&mut self, seq: Seq, visible_since: Moment) {
+        self.last_handed = Some(seq);
+        self.unsettled += 1;
         self.handed.push_back(Handed {
             seq,
             visible_since,
@@ -133,6 +152,7 @@ impl Lane {
             return None;
         }
         row.settled = true;
+        self.unsettled -= 1;
         let visible_since = row.visible_since;
         self.settled_since_fit += 1;
         while self.handed.front().is_some_and(|row| row.settled) {
@@ -144,6 +164,9 @@ impl Lane {
     /// The first row in delivery order that is not settled.
     #[must_use]
     pub fn first_unsettled(&self) -> Option<Seq> {
+        if sabotage::is(Bug::CommitBeforeConfirm) {
+            return self.stash.first();
+        }
         self.handed
             .front()
             .map(|row| row.seq)

@@ -82,7 +82,7 @@ pub struct Position {
     /// Rows of the first open window with an id up to this are settled; 0 when
     /// none is.
     pub settled_id: RowId,
-    /// What is settled ahead of that; the ranges do not overlap.
+    /// What is settled ahead of that, by rising range; the ranges do not overlap.
     pub marks: Vec<Mark>,
     /// What the hash keys of the marks were made from: with another partition key
     /// template they say nothing. Empty when there are no marks.
@@ -114,6 +114,13 @@ impl Position {
             .map_or(&self.base, |window| &window.snapshot)
     }
 
+    /// The mark that speaks of a hash key.
+    #[must_use]
+    pub fn mark_of(&self, hash: u128) -> Option<&Mark> {
+        let place = self.marks.partition_point(|mark| mark.range.last < hash);
+        self.marks.get(place).filter(|mark| mark.range.contains(hash))
+    }
+
     /// Whether a row was settled when this position was written.
     #[must_use]
     pub fn has_settled(&self, seq: Seq, hash: u128) -> bool {
@@ -124,9 +131,8 @@ impl Position {
         };
         in_prefix
             || self
-                .marks
-                .iter()
-                .any(|mark| mark.range.contains(hash) && seq <= mark.settled)
+                .mark_of(hash)
+                .is_some_and(|mark| seq <= mark.settled)
     }
 }
 

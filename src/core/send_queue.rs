@@ -13,12 +13,13 @@
 //! reader died, or rows of it were lost on the way) nothing of it is sent any
 //! more: what is left of a key might follow a row that was lost.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::budget::{Cost, Waiting};
 use super::fair_ring::FairRing;
+use super::sabotage::{self, Bug};
 
 /// One incarnation of a pipeline's reader; never used twice in a process.
 pub type FlowId = u64;
@@ -96,7 +97,7 @@ struct FlowQueue<T> {
 /// The queue of one shard.
 #[derive(Debug)]
 pub struct SendQueue<T> {
-    flows: HashMap<FlowId, FlowQueue<T>>,
+    flows: BTreeMap<FlowId, FlowQueue<T>>,
     tenants: FairRing<Arc<str>>,
     members: HashMap<Arc<str>, FairRing<FlowId>>,
     retry: VecDeque<(FlowId, u128)>,
@@ -108,7 +109,7 @@ pub struct SendQueue<T> {
 impl<T> Default for SendQueue<T> {
     fn default() -> Self {
         Self {
-            flows: HashMap::new(),
+            flows: BTreeMap::new(),
             tenants: FairRing::default(),
             members: HashMap::new(),
             retry: VecDeque::new(),
@@ -226,13 +227,18 @@ impl<T: Sendable> SendQueue<T> {
             return;
         };
         key.in_flight = false;
-        key.rows.push_front(row);
+        if sabotage::is(Bug::FailedBehindItsKey) {
+            key.rows.push_back(row);
+        } else {
+            key.rows.push_front(row);
+        }
         queue.rows += 1;
         queue.bytes += weight;
         self.rows += 1;
         self.bytes += weight;
+        let first = key.rows.front().map_or(weight, Sendable::weight);
         self.retry.push_back((flow, hash));
-        self.count_ready(weight);
+        self.count_ready(first);
     }
 
     /// Drops everything of a flow; answers how many rows that were.
@@ -412,15 +418,23 @@ impl<T: Sendable> SendQueue<T> {
             return;
         };
         key.in_flight = true;
+        let is_bad = sabotage::is(Bug::TwoOfAKeyInACall);
+        let second = is_bad.then(|| key.rows.pop_front()).flatten();
         let weight = row.weight();
-        queue.rows -= 1;
-        queue.bytes -= weight;
+        queue.rows -= 1 + usize::from(second.is_some());
+        queue.bytes -= weight + second.as_ref().map_or(0, Sendable::weight);
         self.rows -= 1;
         self.bytes -= weight;
         self.uncount_ready(weight);
         call.bytes += weight as u64;
         *call.per_flow.entry(flow).or_default() += 1;
         call.taken.push(Taken { flow, row });
+        if let Some(second) = second {
+            self.rows -= 1;
+            self.bytes -= second.weight();
+            call.bytes += second.weight() as u64;
+            call.taken.push(Taken { flow, row: second });
+        }
     }
 }
 
@@ -439,7 +453,7 @@ impl<T> CallInMaking<T> {
         is_first || (one_more <= self.most_records && self.bytes + weight as u64 <= self.most_bytes)
     }
 
-    fn flow_may_go_on(&self, flow: FlowId, flows: &HashMap<FlowId, FlowQueue<T>>) -> bool {
+    fn flow_may_go_on(&self, flow: FlowId, flows: &BTreeMap<FlowId, FlowQueue<T>>) -> bool {
         let sent = self.per_flow.get(&flow).copied().unwrap_or(0);
         flows
             .get(&flow)

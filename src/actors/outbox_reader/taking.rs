@@ -9,11 +9,14 @@ use super::work::{Done, Fetched, Rendered};
 use crate::actors::child::Exit;
 use crate::actors::messages::{Batch, RoutedRow};
 use crate::actors::permits::Ticket;
+use crate::actors::violations;
 use crate::admin::metrics::PositionWrite;
 use crate::core::intake::{Ready, Room};
+use crate::core::invariants::{Invariant, Violation};
 use crate::core::ports::Fenced;
 use crate::core::position::{Seq, WindowNumber};
 use crate::core::row::Envelope;
+use crate::core::sabotage::{self, Bug};
 
 impl OutboxReader {
     pub(super) fn take(&mut self, done: Done, context: &mut Context<Self>) {
@@ -30,7 +33,11 @@ impl OutboxReader {
                 }
                 let window = self.intake.open_window(snapshot, taken_at);
                 self.last_number = window;
-                self.opened = Some((window, fetched));
+                if sabotage::is(Bug::HandBeforeSave) {
+                    self.take_window(window, fetched);
+                } else {
+                    self.opened = Some((window, fetched));
+                }
             }
             Done::Reopened { window, fetched } => self.take_window(window, fetched),
             Done::Page {
@@ -44,14 +51,16 @@ impl OutboxReader {
                 }
             }
             Done::Refilled { lane, asked, rows } => self.take_back(lane, &asked, rows),
-            Done::Saved(Fenced::Written) => {
+            Done::Saved(fenced)
+                if fenced == Fenced::Written || sabotage::is(Bug::IgnoreStale) =>
+            {
                 self.all_metrics.position_write(PositionWrite::Written);
                 self.intake.saved(self.now());
                 if let Some((window, fetched)) = self.opened.take() {
                     self.take_window(window, fetched);
                 }
             }
-            Done::Saved(Fenced::Stale) => {
+            Done::Saved(Fenced::Written | Fenced::Stale) => {
                 self.all_metrics.position_write(PositionWrite::Stale);
                 self.end(Exit::LeaseLost, context);
             }
@@ -154,6 +163,7 @@ impl OutboxReader {
         }
         let bytes = envelopes.iter().map(|envelope| envelope.weight()).sum();
         self.limiter.charge(envelopes.len(), bytes);
+        let last_row = envelopes.last().map_or(0, Envelope::weight);
         let tag = &self.tag;
         let rows = envelopes.into_iter().map(|envelope| RoutedRow {
             ticket: Ticket::take(tag, envelope.weight()),
@@ -163,9 +173,23 @@ impl OutboxReader {
             tag: Arc::clone(tag),
             rows: rows.collect(),
         };
+        self.check_permits(last_row);
         if self.router.try_send(batch).is_err() {
             // The dropped tickets have made the flow void: we are about to end.
             tracing::debug!(pipeline = %self.key, "the router is gone");
+        }
+    }
+
+    fn check_permits(&self, last_row: usize) {
+        for pool in [&self.tag.own, &*self.tag.shared] {
+            let (rows, bytes) = (pool.rows(), pool.bytes());
+            if !pool.is_within(rows, bytes, last_row) {
+                let violation = Violation {
+                    invariant: Invariant::Bound,
+                    found: format!("{rows} rows of {bytes} bytes are on their way"),
+                };
+                violations::report(&self.all_metrics, &self.key, vec![violation]);
+            }
         }
     }
 }

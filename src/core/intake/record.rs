@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::Intake;
+use super::{Intake, PAGE};
+use crate::core::invariants::{self, Books, Invariant, Violation};
+use crate::core::lane::Lane;
 use crate::core::position::{Mark, Position, RowId, Seq, WindowNumber};
 use crate::core::time::Moment;
 
@@ -29,7 +31,53 @@ impl Intake {
         } else {
             self.keyed_by.clone()
         };
+        self.check_position();
         self.position.clone()
+    }
+
+    /// The books: what became of the rows that were read.
+    #[must_use]
+    pub fn books(&self) -> Books {
+        let on_their_way = |lane: &Lane| lane.unsettled() + lane.stash().len();
+        let in_flight: usize = self.lanes.iter().map(on_their_way).sum();
+        Books {
+            in_flight: in_flight as u64,
+            ..self.books
+        }
+    }
+
+    fn check_position(&mut self) {
+        let books = self.books();
+        let stashed = self.stashed();
+        let position = &self.position;
+        let found = &mut self.violations;
+        for lane in &self.lanes {
+            let passed = lane
+                .first_unsettled()
+                .filter(|row| position.has_settled(*row, lane.range().first));
+            let holds = invariants::passes_only_settled(passed.is_some(), false);
+            found.check(Invariant::Loss, holds, || {
+                format!("the position to be written passes row {passed:?}, which is not settled")
+            });
+        }
+        let mut last = None;
+        for open in &position.open {
+            let rises = invariants::rises(last, &open.number) && open.number <= position.last_number;
+            found.check(Invariant::SeqRises, rises, || {
+                format!("window {:?} is open after {last:?}", open.number)
+            });
+            last = Some(&open.number);
+        }
+        found.check(Invariant::LossBooks, books.balance(), || format!("{books:?}"));
+        let most = self.limits.stashed;
+        found.check(Invariant::Bound, invariants::within_bound(stashed, most, PAGE), || {
+            format!("{stashed} rows are remembered by id, at most {most} may be")
+        });
+    }
+
+    /// Invariants that did not hold since this was asked last.
+    pub fn take_violations(&mut self) -> Vec<Violation> {
+        self.violations.take()
     }
 
     /// The position was written down.
@@ -115,11 +163,7 @@ impl Intake {
                 },
                 None => frontier,
             };
-            let recorded = self
-                .recorded
-                .marks
-                .iter()
-                .find(|mark| mark.range.contains(lane.range().first));
+            let recorded = self.recorded.mark_of(lane.range().first);
             let settled = match (lane.first_unsettled(), recorded) {
                 (None, Some(mark)) => reached.max(mark.settled),
                 _ => reached,

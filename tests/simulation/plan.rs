@@ -1,0 +1,213 @@
+//! What a seed stands for: the size of the world, and which faults it has how
+//! often. Most seeds have some kinds of fault and not others: what everything
+//! together hides, a few of them alone show.
+
+use std::time::Duration;
+
+use crate::dice::Dice;
+use crate::kinesis::Takes;
+use crate::limits::Model;
+
+/// Chances per call, 0 to 1.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct StoreFaults {
+    /// An error, and nothing was done.
+    pub(crate) refused: f64,
+    /// It was done, and the answer was lost.
+    pub(crate) answer_lost: f64,
+    /// No answer; it is done later, or never.
+    pub(crate) hangs: f64,
+    /// It takes up to seconds.
+    pub(crate) slow: f64,
+}
+
+/// Chances per call, 0 to 1.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PutFaults {
+    /// Each record, by itself.
+    pub(crate) record_fails: f64,
+    /// The whole call, nothing stored.
+    pub(crate) throttled: f64,
+    /// A 5xx or time-out, not applied.
+    pub(crate) lost: f64,
+    /// Applied, and the answer was lost.
+    pub(crate) answer_lost: f64,
+    /// Answered as unknown; applied after later calls.
+    pub(crate) late: f64,
+    /// Credentials or permission.
+    pub(crate) denied: f64,
+    /// Takes up to seconds.
+    pub(crate) slow: f64,
+    /// A call of the control plane fails.
+    pub(crate) control: f64,
+}
+
+/// Something larger that happens to the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    KillNode,
+    RestartNode,
+    CrashDatabase,
+    DatabaseAway,
+    PartitionNode,
+    Split,
+    Merge,
+    ReshardAtOnce,
+    IgnoreKeys,
+    StickShard,
+    ControlAway,
+    ServiceAway,
+    Redefine,
+}
+
+impl Event {
+    /// Those after which a row may be sent again.
+    pub(crate) fn causes_repeats(self) -> bool {
+        match self {
+            Self::KillNode
+            | Self::CrashDatabase
+            | Self::DatabaseAway
+            | Self::PartitionNode
+            | Self::Split
+            | Self::Merge
+            | Self::ReshardAtOnce
+            | Self::IgnoreKeys
+            | Self::ServiceAway
+            // A drain that takes longer than its grace is cut off.
+            | Self::RestartNode
+            | Self::Redefine => true,
+            Self::StickShard | Self::ControlAway => false,
+        }
+    }
+}
+
+const EVENTS: [Event; 13] = [
+    Event::KillNode,
+    Event::RestartNode,
+    Event::CrashDatabase,
+    Event::DatabaseAway,
+    Event::PartitionNode,
+    Event::Split,
+    Event::Merge,
+    Event::ReshardAtOnce,
+    Event::IgnoreKeys,
+    Event::StickShard,
+    Event::ControlAway,
+    Event::ServiceAway,
+    Event::Redefine,
+];
+
+/// A seed, spelt out.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) nodes: usize,
+    pub(crate) outboxes: usize,
+    pub(crate) streams: usize,
+    pub(crate) shards: usize,
+    pub(crate) keys: usize,
+    /// Keys whose transactions nobody serialises.
+    pub(crate) free_keys: usize,
+    pub(crate) load: Duration,
+    /// The publishers' mean pause between two steps.
+    pub(crate) step_millis: f64,
+    pub(crate) most_open: usize,
+    pub(crate) filler: usize,
+    /// What the relay believes a shard takes.
+    pub(crate) budget_records: u32,
+    pub(crate) budget_bytes: u64,
+    pub(crate) takes: Takes,
+    pub(crate) batch_size: u32,
+    pub(crate) pipeline_rows: u32,
+    pub(crate) store: StoreFaults,
+    pub(crate) put: PutFaults,
+    pub(crate) panics: f64,
+    pub(crate) forgets: f64,
+    pub(crate) events: Vec<Event>,
+    pub(crate) event_every_millis: f64,
+    pub(crate) lease: Duration,
+}
+
+impl Plan {
+    pub(crate) fn of(seed: u64) -> Self {
+        let dice = &mut Dice::new(seed);
+        let budget_records = *dice.pick(&[20, 40, 80, 1000]);
+        let budget_bytes = *dice.pick(&[8 << 10, 64 << 10, 1 << 20]);
+        // Sometimes the service takes less than it says.
+        let honest = if dice.chance(0.7) { 1.0 } else { 0.6 };
+        let takes = Takes {
+            model: *dice.pick(&Model::ALL),
+            records: f64::from(budget_records) * honest,
+            bytes: (budget_bytes as f64 * honest).max(6000.0),
+        };
+        let calm = dice.chance(0.15);
+        let some = |dice: &mut Dice, one_in: f64, most: f64| {
+            if dice.chance(one_in) { most * dice.range(1, 10) as f64 / 10.0 } else { 0.0 }
+        };
+        let store = StoreFaults {
+            refused: some(dice, 0.4, 0.05),
+            answer_lost: some(dice, 0.4, 0.05),
+            hangs: some(dice, 0.2, 0.01),
+            slow: some(dice, 0.4, 0.05),
+        };
+        let put = PutFaults {
+            record_fails: some(dice, 0.6, 0.3),
+            throttled: some(dice, 0.3, 0.1),
+            lost: some(dice, 0.4, 0.2),
+            answer_lost: some(dice, 0.4, 0.2),
+            late: some(dice, 0.3, 0.1),
+            denied: some(dice, 0.1, 0.02),
+            slow: some(dice, 0.4, 0.1),
+            control: some(dice, 0.4, 0.5),
+        };
+        let panics = some(dice, 0.35, 0.002);
+        let forgets = some(dice, 0.05, 0.002);
+        let mut events: Vec<Event> = EVENTS.into_iter().filter(|_| dice.chance(0.25)).collect();
+        let mut plan = Self {
+            seed,
+            nodes: if dice.chance(0.3) { 2 } else { 1 },
+            outboxes: 1 + dice.below(2),
+            streams: 1 + dice.below(2),
+            shards: 1 + dice.below(4),
+            keys: 1 + dice.below(12),
+            free_keys: dice.below(4),
+            load: dice.evenly(1_500.0, 6_000.0),
+            step_millis: *dice.pick(&[5.0, 20.0, 60.0]),
+            most_open: 1 + dice.below(8),
+            filler: *dice.pick(&[1, 1, 200, 1500]),
+            budget_records,
+            budget_bytes,
+            takes,
+            batch_size: *dice.pick(&[1, 7, 100, 500]),
+            pipeline_rows: *dice.pick(&[4, 30, 5_000]),
+            store,
+            put,
+            panics,
+            forgets,
+            event_every_millis: *dice.pick(&[400.0, 1_500.0, 4_000.0]),
+            lease: *dice.pick(&[Duration::from_secs(2), Duration::from_secs(10)]),
+            events: Vec::new(),
+        };
+        if calm {
+            // Only what must not cause a repeat.
+            plan.store = StoreFaults::default();
+            plan.panics = 0.0;
+            plan.forgets = 0.0;
+            plan.nodes = 1;
+            plan.put = PutFaults { lost: 0.0, answer_lost: 0.0, late: 0.0, ..put };
+            events.retain(|event| !event.causes_repeats());
+        }
+        plan.events = events;
+        plan
+    }
+
+    /// Whether anything in this run may cause a record to be sent twice.
+    pub(crate) fn may_repeat(&self) -> bool {
+        let PutFaults { lost, answer_lost, late, .. } = self.put;
+        let StoreFaults { refused, answer_lost: unsaved, hangs, slow } = self.store;
+        let chances = [lost, answer_lost, late, refused, unsaved, hangs, slow, self.panics, self.forgets];
+        chances.iter().any(|chance| *chance > 0.0)
+            || self.nodes > 1
+            || self.events.iter().any(|event| event.causes_repeats())
+    }
+}

@@ -1,0 +1,332 @@
+//! The ports to the database, with what can happen to a call on its way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tidegate::core::ports::{
+    Backlog, Catalog, Claim, ClaimRequest, Epoch, Fenced, Opened, OutboxId, OutboxStore,
+    PageRequest, PipelineName, PipelineRow, ProbeReport, ProbeTarget, StoreError, WindowRows,
+};
+use tidegate::core::position::{Position, RowId};
+use tidegate::core::row::OutboxRow;
+use tidegate::core::snapshot::Snapshot;
+
+use crate::world::{Process, Shared, World, pass, silence};
+
+/// The outboxes, as one process reaches them.
+pub(crate) struct SimStore {
+    pub(crate) world: Shared,
+    pub(crate) process: Process,
+    saves: Arc<AtomicU64>,
+}
+
+/// What happens to one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    Refused,
+    AnswerLost,
+    Late,
+    Never,
+}
+
+fn away<T>(why: &str) -> Result<T, StoreError> {
+    Err(StoreError::Unavailable(why.to_owned()))
+}
+
+impl SimStore {
+    pub(crate) fn new(world: Shared, process: Process) -> Self {
+        Self {
+            world,
+            process,
+            saves: Arc::new(AtomicU64::new(0)),
+        }
+    }
+
+    /// Does something in the database, at some moment between now and the answer.
+    fn call<'a, T: Send + 'static>(
+        &'a self,
+        name: &'static str,
+        work: impl FnOnce(&mut World) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'a, Result<T, StoreError>> {
+        Box::pin(call(self.world.clone(), self.process.clone(), name, work))
+    }
+}
+
+async fn call<T: Send + 'static>(
+    shared: Shared,
+    process: Process,
+    name: &'static str,
+    work: impl FnOnce(&mut World) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    if !process.is_alive() {
+        return silence().await;
+    }
+    let (fate, before, after, life) = {
+        let mut guard = shared.lock();
+        let world = &mut *guard;
+        let faults = world.plan.store;
+        let dice = &mut world.store_dice;
+        let fate = match () {
+            () if world.healed => Fate::Answered,
+            () if dice.chance(faults.refused) => Fate::Refused,
+            () if dice.chance(faults.answer_lost) => Fate::AnswerLost,
+            () if dice.chance(faults.hangs) => *dice.pick(&[Fate::Late, Fate::Never]),
+            () => Fate::Answered,
+        };
+        let slow = !world.healed && dice.chance(faults.slow);
+        let most = if slow { 4_000.0 } else { 3.0 };
+        (fate, dice.pause(0.2, most), dice.pause(0.1, most), world.database.life)
+    };
+    pass(before).await;
+    let result = match fate {
+        Fate::Refused => away("connection refused"),
+        Fate::Never => {
+            pass(Duration::from_secs(5)).await;
+            away("no answer within the time-out")
+        }
+        Fate::Late => {
+            let late = shared.clone();
+            tokio::spawn(async move {
+                let extra = late.lock().store_dice.evenly(10.0, 9_000.0);
+                pass(extra).await;
+                let mut world = late.lock();
+                if world.database.life == life {
+                    world.note(format_args!("late {name}"));
+                    work(&mut world).map(drop).ok();
+                }
+            });
+            pass(Duration::from_secs(3)).await;
+            away("no answer within the time-out")
+        }
+        Fate::Answered | Fate::AnswerLost => {
+            let done = arrives(&mut shared.lock(), &process, life, work);
+            if fate == Fate::AnswerLost {
+                away("connection reset")
+            } else {
+                done
+            }
+        }
+    };
+    pass(after).await;
+    // Away since then: the answer does not come through.
+    let was_lost = shared.lock().database.life != life && result.is_ok();
+    if !process.is_alive() {
+        return silence().await;
+    }
+    if was_lost { away("connection reset") } else { result }
+}
+
+fn arrives<T>(
+    world: &mut World,
+    process: &Process,
+    life: u64,
+    work: impl FnOnce(&mut World) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let is_cut_off = world.is_due(world.partitioned.get(&process.node).copied());
+    if world.is_due(world.database.down_until) || is_cut_off || world.database.life != life {
+        return away("the server is not there");
+    }
+    work(world)
+}
+
+impl OutboxStore for SimStore {
+    fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>> {
+        let ClaimRequest { pipeline, version, outbox, node, lease } = request;
+        let (pipeline, outbox, node) = (pipeline.to_owned(), outbox.to_owned(), node.to_owned());
+        self.call("claim", move |world| {
+            let now = world.now();
+            let claim = world.database.claim(&pipeline, version, &outbox, &node, lease, now);
+            match &claim {
+                Ok(Claim::Granted { epoch, .. }) => world.note(format_args!("{node} owns {pipeline} under {epoch}")),
+                Ok(Claim::Held { .. }) => {}
+                Err(error) => world.note(format_args!("{node} may not own {pipeline}: {error}")),
+            }
+            claim
+        })
+    }
+
+    fn renew<'a>(
+        &'a self,
+        node: &'a str,
+        held: &'a [(PipelineName, Epoch)],
+        lease: Duration,
+    ) -> BoxFuture<'a, Result<Vec<bool>, StoreError>> {
+        let (node, held) = (node.to_owned(), held.to_vec());
+        self.call("renew", move |world| {
+            let now = world.now();
+            Ok(world.database.renew(&node, &held, lease, now))
+        })
+    }
+
+    fn release<'a>(
+        &'a self,
+        pipeline: &'a str,
+        node: &'a str,
+        epoch: Epoch,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        let (pipeline, node) = (pipeline.to_owned(), node.to_owned());
+        self.call("release", move |world| {
+            world.note(format_args!("{node} releases {pipeline}"));
+            world.database.release(&pipeline, &node, epoch);
+            Ok(())
+        })
+    }
+
+    fn save_position<'a>(
+        &'a self,
+        pipeline: &'a str,
+        epoch: Epoch,
+        position: &'a Position,
+    ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
+        let (pipeline, position) = (pipeline.to_owned(), position.clone());
+        let number = self.saves.fetch_add(1, Ordering::Relaxed) + 1;
+        self.call("save", move |world| Ok(save(world, &pipeline, epoch, &position, number)))
+    }
+
+    fn open_window<'a>(
+        &'a self,
+        outbox: OutboxId,
+        seen: &'a Snapshot,
+        page: u32,
+    ) -> BoxFuture<'a, Result<Opened, StoreError>> {
+        let seen = seen.clone();
+        self.call("open", move |world| {
+            let now = world.now();
+            Ok(world.database.open_window(outbox, &seen, page, now))
+        })
+    }
+
+    fn reopen_window<'a>(
+        &'a self,
+        outbox: OutboxId,
+        from: &'a Snapshot,
+        to: &'a Snapshot,
+        page: u32,
+    ) -> BoxFuture<'a, Result<WindowRows, StoreError>> {
+        let (from, to) = (from.clone(), to.clone());
+        self.call("reopen", move |world| {
+            let now = world.now();
+            Ok(world.database.reopen_window(outbox, &from, &to, page, now))
+        })
+    }
+
+    fn read_page<'a>(
+        &'a self,
+        request: &'a PageRequest,
+    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+        let request = request.clone();
+        self.call("page", move |world| {
+            let now = world.now();
+            Ok(world.database.read_page(&request, now))
+        })
+    }
+
+    fn read_rows<'a>(
+        &'a self,
+        outbox: OutboxId,
+        ids: &'a [RowId],
+    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+        let ids = ids.to_vec();
+        self.call("rows", move |world| {
+            let now = world.now();
+            Ok(world.database.read_rows(outbox, &ids, now))
+        })
+    }
+
+    fn probe<'a>(
+        &'a self,
+        targets: &'a [ProbeTarget],
+    ) -> BoxFuture<'a, Result<ProbeReport, StoreError>> {
+        let targets = targets.to_vec();
+        self.call("probe", move |world| Ok(world.database.probe(&targets)))
+    }
+
+    fn backlog<'a>(
+        &'a self,
+        outbox: OutboxId,
+        seen: &'a Snapshot,
+        bound: u32,
+    ) -> BoxFuture<'a, Result<Backlog, StoreError>> {
+        let seen = seen.clone();
+        self.call("backlog", move |world| {
+            let rows = world.database.unseen(outbox, &seen).min(bound as usize) as u64;
+            Ok(Backlog {
+                rows,
+                at_least: rows == u64::from(bound),
+                oldest: Duration::ZERO,
+            })
+        })
+    }
+}
+
+fn save(world: &mut World, pipeline: &str, epoch: Epoch, position: &Position, number: u64) -> Fenced {
+    let fenced = world.database.save(pipeline, epoch, position, number);
+    let (base, open) = (&position.base, position.open.len());
+    world.note(format_args!("{pipeline} under {epoch} saves {base} with {open} windows: {fenced:?}"));
+    let place = pipeline_place(pipeline);
+    if fenced == Fenced::Written {
+        let route = world.ledger.routes[place];
+        world.ledger.saved(route, position);
+    }
+    fenced
+}
+
+/// Pipelines are called `p0`, `p1`, ... in the order of the ledger's routes.
+fn pipeline_place(name: &str) -> usize {
+    name[1..].parse().expect("a pipeline of this world")
+}
+
+// === The catalog ===
+
+/// The pipelines, as one process reads them.
+pub(crate) struct SimCatalog {
+    pub(crate) world: Shared,
+    pub(crate) process: Process,
+    pub(crate) seen: Arc<AtomicU64>,
+}
+
+impl Catalog for SimCatalog {
+    fn read(&self) -> BoxFuture<'_, Result<Option<Vec<PipelineRow>>, StoreError>> {
+        let seen = self.seen.load(Ordering::Relaxed);
+        Box::pin(async move {
+            let (world, process) = (self.world.clone(), self.process.clone());
+            let (generation, rows) = call(world, process, "catalog", move |world| {
+                let is_news = seen != world.catalog_generation;
+                Ok((world.catalog_generation, is_news.then(|| definitions(world))))
+            })
+            .await?;
+            self.seen.store(generation, Ordering::Relaxed);
+            Ok(rows)
+        })
+    }
+}
+
+fn definitions(world: &World) -> Vec<PipelineRow> {
+    let routes = world.ledger.routes.iter().enumerate();
+    let define = |(place, route): (usize, &crate::ledger::Route)| {
+        let name = format!("p{place}");
+        let version = world.database.versions[&name];
+        let outbox = world.database.outboxes.iter().find(|outbox| outbox.id == route.outbox);
+        // Something harmless changes with each version.
+        let batch_size = (i64::from(world.plan.batch_size) + version - 1).min(500);
+        PipelineRow {
+            outbox: outbox.expect("a route's outbox").name.to_string(),
+            consumer_group: "simulation".to_owned(),
+            config: Ok(serde_json::json!({
+                "sink_type": "kinesis",
+                "stream_name": &*world.streams[route.stream].name,
+                "region": "us-east-1",
+                "partition_key": "{dedup_key}",
+                "batch_size": batch_size,
+                "tenant": format!("t{}", place % 2),
+            })),
+            enabled: true,
+            version,
+            name,
+        }
+    };
+    routes.map(define).collect()
+}
