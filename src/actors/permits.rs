@@ -19,9 +19,9 @@ use tokio::sync::Notify;
 
 use super::messages::Outcomes;
 use crate::admin::metrics::PipelineMetrics;
+use crate::core::invariants;
 use crate::core::permit_shares::{PartyId, PermitShares};
 use crate::core::ports::{Epoch, PipelineName};
-use crate::core::invariants;
 use crate::core::sabotage::{self, Bug};
 use crate::core::send_queue::Flow;
 
@@ -75,9 +75,9 @@ impl Pool {
     /// Whether no more is in use than may be; the last row, of so many bytes, may
     /// exceed the bytes.
     #[must_use]
-    pub const fn is_within(&self, rows: usize, bytes: usize, last_row: usize) -> bool {
-        invariants::within_bound(rows, self.most_rows, 0)
-            && invariants::within_bound(bytes, self.most_bytes, last_row)
+    pub fn is_within(&self, last_row: usize) -> bool {
+        invariants::within_bound(self.rows(), self.most_rows, 0)
+            && invariants::within_bound(self.bytes(), self.most_bytes, last_row)
     }
 
     fn take(&self, bytes: usize) {
@@ -137,6 +137,14 @@ impl Share {
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.pool.shares().free(self.party)
+    }
+
+    /// Whether all pipelines together use no more than the pool has; the last row,
+    /// of so many bytes, may exceed it.
+    #[must_use]
+    pub fn is_within(&self, last_row: usize) -> bool {
+        let shares = self.pool.shares();
+        invariants::within_bound(shares.used(), shares.total(), last_row)
     }
 
     /// Nothing more is handed; what was keeps its bytes until it is settled.

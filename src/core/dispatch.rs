@@ -190,18 +190,25 @@ impl<T: Sendable> Dispatch<T> {
     }
 
     fn check_call(&mut self, before: usize, offered: Cost, limits: ShardLimits) {
-        let keys = self.in_flight.iter().map(|taken| (taken.flow, taken.row.hash()));
+        let keys = self
+            .in_flight
+            .iter()
+            .map(|taken| (taken.flow, taken.row.hash()));
         let is_one_per_key = invariants::one_per_key(keys);
         let found = &mut self.violations;
-        found.check(Invariant::OrderOneCall, invariants::one_call(before), || {
-            format!("a call begins while {before} records are in flight")
-        });
+        found.check(
+            Invariant::OrderOneCall,
+            invariants::one_call(before),
+            || format!("a call begins while {before} records are in flight"),
+        );
         found.check(Invariant::OrderOnePerKey, is_one_per_key, || {
             "a call carries two records of one key".to_owned()
         });
-        found.check(Invariant::Budget, invariants::within_budget(offered, limits), || {
-            format!("{offered:?} offered within a second of {limits:?}")
-        });
+        found.check(
+            Invariant::Budget,
+            invariants::within_budget(offered, limits),
+            || format!("{offered:?} offered within a second of {limits:?}"),
+        );
     }
 
     /// Invariants that did not hold since this was asked last.

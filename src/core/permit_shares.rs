@@ -124,6 +124,12 @@ impl PermitShares {
         with_common.max(own.min(self.total.saturating_sub(self.used)))
     }
 
+    /// What there is.
+    #[must_use]
+    pub const fn total(&self) -> usize {
+        self.total
+    }
+
     /// What is in use.
     #[must_use]
     pub const fn used(&self) -> usize {

@@ -146,7 +146,14 @@ impl Database {
         !is_taken
     }
 
-    pub(crate) fn insert(&mut self, place: usize, outbox: OutboxId, key: &str, filler: usize, now: Moment) {
+    pub(crate) fn insert(
+        &mut self,
+        place: usize,
+        outbox: OutboxId,
+        key: &str,
+        filler: usize,
+        now: Moment,
+    ) {
         let xid = match self.open[place].xid {
             Some(xid) => xid,
             None => self.take_xid(),
@@ -196,7 +203,10 @@ impl Database {
                 self.positions.insert(write.pipeline, write.before);
             }
         }
-        let kept = self.unflushed.last().map_or(self.flushed_xid, |write| write.next_xid);
+        let kept = self
+            .unflushed
+            .last()
+            .map_or(self.flushed_xid, |write| write.next_xid);
         self.next_xid = dice.range(kept.max(self.flushed_xid), self.next_xid);
         self.highest_ended = self.next_xid - 1;
         self.unflushed.clear();
@@ -224,7 +234,8 @@ impl Database {
         let end = to.xmax().max(from.xmax());
         let fresh = (outbox, from.xmax(), RowId::MIN)..(outbox, end, RowId::MIN);
         let late = from.in_progress().iter().flat_map(|xid| {
-            self.by_xid.range((outbox, *xid, RowId::MIN)..=(outbox, *xid, RowId::MAX))
+            self.by_xid
+                .range((outbox, *xid, RowId::MIN)..=(outbox, *xid, RowId::MAX))
         });
         let mut ids: Vec<RowId> = self
             .by_xid
@@ -236,10 +247,19 @@ impl Database {
         if !sabotage::is(Bug::ReadByTransaction) {
             ids.sort_unstable();
         }
-        ids.into_iter().map(|id| self.rows[&(outbox, id)].clone()).collect()
+        ids.into_iter()
+            .map(|id| self.rows[&(outbox, id)].clone())
+            .collect()
     }
 
-    fn window(&self, outbox: OutboxId, from: &Snapshot, to: &Snapshot, page: u32, now: Moment) -> WindowRows {
+    fn window(
+        &self,
+        outbox: OutboxId,
+        from: &Snapshot,
+        to: &Snapshot,
+        page: u32,
+        now: Moment,
+    ) -> WindowRows {
         let rows = self.between(outbox, from, to);
         if rows.len() <= page as usize {
             return WindowRows::Whole(rows.iter().map(|row| read(row, now)).collect());
@@ -253,13 +273,26 @@ impl Database {
         }
     }
 
-    pub(crate) fn open_window(&self, outbox: OutboxId, seen: &Snapshot, page: u32, now: Moment) -> Opened {
+    pub(crate) fn open_window(
+        &self,
+        outbox: OutboxId,
+        seen: &Snapshot,
+        page: u32,
+        now: Moment,
+    ) -> Opened {
         let snapshot = self.snapshot();
         let rows = self.window(outbox, seen, &snapshot, page, now);
         Opened { snapshot, rows }
     }
 
-    pub(crate) fn reopen_window(&self, outbox: OutboxId, from: &Snapshot, to: &Snapshot, page: u32, now: Moment) -> WindowRows {
+    pub(crate) fn reopen_window(
+        &self,
+        outbox: OutboxId,
+        from: &Snapshot,
+        to: &Snapshot,
+        page: u32,
+        now: Moment,
+    ) -> WindowRows {
         self.window(outbox, from, to, page, now)
     }
 
@@ -286,7 +319,9 @@ impl Database {
     pub(crate) fn probe(&self, targets: &[ProbeTarget]) -> ProbeReport {
         let snapshot = self.snapshot();
         let has_news = |target: &ProbeTarget| {
-            !self.between(target.outbox, &target.seen, &snapshot).is_empty()
+            !self
+                .between(target.outbox, &target.seen, &snapshot)
+                .is_empty()
         };
         ProbeReport {
             news: targets.iter().map(has_news).collect(),
@@ -309,11 +344,18 @@ impl Database {
         lease: Duration,
         now: Moment,
     ) -> Result<Claim, StoreError> {
-        let Some(outbox) = self.outboxes.iter().find(|known| *known.name == *outbox).cloned() else {
+        let Some(outbox) = self
+            .outboxes
+            .iter()
+            .find(|known| *known.name == *outbox)
+            .cloned()
+        else {
             return Err(StoreError::Refused(format!("no outbox {outbox}")));
         };
         if version.is_some() && version != self.versions.get(pipeline).copied() {
-            return Err(StoreError::Refused("another version is in force".to_owned()));
+            return Err(StoreError::Refused(
+                "another version is in force".to_owned(),
+            ));
         }
         if let Some(held) = self.leases.get(pipeline)
             && held.owner != node
@@ -327,12 +369,15 @@ impl Database {
         let xid = self.take_xid();
         let life = self.life;
         let epoch = Epoch(self.leases.get(pipeline).map_or(1, |held| held.epoch.0 + 1));
-        let taken = self.positions.entry(pipeline.to_owned()).or_insert_with(|| Stored {
-            epoch,
-            position: Position::start(),
-            life,
-            save_number: 0,
-        });
+        let taken = self
+            .positions
+            .entry(pipeline.to_owned())
+            .or_insert_with(|| Stored {
+                epoch,
+                position: Position::start(),
+                life,
+                save_number: 0,
+            });
         if taken.life != life && !sabotage::is(Bug::NumbersAgainAfterCrash) {
             taken.position.last_number.0 += NUMBERS_LOST_AT_MOST;
         }
@@ -351,7 +396,9 @@ impl Database {
         self.ended(xid);
         self.flush();
         if position.head().xmax() > self.highest_ended + 1 {
-            return Err(StoreError::Refused("the position lies in the future".to_owned()));
+            return Err(StoreError::Refused(
+                "the position lies in the future".to_owned(),
+            ));
         }
         Ok(Claim::Granted {
             epoch,
@@ -360,11 +407,20 @@ impl Database {
         })
     }
 
-    pub(crate) fn renew(&mut self, node: &str, held: &[(PipelineName, Epoch)], lease: Duration, now: Moment) -> Vec<bool> {
+    pub(crate) fn renew(
+        &mut self,
+        node: &str,
+        held: &[(PipelineName, Epoch)],
+        lease: Duration,
+        now: Moment,
+    ) -> Vec<bool> {
         let xid = self.take_xid();
         self.ended(xid);
         let renew = |(pipeline, epoch): &(PipelineName, Epoch)| {
-            let of_this_life = self.positions.get(&**pipeline).is_some_and(|stored| stored.life == self.life);
+            let of_this_life = self
+                .positions
+                .get(&**pipeline)
+                .is_some_and(|stored| stored.life == self.life);
             match self.leases.get_mut(&**pipeline) {
                 Some(row) if of_this_life && row.owner == node && row.epoch == *epoch => {
                     row.expires_at = now + lease;
@@ -386,7 +442,13 @@ impl Database {
         }
     }
 
-    pub(crate) fn save(&mut self, pipeline: &str, epoch: Epoch, position: &Position, number: u64) -> Fenced {
+    pub(crate) fn save(
+        &mut self,
+        pipeline: &str,
+        epoch: Epoch,
+        position: &Position,
+        number: u64,
+    ) -> Fenced {
         let life = self.life;
         let next_xid = self.next_xid;
         let Some(stored) = self.positions.get_mut(pipeline) else {
@@ -409,7 +471,6 @@ impl Database {
         self.ended(xid);
         Fenced::Written
     }
-
 }
 
 fn read(row: &Row, now: Moment) -> OutboxRow {

@@ -142,7 +142,11 @@ impl Plan {
         };
         let calm = dice.chance(0.15);
         let some = |dice: &mut Dice, one_in: f64, most: f64| {
-            if dice.chance(one_in) { most * dice.range(1, 10) as f64 / 10.0 } else { 0.0 }
+            if dice.chance(one_in) {
+                most * dice.range(1, 10) as f64 / 10.0
+            } else {
+                0.0
+            }
         };
         let store = StoreFaults {
             refused: some(dice, 0.4, 0.05),
@@ -194,7 +198,12 @@ impl Plan {
             plan.panics = 0.0;
             plan.forgets = 0.0;
             plan.nodes = 1;
-            plan.put = PutFaults { lost: 0.0, answer_lost: 0.0, late: 0.0, ..put };
+            plan.put = PutFaults {
+                lost: 0.0,
+                answer_lost: 0.0,
+                late: 0.0,
+                ..put
+            };
             events.retain(|event| !event.causes_repeats());
         }
         plan.events = events;
@@ -203,9 +212,29 @@ impl Plan {
 
     /// Whether anything in this run may cause a record to be sent twice.
     pub(crate) fn may_repeat(&self) -> bool {
-        let PutFaults { lost, answer_lost, late, .. } = self.put;
-        let StoreFaults { refused, answer_lost: unsaved, hangs, slow } = self.store;
-        let chances = [lost, answer_lost, late, refused, unsaved, hangs, slow, self.panics, self.forgets];
+        let PutFaults {
+            lost,
+            answer_lost,
+            late,
+            ..
+        } = self.put;
+        let StoreFaults {
+            refused,
+            answer_lost: unsaved,
+            hangs,
+            slow,
+        } = self.store;
+        let chances = [
+            lost,
+            answer_lost,
+            late,
+            refused,
+            unsaved,
+            hangs,
+            slow,
+            self.panics,
+            self.forgets,
+        ];
         chances.iter().any(|chance| *chance > 0.0)
             || self.nodes > 1
             || self.events.iter().any(|event| event.causes_repeats())

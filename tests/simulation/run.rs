@@ -87,11 +87,18 @@ fn world(plan: &Plan, clock: Clock, keep_text: bool, dice: &mut Dice) -> World {
         .collect();
     let routes: Vec<Route> = outboxes
         .iter()
-        .flat_map(|outbox| (0..plan.streams).map(|stream| Route { outbox: outbox.id, stream }))
+        .flat_map(|outbox| {
+            (0..plan.streams).map(|stream| Route {
+                outbox: outbox.id,
+                stream,
+            })
+        })
         .collect();
     let (serialised, _) = publishers::keys(plan.keys, 0);
     let mut database = Database::new(outboxes, dice);
-    database.versions = (0..routes.len()).map(|place| (format!("p{place}"), 1)).collect();
+    database.versions = (0..routes.len())
+        .map(|place| (format!("p{place}"), 1))
+        .collect();
     World {
         plan: plan.clone(),
         clock,
@@ -129,7 +136,11 @@ fn let_actors_fail(plan: &Plan, mut dice: Dice, is_over: Rc<Cell<bool>>) {
             return dice.chance(forgets).then_some(Failure::Forget);
         }
         // The supervisor passes points all the time: it would only die.
-        let part = if name.starts_with("supervisor.") { 0.05 } else { 1.0 };
+        let part = if name.starts_with("supervisor.") {
+            0.05
+        } else {
+            1.0
+        };
         dice.chance(panics * part).then_some(Failure::Panic)
     })));
 }
@@ -175,7 +186,10 @@ async fn settle(shared: &Shared, nodes: &mut [Node]) {
         if left_over == 0 || time_is_up {
             let holds = invariants::settles_in_time(left_over, time_is_up);
             if !holds {
-                let text = format!("{left_over} rows and windows are left over: {:?}", nodes[0].board.status().pipelines);
+                let text = format!(
+                    "{left_over} rows and windows are left over: {:?}",
+                    nodes[0].board.status().pipelines
+                );
                 world.ledger.violations.push((Invariant::Settles, text));
             }
             return;
@@ -219,7 +233,10 @@ async fn start_again(shared: &Shared, nodes: &mut [Node]) {
     let again = usize::try_from(world.calls - calls).expect("few");
     if !invariants::repeat_has_cause(again, false) {
         let text = format!("{again} calls were sent again after everything had been settled");
-        world.ledger.violations.push((Invariant::RepeatsCaused, text));
+        world
+            .ledger
+            .violations
+            .push((Invariant::RepeatsCaused, text));
     }
 }
 
@@ -228,10 +245,19 @@ fn check_at_rest(shared: &Shared, nodes: &[Node]) {
     let mut world = shared.lock();
     for node in nodes {
         let text = node.metrics.render().expect("text");
-        for line in text.lines().filter(|line| line.starts_with("tidegate_invariant_violations_total")) {
+        for line in text
+            .lines()
+            .filter(|line| line.starts_with("tidegate_invariant_violations_total"))
+        {
             let is_zero = line.ends_with(" 0");
-            if let Some(found) = Invariant::ALL.iter().find(|one| !is_zero && line.contains(&format!("\"{}\"", one.id()))) {
-                world.ledger.violations.push((*found, format!("the relay itself counts: {line}")));
+            if let Some(found) = Invariant::ALL
+                .iter()
+                .find(|one| !is_zero && line.contains(&format!("\"{}\"", one.id())))
+            {
+                world
+                    .ledger
+                    .violations
+                    .push((*found, format!("the relay itself counts: {line}")));
             }
         }
     }
@@ -243,7 +269,10 @@ fn judge(plan: &Plan, shared: &Shared, clock: Clock) -> Outcome {
     let repeats = world.ledger.repeats;
     if !invariants::repeat_has_cause(repeats, plan.may_repeat()) {
         let text = format!("{repeats} records were repeated although nothing had happened");
-        world.ledger.violations.push((Invariant::RepeatsCaused, text));
+        world
+            .ledger
+            .violations
+            .push((Invariant::RepeatsCaused, text));
     }
     Outcome {
         plan: plan.clone(),

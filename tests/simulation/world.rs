@@ -76,7 +76,9 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, World> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -91,7 +93,11 @@ impl World {
     }
 
     pub(crate) fn outbox_named(&self, name: &str) -> Option<OutboxId> {
-        let found = self.database.outboxes.iter().find(|outbox| *outbox.name == *name);
+        let found = self
+            .database
+            .outboxes
+            .iter()
+            .find(|outbox| *outbox.name == *name);
         found.map(|outbox| outbox.id)
     }
 
@@ -106,7 +112,10 @@ impl World {
                     continue;
                 }
             };
-            self.note(format_args!("stored {stream}/{shard} {} {} {}", body.outbox, record.key, body.seq));
+            self.note(format_args!(
+                "stored {stream}/{shard} {} {} {}",
+                body.outbox, record.key, body.seq
+            ));
             if let Some(outbox) = self.outbox_named(&body.outbox) {
                 self.ledger.arrived(stream, outbox, &record.key, &body);
             }
