@@ -407,7 +407,6 @@ impl Supervisor {
             | Exit::Blocked(_)
             | Exit::Stopped
             | Exit::RowsLost
-            | Exit::Resharded
             | Exit::Refused(_)
             | Exit::Stuck
             | Exit::Panicked(_) => pause,
@@ -421,7 +420,6 @@ impl Supervisor {
             }
             Exit::Stopped
             | Exit::RowsLost
-            | Exit::Resharded
             | Exit::Refused(_)
             | Exit::Blocked(_)
             | Exit::Stuck
@@ -440,7 +438,6 @@ impl Supervisor {
             | Exit::Stopped
             | Exit::LeaseLost
             | Exit::RowsLost
-            | Exit::Resharded
             | Exit::Stuck
             | Exit::Panicked(_) => Some(PipelineState::Starting),
         };

@@ -16,7 +16,8 @@ impl Intake {
     pub fn position_to_save(&mut self, now: Moment) -> Position {
         self.dirty = false;
         self.close_settled();
-        if self.position.open.len() > self.limits.merge_above {
+        self.join_empty_lanes();
+        if self.position.open.len() > self.limits.merge_above && self.backlogs.is_empty() {
             self.merge_windows();
         }
         self.position.marks = if self.needs_marks(now) {
@@ -108,7 +109,8 @@ impl Intake {
         };
         let mut marks = Vec::new();
         for lane in &self.lanes {
-            let reached = match lane.first_unsettled() {
+            let first_unsettled = self.first_unsettled_of(lane);
+            let reached = match first_unsettled {
                 Some(row) => Seq {
                     window: row.window,
                     id: row.id.saturating_sub(1),
@@ -120,7 +122,7 @@ impl Intake {
                 .marks
                 .iter()
                 .find(|mark| mark.range.contains(lane.range().first));
-            let settled = match (lane.first_unsettled(), recorded) {
+            let settled = match (first_unsettled, recorded) {
                 (None, Some(mark)) => reached.max(mark.settled),
                 _ => reached,
             };
@@ -147,6 +149,11 @@ impl Intake {
             })
             .chain(self.next_unread().map(|row| row.window))
             .collect();
+        let in_backlogs = self
+            .backlogs
+            .iter()
+            .filter_map(|backlog| backlog.rows.first());
+        fixed.extend(in_backlogs.map(|row| row.window));
         fixed.extend(self.position.open.first().map(|open| open.number));
         fixed.extend(self.position.open.last().map(|open| open.number));
         let unmergeable = self.unmergeable_up_to;
