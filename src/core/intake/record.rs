@@ -149,11 +149,6 @@ impl Intake {
             })
             .chain(self.next_unread().map(|row| row.window))
             .collect();
-        let in_backlogs = self
-            .backlogs
-            .iter()
-            .filter_map(|backlog| backlog.rows.first());
-        fixed.extend(in_backlogs.map(|row| row.window));
         fixed.extend(self.position.open.first().map(|open| open.number));
         fixed.extend(self.position.open.last().map(|open| open.number));
         let unmergeable = self.unmergeable_up_to;

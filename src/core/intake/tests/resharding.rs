@@ -55,17 +55,72 @@ fn a_stuck_shard_does_not_hold_what_was_stashed_with_it_before_the_split() {
     finish(&mut world);
 }
 
+/// Commits rows of one key under these ids in a transaction of their own, and reads
+/// what can be read.
+fn commit(world: &mut World, ids: std::ops::Range<RowId>, place: usize) {
+    world.database.next_xid += 1;
+    let (xid, hash) = (world.database.next_xid, hash_of(place));
+    world
+        .database
+        .rows
+        .extend(ids.map(|id| Row { id, xid, hash }));
+    world.intake.wake();
+    while world.read_once() {}
+}
+
 #[test]
 fn a_lane_that_is_cut_again_sends_its_rows_in_order() {
-    let rows = [2, 5, 2, 5, 3, 2, 5, 3, 2, 5, 3, 2, 5, 3, 2, 5];
+    let rows: Vec<usize> = (0..3 * PAGE).map(|n| [2, 5, 3][n % 3]).collect();
     let mut world = world_with(&rows, &[6]);
     while world.read_once() {}
     world.reshard(&BTreeSet::from([4, 6]));
-    // The first backlog has come to its pieces in part only.
     world.read_once();
+    assert_eq!(world.intake.backlogs.len(), 1, "it came back in part");
+    // The piece has stashed some of its rows; the others are in the backlog still.
     world.reshard(&BTreeSet::from([3, 4, 6]));
-    world.reshard(&BTreeSet::from([1, 6]));
+    assert_eq!(world.intake.backlogs.len(), 2);
     finish(&mut world);
+}
+
+#[test]
+fn windows_are_not_merged_while_their_rows_lie_in_two_lists() {
+    let mut world = world_with(&[2; 10], &[6]);
+    while world.read_once() {}
+    let many = PAGE as RowId;
+    // The later the window, the lower its ids.
+    commit(&mut world, 2 * many..3 * many + 500, 2);
+    commit(&mut world, many..many + 500, 2);
+    commit(&mut world, 500..501, 2);
+    world.reshard(&BTreeSet::from([4, 6]));
+    world.read_once();
+    assert_eq!(world.intake.backlogs.len(), 1, "it came back in part");
+    assert_eq!(world.intake.open_windows(), 4);
+    world.intake.limits.merge_above = 1;
+    world.save();
+    finish(&mut world);
+}
+
+#[test]
+fn rows_that_were_being_read_come_behind_the_backlog() {
+    let mut world = world_with(&[2; 10], &[6]);
+    while world.read_once() {}
+    let first = world.intake.stashed();
+    // A window has been read and is written down when the shards change.
+    let window = world
+        .intake
+        .open_window(world.database.snapshot(), world.now);
+    world.reshard(&BTreeSet::from([4, 6]));
+    let late = Seq { window, id: 1000 };
+    let mut room = Room {
+        rows: 1000,
+        bytes: 1 << 20,
+    };
+    assert_eq!(
+        world.intake.take_in(ready(late, hash_of(5)), &mut room),
+        None,
+        "its shard has room, but earlier rows of it may be in the backlog"
+    );
+    assert_eq!(world.intake.stashed(), first + 1);
 }
 
 #[test]
