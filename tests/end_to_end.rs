@@ -26,6 +26,8 @@ mod process;
 mod relay;
 #[path = "common/scenario.rs"]
 mod scenario;
+#[path = "common/shards.rs"]
+mod shards;
 #[path = "common/world.rs"]
 mod world;
 
@@ -47,6 +49,8 @@ mod peers;
 mod poison;
 #[path = "end_to_end/records.rs"]
 mod records;
+#[path = "end_to_end/resharding.rs"]
+mod resharding;
 #[path = "end_to_end/running.rs"]
 mod running;
 #[path = "end_to_end/shares.rs"]

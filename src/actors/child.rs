@@ -72,8 +72,6 @@ pub enum Exit {
     LeaseLost,
     /// Rows of it were lost with another actor.
     RowsLost,
-    /// The stream's shards have changed.
-    Resharded,
     /// Its database answered that something is missing there.
     Refused(String),
     /// The service does not take one of its rows; the reason names it.
@@ -93,7 +91,6 @@ impl Exit {
             Self::Drained => "drained",
             Self::LeaseLost => "lease_lost",
             Self::RowsLost => "rows_lost",
-            Self::Resharded => "resharded",
             Self::Refused(_) => "refused",
             Self::Blocked(_) => "blocked",
             Self::Stuck => "stuck",
@@ -106,7 +103,7 @@ impl Exit {
     pub const fn death(&self, progressed: bool) -> Death {
         match self {
             Self::Stopped | Self::Drained => Death::InOrder,
-            Self::RowsLost | Self::LeaseLost | Self::Resharded => Death::Innocent,
+            Self::RowsLost | Self::LeaseLost => Death::Innocent,
             Self::Refused(_) | Self::Blocked(_) | Self::Stuck | Self::Panicked(_) => {
                 Death::Failure { progressed }
             }
@@ -121,7 +118,6 @@ impl fmt::Display for Exit {
             Self::Drained => f.write_str("drained"),
             Self::LeaseLost => f.write_str("another node owns the pipeline"),
             Self::RowsLost => f.write_str("rows were lost with another actor"),
-            Self::Resharded => f.write_str("the stream was resharded"),
             Self::Stuck => f.write_str("it gave no sign of life"),
             Self::Refused(reason) | Self::Blocked(reason) => f.write_str(reason),
             Self::Panicked(text) => write!(f, "it panicked: {text}"),

@@ -1,6 +1,8 @@
 //! Every message between the actors: who sends it, who handles it, and what
 //! follows. Data goes one way (reader, router, writer); what runs back are
-//! outcomes and dropped tickets.
+//! outcomes and dropped tickets, and one thing more: when a shard is gone, its
+//! writer gives the rows that wait in it back to the router, which sends them on
+//! to the writers of the shards that took its place.
 //!
 //! No message has an answer: two actors that wait for each other deadlock.
 //! Every send is a `try_send`; a closed mailbox means that the receiver died,
@@ -14,6 +16,7 @@ use super::permits::{FlowTag, Ticket};
 use super::shard_writer::ShardWriter;
 use crate::core::ports::{Claim, PipelineName, StoreError};
 use crate::core::position::Seq;
+use crate::core::routing::HandoverId;
 use crate::core::row::Envelope;
 use crate::core::send_queue::Sendable;
 use crate::core::shard_map::{ShardId, ShardMap};
@@ -49,6 +52,32 @@ pub struct Batch {
     pub tag: Arc<FlowTag>,
     /// The rows.
     pub rows: Vec<RoutedRow>,
+}
+
+/// The shard is gone, or takes other keys now: send nothing more, let the call in
+/// flight end, give back what waits, in order. Router to writer, which answers
+/// with [`GivenBack`]. A shard that is gone has its writer ended after that; one
+/// that stays is fed again.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct GiveBack {
+    /// For which hand-over.
+    pub handover: HandoverId,
+}
+
+/// All that waited in a writer, of each flow in order for each key; rows whose
+/// last outcome is a failure or unknown are the first of their keys. Writer to
+/// router: the only rows that go back. Should either die on the way, their tickets
+/// make their flows void.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct GivenBack {
+    /// Whose they were.
+    pub shard: ShardId,
+    /// For which hand-over.
+    pub handover: HandoverId,
+    /// The rows.
+    pub batches: Vec<Batch>,
 }
 
 // === Outcomes: writer -> reader ===
@@ -104,6 +133,17 @@ pub struct NothingNew {
 pub struct ProbeReady {
     /// Its new address.
     pub probe: actix::Addr<super::probe::Probe>,
+}
+
+/// The shards of the reader's stream have changed, or the most that a record may
+/// weigh. Supervisor to reader, which fits its lanes to them.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ShardsChanged {
+    /// The shards.
+    pub map: Arc<ShardMap>,
+    /// The most a record may weigh, in bytes.
+    pub max_record_bytes: usize,
 }
 
 /// Read nothing more, let what was handed settle, write the position, release
@@ -195,6 +235,19 @@ pub struct StreamChanged {
     pub incarnation: u64,
     /// Its state.
     pub state: StreamState,
+}
+
+/// A shard is gone and its writer has given back what it had: the writer can end,
+/// and what is shown of the shard with it. Router to supervisor.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct ShardRetired {
+    /// The stream.
+    pub stream: super::stream_router::StreamKey,
+    /// Which incarnation of its router says so.
+    pub incarnation: u64,
+    /// The shard.
+    pub shard: ShardId,
 }
 
 /// What a router knows of its stream.

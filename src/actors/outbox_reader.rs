@@ -9,6 +9,7 @@
 
 mod ending;
 mod parts;
+mod resharding;
 mod showing;
 mod taking;
 mod work;
@@ -23,7 +24,8 @@ use super::child::{Exit, ExitNote};
 use super::desired::PipelineKey;
 use super::fault;
 use super::messages::{
-    Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RejectedRow, StopNow, Wake, Watch,
+    Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RejectedRow, ShardsChanged, StopNow,
+    Wake, Watch,
 };
 use super::permits::{FlowTag, Pool};
 use super::probe::Probe;
@@ -89,6 +91,8 @@ pub struct OutboxReader {
     releasing: bool,
     /// A row the service does not take.
     rejected: Option<RejectedRow>,
+    /// What the stream has become, to be followed when nothing is under way.
+    changed: Option<ShardsChanged>,
     backoff: Backoff,
     paused_until: Option<Moment>,
     timer: Option<(Moment, SpawnHandle)>,
@@ -174,6 +178,7 @@ impl OutboxReader {
             draining: false,
             releasing: false,
             rejected: None,
+            changed: None,
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             paused_until: None,
             timer: None,
@@ -193,6 +198,7 @@ impl OutboxReader {
         if self.busy || self.releasing {
             return;
         }
+        self.follow_shards();
         let now = self.now();
         if let Some(until) = self.paused_until.filter(|until| *until > now) {
             self.wake_at(until, context);

@@ -408,7 +408,6 @@ impl Supervisor {
             | Exit::Blocked(_)
             | Exit::Stopped
             | Exit::RowsLost
-            | Exit::Resharded
             | Exit::Refused(_)
             | Exit::Stuck
             | Exit::Panicked(_) => pause,
@@ -422,7 +421,6 @@ impl Supervisor {
             }
             Exit::Stopped
             | Exit::RowsLost
-            | Exit::Resharded
             | Exit::Refused(_)
             | Exit::Blocked(_)
             | Exit::Stuck
@@ -441,7 +439,6 @@ impl Supervisor {
             | Exit::Stopped
             | Exit::LeaseLost
             | Exit::RowsLost
-            | Exit::Resharded
             | Exit::Stuck
             | Exit::Panicked(_) => Some(PipelineState::Starting),
         };

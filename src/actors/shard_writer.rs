@@ -5,6 +5,8 @@
 //! or a pause says "not before". Rows are kept here while their call is in
 //! flight: if this actor dies, their tickets tell their readers.
 
+mod handing_over;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use crate::admin::status::{ShardStatus, StatusBoard};
 use crate::core::dispatch::{Answer, Dispatch, Next, SharedBudget};
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamService};
 use crate::core::position::Seq;
+use crate::core::routing::HandoverId;
 use crate::core::send_queue::FlowId;
 use crate::core::shard_map::ShardId;
 use crate::core::time::Moment;
@@ -70,6 +73,8 @@ pub struct ShardWriter {
     timer: Option<(Moment, SpawnHandle)>,
     last_sequence: String,
     trouble: Option<String>,
+    /// Its queue is to go back to the router when the call in flight has ended.
+    giving_back: Option<HandoverId>,
 }
 
 struct CallDone {
@@ -90,11 +95,16 @@ impl ShardWriter {
             timer: None,
             last_sequence: String::new(),
             trouble: None,
+            giving_back: None,
         }
     }
 
     fn go_on(&mut self, context: &mut Context<Self>) {
         self.purge_void();
+        if let Some(handover) = self.giving_back {
+            self.give_back(handover);
+            return;
+        }
         match self.dispatch.next(self.parts.clock.now()) {
             Next::Call => self.send(context),
             Next::Wait(until) => self.wake_at(until, context),

@@ -6,81 +6,40 @@
 //! repeated from time to time, and when a record went to an unexpected shard).
 //! Rows of a shard whose writer is being started wait here.
 //!
-//! When the shards have changed, the router ends: the readers start again from
-//! their durable positions with the new map. The service routes by key in any
-//! case, so no order is at risk, only duplicates.
+//! When the shards have changed, the rows that wait in the writers of shards that
+//! are gone are moved to the writers of the new ones, in order, while the others
+//! flow on (see [`Routing`]). Rows that lie here when the router dies are lost
+//! with it: their tickets make their readers start again.
 
-use std::collections::BTreeMap;
-use std::fmt;
+mod examination;
+mod key;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Recipient,
-    SpawnHandle, WrapFuture,
-};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Recipient, SpawnHandle};
 use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::fault;
 use super::messages::{
-    Batch, PurgeVoid, RoutedRow, StopNow, StreamChanged, StreamState, UnexpectedShard, WriterGone,
-    WriterReady,
+    Batch, GiveBack, GivenBack, PurgeVoid, RoutedRow, ShardRetired, StopNow, StreamChanged,
+    StreamState, UnexpectedShard, WriterGone, WriterReady,
 };
 use super::permits::FlowTag;
 use super::pulse::Pulse;
 use super::shard_writer::ShardWriter;
 use crate::admin::status::{ShardStatus, StatusBoard};
-use crate::config::pipeline::StreamTarget;
 use crate::core::backoff::Backoff;
-use crate::core::ports::{CallFailure, StreamDescription, StreamService};
-use crate::core::sabotage::{self, Bug};
+use crate::core::ports::{StreamDescription, StreamService};
+use crate::core::routing::{Change, Routing, Step};
 use crate::core::shard_map::{Shard, ShardId, ShardMap};
 
-/// First and longest pause between attempts to examine a stream.
-const EXAMINE_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+pub use key::StreamKey;
 
 /// How often the router gives a sign of life.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
-
-/// The least time between two examinations that surprises ask for.
-const SURPRISE_PAUSE: Duration = Duration::from_secs(1);
-
-/// Which stream, through which client.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct StreamKey {
-    target: Arc<StreamTarget>,
-    label: Arc<str>,
-}
-
-impl StreamKey {
-    /// The key of a target.
-    #[must_use]
-    pub fn new(target: &StreamTarget) -> Self {
-        Self {
-            target: Arc::new(target.clone()),
-            label: target.name().into(),
-        }
-    }
-
-    /// The target.
-    #[must_use]
-    pub fn target(&self) -> &StreamTarget {
-        &self.target
-    }
-
-    /// The stream's name, as metrics and statuses show it.
-    #[must_use]
-    pub const fn label(&self) -> &Arc<str> {
-        &self.label
-    }
-}
-
-impl fmt::Display for StreamKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.label.fmt(f)
-    }
-}
 
 /// What a router is made of.
 #[derive(Clone)]
@@ -91,6 +50,8 @@ pub struct RouterParts {
     pub service: Arc<dyn StreamService>,
     /// Whom to tell of the stream's state.
     pub supervisor: Recipient<StreamChanged>,
+    /// Whom to tell that a shard's writer can end.
+    pub retired: Recipient<ShardRetired>,
     /// Where the state is shown.
     pub board: Arc<StatusBoard>,
     /// How often a ready stream is examined again.
@@ -103,19 +64,25 @@ pub struct RouterParts {
     pub workers: Handle,
 }
 
-#[derive(Default)]
-struct Slot {
-    writer: Option<Addr<ShardWriter>>,
-    waiting: Vec<(Arc<FlowTag>, Vec<RoutedRow>)>,
+type Rows = Step<Arc<FlowTag>, RoutedRow>;
+
+/// A stream whose shards are known.
+struct Known {
+    routing: Routing<Arc<FlowTag>, RoutedRow>,
+    arn: Arc<str>,
+    max_record_bytes: usize,
 }
 
 /// The router of one stream.
 pub struct StreamRouter {
     parts: RouterParts,
     note: ExitNote,
-    state: Option<(Arc<ShardMap>, usize)>,
-    slots: BTreeMap<ShardId, Slot>,
+    known: Option<Known>,
+    writers: BTreeMap<ShardId, Addr<ShardWriter>>,
+    /// What the supervisor was told last.
+    announced: Option<StreamState>,
     backoff: Backoff,
+    surprises: Backoff,
     next_examination: Option<SpawnHandle>,
     examining: bool,
     surprised: bool,
@@ -126,12 +93,16 @@ impl StreamRouter {
     /// A router that knows nothing yet.
     #[must_use]
     pub fn new(parts: RouterParts, note: ExitNote) -> Self {
+        let (first, longest) = examination::EXAMINE_PAUSES;
+        let (soon, late) = (examination::SURPRISE_PAUSE, parts.refresh);
         Self {
             parts,
             note,
-            state: None,
-            slots: BTreeMap::new(),
-            backoff: Backoff::new(EXAMINE_PAUSES.0, EXAMINE_PAUSES.1),
+            known: None,
+            writers: BTreeMap::new(),
+            announced: None,
+            backoff: Backoff::new(first, longest),
+            surprises: Backoff::new(soon, soon.max(late)),
             next_examination: None,
             examining: false,
             surprised: false,
@@ -147,125 +118,41 @@ impl StreamRouter {
         context.run_later(BEAT_EVERY, Self::beat);
     }
 
-    fn examine(&mut self, context: &mut Context<Self>) {
-        self.examining = true;
-        let service = Arc::clone(&self.parts.service);
-        let both = self.parts.workers.spawn(async move {
-            let description = service.describe().await?;
-            let shards = service.list_open_shards().await?;
-            Ok((description, shards))
-        });
-        let result = async move {
-            both.await.unwrap_or_else(|error| {
-                let reason = format!("the examination's task ended: {error}");
-                Err(CallFailure::Unknown { reason })
-            })
-        };
-        context.spawn(result.into_actor(self).map(|result, router, context| {
-            router.examined(result, context);
-        }));
-    }
+    // === What is known of the stream ===
 
-    fn examine_in(&mut self, pause: Duration, context: &mut Context<Self>) {
-        if let Some(handle) = self.next_examination.take() {
-            context.cancel_future(handle);
-        }
-        let handle = context.run_later(pause, |router, context| {
-            router.next_examination = None;
-            router.surprised = false;
-            router.examine(context);
-        });
-        self.next_examination = Some(handle);
-    }
-
-    fn examined(
-        &mut self,
-        result: Result<(StreamDescription, Vec<Shard>), CallFailure>,
-        context: &mut Context<Self>,
-    ) {
-        fault::point("stream_router.Examined");
-        self.examining = false;
-        let judged = match result {
-            Ok((description, shards)) => judge(&description, shards).map(|map| (map, description)),
-            Err(failure) => Err(failure.to_string()),
-        };
-        match judged {
-            Ok((map, description)) => {
-                self.backoff.reset();
-                self.parts.pulse.progress();
-                self.examine_in(self.parts.refresh, context);
-                self.is_ready(map, &description, context);
-            }
-            Err(reason) => {
-                let pause = self.backoff.after_failure(fastrand::f64());
-                self.examine_in(pause, context);
-                self.is_in_trouble(reason);
-            }
-        }
-    }
-
-    fn is_ready(
-        &mut self,
-        map: ShardMap,
-        description: &StreamDescription,
-        context: &mut Context<Self>,
-    ) {
+    fn is_ready(&mut self, map: ShardMap, description: &StreamDescription) {
         let stream = self.parts.stream.clone();
-        let max_record_bytes = description.max_record_bytes;
         if self.trouble.take().is_some() {
             tracing::info!(%stream, "the stream can be used again");
         }
-        if let Some((known, known_limit)) = &self.state {
-            if **known == map && *known_limit == max_record_bytes {
-                return;
-            }
-            tracing::info!(%stream, "the shards or the record limit of the stream have changed");
-            if sabotage::is(Bug::ParentAndChildTogether) {
-                self.go_on_with_both(map, description);
-                return;
-            }
-            self.note.write(Exit::Resharded);
-            context.stop();
-            return;
-        }
-        tracing::info!(%stream, shards = map.shards().len(), max_record_bytes, "the stream is ready");
-        self.slots = map
-            .shards()
-            .iter()
-            .map(|shard| (shard.id.clone(), Slot::default()))
-            .collect();
         self.parts.board.update_stream(stream.label(), |entry| {
             entry.name = Arc::clone(stream.label());
             entry.status.clone_from(&description.status);
             entry.problem = None;
-            let shard = |shard: &Shard| ShardStatus {
-                id: Arc::clone(&shard.id.0),
-                ..ShardStatus::default()
-            };
-            entry.shards = map.shards().iter().map(shard).collect();
         });
-        let map = Arc::new(map);
-        self.state = Some((Arc::clone(&map), max_record_bytes));
-        self.tell_supervisor(StreamState::Ready {
-            arn: description.arn.as_str().into(),
-            map,
-            max_record_bytes,
-        });
-    }
-
-    /// What [`Bug::ParentAndChildTogether`] does: the parents' writers go on with
-    /// what they have, beside those of the children.
-    fn go_on_with_both(&mut self, map: ShardMap, description: &StreamDescription) {
-        for shard in map.shards() {
-            self.slots.entry(shard.id.clone()).or_default();
+        let max_record_bytes = description.max_record_bytes;
+        let Some(known) = &mut self.known else {
+            tracing::info!(%stream, shards = map.shards().len(), max_record_bytes, "the stream is ready");
+            self.known = Some(Known {
+                routing: Routing::new(Arc::new(map)),
+                arn: description.arn.as_str().into(),
+                max_record_bytes,
+            });
+            self.announce();
+            return;
+        };
+        if known.max_record_bytes != max_record_bytes {
+            tracing::info!(%stream, max_record_bytes, "the stream takes records of another size now");
+            known.max_record_bytes = max_record_bytes;
         }
-        let map = Arc::new(map);
-        self.state = Some((Arc::clone(&map), description.max_record_bytes));
-        self.tell_supervisor(StreamState::Ready {
-            arn: description.arn.as_str().into(),
-            map,
-            max_record_bytes: description.max_record_bytes,
-        });
+        if **known.routing.newest_map() != map {
+            let (before, shards) = (known.routing.map().shards().len(), map.shards().len());
+            tracing::info!(%stream, before, shards, "the shards of the stream have changed");
+            self.surprises.reset();
+            let steps = known.routing.reshard(Arc::new(map), Change::Reshard);
+            self.perform(steps);
+        }
+        self.announce();
     }
 
     /// Trouble with the examination does not stop what is known to work: rows go
@@ -281,9 +168,40 @@ impl StreamRouter {
             entry.problem = Some(reason.clone());
         });
         self.trouble = Some(reason.clone());
-        if self.state.is_none() {
+        if self.known.is_none() {
             self.tell_supervisor(StreamState::Trouble { reason });
         }
+    }
+
+    /// Tells the supervisor what rows are routed by, when that has changed.
+    fn announce(&mut self) {
+        let Some(known) = &self.known else {
+            return;
+        };
+        let map = Arc::clone(known.routing.map());
+        let state = StreamState::Ready {
+            arn: Arc::clone(&known.arn),
+            map: Arc::clone(&map),
+            max_record_bytes: known.max_record_bytes,
+        };
+        if self.announced.as_ref() == Some(&state) {
+            return;
+        }
+        let label = self.parts.stream.label();
+        self.parts.board.update_stream(label, |entry| {
+            let mut shown = std::mem::take(&mut entry.shards);
+            let mut status = |shard: &Shard| {
+                let place = shown.iter().position(|one| one.id == shard.id.0);
+                let fresh = || ShardStatus {
+                    id: Arc::clone(&shard.id.0),
+                    ..ShardStatus::default()
+                };
+                place.map_or_else(fresh, |place| shown.swap_remove(place))
+            };
+            entry.shards = map.shards().iter().map(&mut status).collect();
+        });
+        self.announced = Some(state.clone());
+        self.tell_supervisor(state);
     }
 
     fn tell_supervisor(&self, state: StreamState) {
@@ -298,52 +216,62 @@ impl StreamRouter {
         }
     }
 
-    fn route(&mut self, batch: Batch) {
-        let Some((map, _)) = &self.state else {
-            // Readers start only once the map is known; without one these rows
-            // belong to an earlier router, and their dropped tickets say so.
+    // === Rows ===
+
+    fn with_routing(
+        &mut self,
+        act: impl FnOnce(&mut Routing<Arc<FlowTag>, RoutedRow>) -> Vec<Rows>,
+    ) {
+        // Readers start only once the map is known; without one, rows belong to an
+        // earlier router, and their dropped tickets say so.
+        let Some(known) = &mut self.known else {
             return;
         };
-        let mut per_shard: Vec<Vec<RoutedRow>> = Vec::new();
-        per_shard.resize_with(map.shards().len(), Vec::new);
-        for row in batch.rows {
-            per_shard[map.index_of(row.envelope.hash)].push(row);
-        }
-        for (shard, rows) in map.shards().iter().zip(per_shard) {
-            let Some(slot) = self.slots.get_mut(&shard.id).filter(|_| !rows.is_empty()) else {
-                continue;
-            };
-            match &slot.writer {
-                None => slot.waiting.push((Arc::clone(&batch.tag), rows)),
-                Some(writer) => send(writer, Arc::clone(&batch.tag), rows),
+        let steps = act(&mut known.routing);
+        self.perform(steps);
+    }
+
+    fn perform(&mut self, steps: Vec<Rows>) {
+        let mut steps = VecDeque::from(steps);
+        while let Some(step) = steps.pop_front() {
+            match step {
+                Step::Deliver { shard, tag, rows } => self.deliver(&shard, tag, rows),
+                Step::AskBack { shard, handover } => {
+                    let writer = self.writers.get(&shard);
+                    let asked = writer.map(|writer| writer.try_send(GiveBack { handover }));
+                    // A writer that is gone has lost what it had, as the tickets say.
+                    if !matches!(asked, Some(Ok(())))
+                        && let Some(known) = &mut self.known
+                    {
+                        steps.extend(known.routing.given_back(&shard, handover, Vec::new()));
+                    }
+                }
+                Step::Retire { shard } => self.retire(shard),
             }
         }
     }
-}
 
-/// A closed mailbox drops the rows: their tickets tell their reader.
-fn send(writer: &Addr<ShardWriter>, tag: Arc<FlowTag>, rows: Vec<RoutedRow>) {
-    if writer.try_send(Batch { tag, rows }).is_err() {
-        tracing::debug!("rows for a writer that is gone");
+    /// A closed mailbox drops the rows: their tickets tell their reader.
+    fn deliver(&self, shard: &ShardId, tag: Arc<FlowTag>, rows: Vec<RoutedRow>) {
+        let writer = self.writers.get(shard);
+        let sent = writer.map(|writer| writer.try_send(Batch { tag, rows }));
+        if !matches!(sent, Some(Ok(()))) {
+            tracing::debug!(%shard, "rows for a writer that is gone");
+        }
     }
-}
 
-/// Whether a stream can be written to in order, and its map.
-fn judge(description: &StreamDescription, shards: Vec<Shard>) -> Result<ShardMap, String> {
-    if description.ignores_keys {
-        return Err(
-            "the stream's record distribution strategy is AUTO: it ignores partition keys, so no order \
-             can be kept; set it to PARTITION_KEY"
-                .to_owned(),
-        );
+    fn retire(&mut self, shard: ShardId) {
+        self.writers.remove(&shard);
+        tracing::info!(stream = %self.parts.stream, %shard, "a shard is gone; what waited for it has moved on");
+        let retired = ShardRetired {
+            stream: self.parts.stream.clone(),
+            incarnation: self.parts.incarnation,
+            shard,
+        };
+        if self.parts.retired.try_send(retired).is_err() {
+            tracing::debug!("the supervisor is gone");
+        }
     }
-    if !description.writable {
-        return Err(format!(
-            "the stream's status is {}; waiting until it is ACTIVE",
-            description.status
-        ));
-    }
-    ShardMap::new(shards).map_err(|error| error.to_string())
 }
 
 impl Actor for StreamRouter {
@@ -361,7 +289,7 @@ impl Handler<Batch> for StreamRouter {
     fn handle(&mut self, batch: Batch, _: &mut Self::Context) {
         fault::point("stream_router.Batch");
         if !batch.tag.is_void() {
-            self.route(batch);
+            self.with_routing(|routing| routing.route(&batch.tag, batch.rows));
         }
     }
 }
@@ -371,13 +299,9 @@ impl Handler<WriterReady> for StreamRouter {
 
     fn handle(&mut self, message: WriterReady, _: &mut Self::Context) {
         fault::point("stream_router.WriterReady");
-        let Some(slot) = self.slots.get_mut(&message.shard) else {
-            return;
-        };
-        for (tag, rows) in slot.waiting.drain(..) {
-            send(&message.writer, tag, rows);
-        }
-        slot.writer = Some(message.writer);
+        let shard = message.shard;
+        self.writers.insert(shard.clone(), message.writer);
+        self.with_routing(|routing| routing.writer_ready(&shard));
     }
 }
 
@@ -386,9 +310,26 @@ impl Handler<WriterGone> for StreamRouter {
 
     fn handle(&mut self, message: WriterGone, _: &mut Self::Context) {
         fault::point("stream_router.WriterGone");
-        if let Some(slot) = self.slots.get_mut(&message.shard) {
-            slot.writer = None;
-        }
+        self.writers.remove(&message.shard);
+        self.with_routing(|routing| routing.writer_gone(&message.shard));
+        self.announce();
+    }
+}
+
+impl Handler<GivenBack> for StreamRouter {
+    type Result = ();
+
+    fn handle(&mut self, message: GivenBack, _: &mut Self::Context) {
+        fault::point("stream_router.GivenBack");
+        let GivenBack {
+            shard,
+            handover,
+            batches,
+        } = message;
+        let live = batches.into_iter().filter(|batch| !batch.tag.is_void());
+        let groups = live.map(|batch| (batch.tag, batch.rows)).collect();
+        self.with_routing(|routing| routing.given_back(&shard, handover, groups));
+        self.announce();
     }
 }
 
@@ -397,10 +338,11 @@ impl Handler<UnexpectedShard> for StreamRouter {
 
     fn handle(&mut self, message: UnexpectedShard, context: &mut Self::Context) {
         fault::point("stream_router.UnexpectedShard");
-        if !std::mem::replace(&mut self.surprised, true) {
-            tracing::info!(stream = %self.parts.stream, shard = %message.shard, "a record went to an unexpected shard; listing the shards");
-            self.examine_in(SURPRISE_PAUSE, context);
+        let stream = &self.parts.stream;
+        if !self.surprised {
+            tracing::info!(%stream, shard = %message.shard, "a record went to an unexpected shard; listing the shards");
         }
+        self.is_surprised(context);
     }
 }
 
@@ -409,11 +351,11 @@ impl Handler<PurgeVoid> for StreamRouter {
 
     fn handle(&mut self, message: PurgeVoid, _: &mut Self::Context) {
         fault::point("stream_router.PurgeVoid");
-        for slot in self.slots.values_mut() {
-            slot.waiting.retain(|(tag, _)| !tag.is_void());
-            if let Some(writer) = &slot.writer
-                && writer.try_send(message.clone()).is_err()
-            {
+        if let Some(known) = &mut self.known {
+            known.routing.purge(|tag| tag.is_void());
+        }
+        for writer in self.writers.values() {
+            if writer.try_send(message.clone()).is_err() {
                 tracing::debug!("a writer is gone");
             }
         }

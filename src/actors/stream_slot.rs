@@ -6,7 +6,9 @@ use std::sync::Arc;
 use actix::{Addr, AsyncContext, Context};
 
 use super::child::{self, ChildId, ChildSlot, Exit};
-use super::messages::{PurgeVoid, StopNow, StreamState, WriterGone, WriterReady};
+use super::messages::{
+    PurgeVoid, ShardRetired, ShardsChanged, StopNow, StreamState, WriterGone, WriterReady,
+};
 use super::pipeline_slot::Run;
 use super::pulse::Pulse;
 use super::shard_writer::{ShardWriter, WriterParts};
@@ -17,8 +19,7 @@ use crate::admin::status::PipelineState;
 use crate::config::pipeline::ShardBudgetSettings;
 use crate::core::budget::ShardLimits;
 use crate::core::ports::StreamService;
-use crate::core::sabotage::{self, Bug};
-use crate::core::shard_map::{ShardId, ShardMap};
+use crate::core::shard_map::{Shard, ShardId, ShardMap};
 
 /// A stream and its actors.
 pub(super) struct StreamSlot {
@@ -146,6 +147,7 @@ impl Supervisor {
             stream: stream.clone(),
             service: Arc::clone(&slot.service),
             supervisor: context.address().recipient(),
+            retired: context.address().recipient(),
             board: Arc::clone(&self.board),
             refresh: self.settings.kinesis.shard_refresh,
             incarnation,
@@ -247,15 +249,74 @@ impl Supervisor {
                 slot.arn = arn;
                 slot.trouble = None;
                 slot.ready = Some((Arc::clone(&map), max_record_bytes));
-                let slot_writers: Vec<ShardId> = slot.writers.keys().cloned().collect();
-                let is_known = |shard: &ShardId| {
-                    sabotage::is(Bug::ParentAndChildTogether) && slot_writers.contains(shard)
-                };
-                for shard in map.shards().iter().filter(|shard| !is_known(&shard.id)) {
-                    self.start_writer(stream, &shard.id, context);
+                let is_new = |shard: &&Shard| !slot.writers.contains_key(&shard.id);
+                let new: Vec<ShardId> = map
+                    .shards()
+                    .iter()
+                    .filter(is_new)
+                    .map(|shard| shard.id.clone())
+                    .collect();
+                for shard in new {
+                    self.start_writer(stream, &shard, context);
                 }
+                self.tell_readers_of_shards(stream, &map, max_record_bytes);
                 self.claim_waiting(stream, context);
             }
+        }
+    }
+
+    fn tell_readers_of_shards(
+        &self,
+        stream: &StreamKey,
+        map: &Arc<ShardMap>,
+        max_record_bytes: usize,
+    ) {
+        for (key, slot) in &self.pipelines {
+            let Run::Running { reader, .. } = &slot.run else {
+                continue;
+            };
+            let message = ShardsChanged {
+                map: Arc::clone(map),
+                max_record_bytes,
+            };
+            if slot.stream_in_use() == Some(stream) && reader.try_send(message).is_err() {
+                tracing::debug!(pipeline = %key, "a reader is gone");
+            }
+        }
+    }
+
+    /// A shard is gone and has handed over what it had. Should there be one of its
+    /// id again (the stream was made anew), that one gets a writer of its own.
+    pub(super) fn shard_retired(&mut self, message: &ShardRetired, context: &Context<Self>) {
+        let ShardRetired {
+            stream,
+            incarnation,
+            shard,
+        } = message;
+        let Some(slot) = self
+            .streams
+            .get_mut(stream)
+            .filter(|slot| slot.router.incarnation == *incarnation)
+        else {
+            return;
+        };
+        let writer = slot.writers.remove(shard);
+        if let Some(writer) = writer.and_then(|entry| entry.address) {
+            writer.try_send(StopNow).ok();
+        }
+        let is_wanted = slot
+            .ready
+            .as_ref()
+            .is_some_and(|(map, _)| map.find(shard).is_some());
+        // The stream may be written to under other credentials as well.
+        let is_shown = self.streams.iter().any(|(other, slot)| {
+            other.label() == stream.label() && slot.writers.contains_key(shard)
+        });
+        if !is_shown {
+            self.metrics.remove_shard(stream.label(), &shard.0);
+        }
+        if is_wanted {
+            self.start_writer(stream, shard, context);
         }
     }
 

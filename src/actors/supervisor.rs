@@ -30,7 +30,9 @@ use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
 use super::desired::{PipelineKey, Wanted, desired};
 use super::fault;
-use super::messages::{CatalogRead, ChildExited, ClaimDone, RenewDone, Shutdown, StreamChanged};
+use super::messages::{
+    CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, Shutdown, StreamChanged,
+};
 use super::permits::SharedPool;
 use super::pipeline_slot::PipelineSlot;
 use super::probe::Probe;
@@ -255,7 +257,6 @@ impl Supervisor {
             | Exit::Drained
             | Exit::LeaseLost
             | Exit::RowsLost
-            | Exit::Resharded
             | Exit::Blocked(_)
             | Exit::Refused(_)
             | Exit::Stuck => {
@@ -398,6 +399,15 @@ impl Handler<StreamChanged> for Supervisor {
     fn handle(&mut self, message: StreamChanged, context: &mut Self::Context) {
         fault::point("supervisor.StreamChanged");
         self.stream_changed(&message.stream, message.incarnation, message.state, context);
+    }
+}
+
+impl Handler<ShardRetired> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: ShardRetired, context: &mut Self::Context) {
+        fault::point("supervisor.ShardRetired");
+        self.shard_retired(&message, context);
     }
 }
 

@@ -127,6 +127,12 @@ impl<T: Sendable> Dispatch<T> {
         void.into_iter().map(|flow| self.queue.purge(flow)).sum()
     }
 
+    /// Takes everything out that waits, of each flow in order for each key; `None`
+    /// while a call is in flight: what becomes of its rows is not known yet.
+    pub fn hand_over(&mut self) -> Option<Vec<(FlowId, Vec<T>)>> {
+        self.in_flight.is_empty().then(|| self.queue.drain())
+    }
+
     /// The rows of the call in flight.
     #[must_use]
     pub fn in_flight(&self) -> &[Taken<T>] {

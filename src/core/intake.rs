@@ -18,6 +18,7 @@
 //!   highest number; the position is written before any of them is handed.
 
 mod record;
+mod resharding;
 mod wish;
 
 use super::invariants::{self, Books, Invariant, Violations};
@@ -29,6 +30,9 @@ use super::shard_map::HashRange;
 use super::snapshot::Snapshot;
 use super::time::Moment;
 
+use resharding::{Backlog, most_share};
+
+pub use resharding::StashOf;
 pub use wish::{PAGE, Wish};
 
 /// The bounds of one pipeline.
@@ -90,7 +94,13 @@ pub struct Intake {
     recorded: Position,
     position: Position,
     opened_at: Vec<(WindowNumber, Moment)>,
+    /// The hash ranges of the shards.
+    shards: Vec<HashRange>,
+    /// By hash range: each lies within one shard.
     lanes: Vec<Lane>,
+    /// What was stashed in lanes that were cut, in the order it is read again,
+    /// before anything new is read.
+    backlogs: Vec<Backlog>,
     scan: Scan,
     news: bool,
     stopped: bool,
@@ -124,10 +134,7 @@ impl Intake {
         }
         recorded.marks.sort_by_key(|mark| mark.range);
         let ranges = refine(shards, &recorded.marks);
-        let most_share = match ranges.len() {
-            0 | 1 => limits.rows,
-            _ => (limits.rows / 2).max(1),
-        };
+        let most_share = most_share(ranges.len(), limits);
         let scan = recorded
             .open
             .first()
@@ -146,6 +153,8 @@ impl Intake {
                 .into_iter()
                 .map(|range| Lane::new(range, most_share, now))
                 .collect(),
+            shards: shards.to_vec(),
+            backlogs: Vec::new(),
             scan,
             news: true,
             stopped: false,
@@ -319,18 +328,22 @@ impl Intake {
         if self.recorded.has_settled(seq, ready.envelope.hash) {
             return None;
         }
-        let place = self.lane_of(ready.envelope.hash);
-        let lane = self.lanes.get_mut(place)?;
         self.books.read += 1;
-        if room.rows == 0 || room.bytes == 0 || !lane.takes_more() {
-            lane.stash_row(seq);
+        let hash = ready.envelope.hash;
+        if let Some(place) = self.last_backlog_of(hash) {
+            self.backlogs.get_mut(place)?.rows.push(seq);
             return None;
         }
-        Self::hand(lane, ready, room, &mut self.violations)
+        let place = self.lane_of(hash);
+        let lane = self.lanes.get_mut(place)?;
+        Self::hand_or_stash(lane, ready, room, &mut self.violations)
     }
 
     /// A stashed row was read again: answers it to go to the writer.
-    pub fn take_back(&mut self, lane: usize, ready: Ready, room: &mut Room) -> Option<Envelope> {
+    pub fn take_back(&mut self, from: StashOf, ready: Ready, room: &mut Room) -> Option<Envelope> {
+        let StashOf::Lane(lane) = from else {
+            return self.sort_in(ready, room);
+        };
         let lane = self.lanes.get_mut(lane)?;
         if lane.stash().first() != Some(ready.envelope.seq) {
             return None;
@@ -340,14 +353,31 @@ impl Intake {
     }
 
     /// A stashed row is gone from the outbox: there is nothing left to deliver.
-    pub fn stashed_row_is_gone(&mut self, lane: usize, seq: Seq) {
-        if let Some(lane) = self.lanes.get_mut(lane)
-            && lane.stash().first() == Some(seq)
-        {
-            lane.unstash();
+    pub fn stashed_row_is_gone(&mut self, from: StashOf, seq: Seq) {
+        let is_known = match from {
+            StashOf::Backlog => self.leave_backlog(seq),
+            StashOf::Lane(lane) => self.lanes.get_mut(lane).is_some_and(|lane| {
+                let is_first = lane.stash().first() == Some(seq);
+                is_first && lane.unstash().is_some()
+            }),
+        };
+        if is_known {
             self.books.gone += 1;
             self.dirty = true;
         }
+    }
+
+    fn hand_or_stash(
+        lane: &mut Lane,
+        ready: Ready,
+        room: &mut Room,
+        violations: &mut Violations,
+    ) -> Option<Envelope> {
+        if room.rows == 0 || room.bytes == 0 || !lane.takes_more() {
+            lane.stash_row(ready.envelope.seq);
+            return None;
+        }
+        Self::hand(lane, ready, room, violations)
     }
 
     fn hand(
@@ -362,7 +392,8 @@ impl Intake {
         });
         room.rows = room.rows.saturating_sub(1);
         room.bytes = room.bytes.saturating_sub(ready.envelope.weight());
-        lane.hand(ready.envelope.seq, ready.visible_since);
+        let envelope = &ready.envelope;
+        lane.hand(envelope.seq, envelope.hash, ready.visible_since);
         Some(ready.envelope)
     }
 
@@ -381,7 +412,12 @@ impl Intake {
     }
 
     fn first_unsettled(&self) -> Option<Seq> {
-        self.lanes.iter().filter_map(Lane::first_unsettled).min()
+        let in_backlogs = self
+            .backlogs
+            .iter()
+            .filter_map(|backlog| backlog.rows.first());
+        let in_lanes = self.lanes.iter().filter_map(Lane::first_unsettled);
+        in_lanes.chain(in_backlogs).min()
     }
 
     /// The first row that has not been read, as far as windows are open.
@@ -410,7 +446,9 @@ impl Intake {
     /// Rows remembered by id alone.
     #[must_use]
     pub fn stashed(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.stash().len()).sum()
+        let in_backlogs = self.backlogs.iter().map(|backlog| backlog.rows.len());
+        let in_lanes = self.lanes.iter().map(|lane| lane.stash().len());
+        in_lanes.chain(in_backlogs).sum()
     }
 
     /// Windows open.
@@ -440,7 +478,7 @@ impl Intake {
     #[must_use]
     pub fn oldest(&self) -> Option<(Seq, Option<Moment>)> {
         let with_age = |lane: &Lane| {
-            lane.first_unsettled()
+            self.first_unsettled_of(lane)
                 .map(|seq| (seq, lane.waiting_since()))
         };
         self.lanes

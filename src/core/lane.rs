@@ -23,6 +23,7 @@ const FIT_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy)]
 struct Handed {
     seq: Seq,
+    hash: u128,
     visible_since: Moment,
     settled: bool,
 }
@@ -62,6 +63,44 @@ impl Lane {
     #[must_use]
     pub const fn range(&self) -> HashRange {
         self.range
+    }
+
+    /// The lane becomes several that begin at its first hash key and at each of
+    /// these; what was stashed is given back, since nobody knows which piece it
+    /// belongs to. Settled rows behind an unsettled one of another piece are done.
+    #[must_use]
+    pub fn cut(self, firsts: &[u128], now: Moment) -> (Vec<Self>, Stash) {
+        let mut pieces = Vec::with_capacity(firsts.len() + 1);
+        let mut first = self.range.first;
+        for next in firsts.iter().copied().map(Some).chain([None]) {
+            let last = next.map_or(self.range.last, |next| next - 1);
+            let mut piece = Self::new(HashRange { first, last }, self.most_share, now);
+            piece.share = self.share;
+            pieces.push(piece);
+            first = next.unwrap_or(first);
+        }
+        for row in self.handed {
+            let place = pieces.partition_point(|piece| piece.range.last < row.hash);
+            if let Some(piece) = pieces.get_mut(place)
+                && !(row.settled && piece.handed.is_empty())
+            {
+                piece.handed.push_back(row);
+                piece.last_handed = Some(row.seq);
+                piece.unsettled += usize::from(!row.settled);
+            }
+        }
+        (pieces, self.stash)
+    }
+
+    /// The lane carries these hash keys now: it was joined with an empty one.
+    pub const fn widen(&mut self, range: HashRange) {
+        self.range = range;
+    }
+
+    /// Its share may be so large from now on, in rows.
+    pub fn set_most_share(&mut self, most_share: usize) {
+        self.most_share = most_share;
+        self.share = self.share.min(most_share);
     }
 
     /// Whether the next row may be handed to the writer: none waits before it,
@@ -122,11 +161,12 @@ impl Lane {
     }
 
     /// Notes a row that is handed to the writer.
-    pub fn hand(&mut self, seq: Seq, visible_since: Moment) {
+    pub fn hand(&mut self, seq: Seq, hash: u128, visible_since: Moment) {
         self.last_handed = Some(seq);
         self.unsettled += 1;
         self.handed.push_back(Handed {
             seq,
+            hash,
             visible_since,
             settled: false,
         });

@@ -18,6 +18,7 @@ pub mod ports;
 pub mod position;
 pub mod rate_limit;
 pub mod render;
+pub mod routing;
 pub mod row;
 pub mod sabotage;
 pub mod send_queue;

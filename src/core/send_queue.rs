@@ -259,6 +259,27 @@ impl<T: Sendable> SendQueue<T> {
         queue.rows
     }
 
+    /// Takes everything out, of each flow in order for each key, those keys first
+    /// that were to go again. Nothing may be in flight.
+    pub fn drain(&mut self) -> Vec<(FlowId, Vec<T>)> {
+        let drained = std::mem::take(self);
+        let mut again: HashMap<FlowId, Vec<u128>> = HashMap::new();
+        for (flow, hash) in drained.retry {
+            again.entry(flow).or_default().push(hash);
+        }
+        let mut all = Vec::with_capacity(drained.flows.len());
+        for (flow, mut queue) in drained.flows {
+            let retried = again.remove(&flow).unwrap_or_default();
+            let mut rows = Vec::with_capacity(queue.rows);
+            for hash in retried.into_iter().chain(queue.fresh) {
+                let key = queue.keys.remove(&hash);
+                rows.extend(key.into_iter().flat_map(|key| key.rows));
+            }
+            all.push((flow, rows));
+        }
+        all
+    }
+
     fn count_ready(&mut self, weight: usize) {
         self.ready.records += 1;
         self.ready.bytes += weight as u64;

@@ -46,6 +46,12 @@ impl HashRange {
     pub const fn contains(&self, hash: u128) -> bool {
         self.first <= hash && hash <= self.last
     }
+
+    /// Whether some hash key lies in both ranges.
+    #[must_use]
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
 }
 
 /// An open shard.

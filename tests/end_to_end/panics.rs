@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario, until};
-use crate::world::{STREAM, World};
+use crate::shards::Shards;
+use crate::world::World;
 
 /// A point where an actor panics, and at which pass.
 type Panic = (&'static str, u64);
@@ -56,6 +57,15 @@ const SUPERVISOR: [Panic; 5] = [
     ("supervisor.RenewDone", 2),
     ("supervisor.Tick", 40),
 ];
+
+/// While the shards change. The writer's end is a hand-over, too, so the router's
+/// point is passed at the second one.
+const RESHARD: [Panic; 3] = [
+    ("shard_writer.GiveBack", 1),
+    ("outbox_reader.ShardsChanged", 1),
+    ("stream_router.GivenBack", 1),
+];
+const RESHARD_SUPERVISOR: [Panic; 1] = [("supervisor.ShardRetired", 1)];
 
 /// The supervisor dies of the word that another actor did.
 const BOTH: [Panic; 2] = [("shard_writer.CallDone", 20), ("supervisor.ChildExited", 1)];
@@ -123,17 +133,23 @@ impl Run {
     }
 
     async fn split_first_shard(&self) {
-        let client = self.world.emulator.client().await.expect("a client");
-        let (shard, range) = self.world.consumer.ranges().pop_first().expect("a shard");
-        let middle = range.first + (range.last - range.first) / 2;
-        client
-            .split_shard()
-            .stream_name(STREAM)
-            .shard_to_split(&*shard.0)
-            .new_starting_hash_key(middle.to_string())
-            .send()
-            .await
-            .expect("split");
+        Shards::of(&self.world).await.split(0).await;
+    }
+
+    /// Splits shards, which only the records that go elsewhere tell of, until there
+    /// is a panic.
+    async fn split_until(&self, point: &str) {
+        for _ in 0..6 {
+            self.split_first_shard().await;
+            let enough = Instant::now() + PATIENCE / 4;
+            while Instant::now() < enough {
+                if self.has_panicked(point) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        panic!("no panic at {point}");
     }
 
     /// Every one of these points was passed, every restart is in the metrics, and
@@ -190,6 +206,8 @@ fn every_point_of_panic_is_tested() {
         &ROUTER,
         &WRITER,
         &SUPERVISOR,
+        &RESHARD,
+        &RESHARD_SUPERVISOR,
         &BOTH,
     ]
     .concat();
@@ -233,6 +251,30 @@ async fn a_router_that_panics_is_restarted() {
         // Nobody tells the relay of the split: a record goes elsewhere.
         run.split_first_shard().await;
         run.finish(&ROUTER).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn actors_that_panic_while_shards_change_are_restarted() {
+    scenario(3 * PATIENCE, async {
+        let run = Run::start(&RESHARD, "panic").await;
+        run.world.wait_until_received(100).await;
+        for (point, _) in RESHARD {
+            run.split_until(point).await;
+        }
+        run.finish(&RESHARD).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_panics_while_shards_change_is_restarted() {
+    scenario(2 * PATIENCE, async {
+        let run = Run::start(&RESHARD_SUPERVISOR, "panic").await;
+        run.world.wait_until_received(100).await;
+        run.split_until("supervisor.ShardRetired").await;
+        run.finish(&RESHARD_SUPERVISOR).await;
     })
     .await;
 }

@@ -11,7 +11,7 @@ use crate::actors::messages::{Batch, RoutedRow};
 use crate::actors::permits::Ticket;
 use crate::actors::violations;
 use crate::admin::metrics::PositionWrite;
-use crate::core::intake::{Ready, Room};
+use crate::core::intake::{Ready, Room, StashOf};
 use crate::core::invariants::{Invariant, Violation};
 use crate::core::ports::Fenced;
 use crate::core::position::{Seq, WindowNumber};
@@ -106,7 +106,7 @@ impl OutboxReader {
         }
     }
 
-    fn take_back(&mut self, lane: usize, asked: &[Seq], rows: Rendered) {
+    fn take_back(&mut self, lane: StashOf, asked: &[Seq], rows: Rendered) {
         let mut room = self.room_for(rows.ready.len());
         let mut ready = rows.ready.into_iter().peekable();
         let mut handed = Vec::new();

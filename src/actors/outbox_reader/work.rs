@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::actors::clock::Clock;
-use crate::core::intake::{Ready, Wish};
+use crate::core::intake::{Ready, StashOf, Wish};
 use crate::core::ports::{Epoch, Fenced, OutboxStore, PageRequest, StoreError, WindowRows};
 use crate::core::position::{Position, RowId, Seq, WindowNumber};
 use crate::core::render::{Poison, Renderer};
@@ -62,7 +62,7 @@ pub(super) enum Done {
         is_last: bool,
     },
     Refilled {
-        lane: usize,
+        lane: StashOf,
         asked: Vec<Seq>,
         rows: Rendered,
     },

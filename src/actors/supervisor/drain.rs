@@ -42,7 +42,6 @@ impl Supervisor {
                 Exit::Stopped
                 | Exit::LeaseLost
                 | Exit::RowsLost
-                | Exit::Resharded
                 | Exit::Refused(_)
                 | Exit::Blocked(_)
                 | Exit::Stuck

@@ -18,7 +18,8 @@ impl Intake {
     pub fn position_to_save(&mut self, now: Moment) -> Position {
         self.dirty = false;
         self.close_settled();
-        if self.position.open.len() > self.limits.merge_above {
+        self.join_empty_lanes();
+        if self.position.open.len() > self.limits.merge_above && self.backlogs.is_empty() {
             self.merge_windows();
         }
         self.position.marks = if self.needs_marks(now) {
@@ -39,7 +40,9 @@ impl Intake {
     #[must_use]
     pub fn books(&self) -> Books {
         let on_their_way = |lane: &Lane| lane.unsettled() + lane.stash().len();
-        let in_flight: usize = self.lanes.iter().map(on_their_way).sum();
+        let in_lanes: usize = self.lanes.iter().map(on_their_way).sum();
+        let in_backlogs: usize = self.backlogs.iter().map(|one| one.rows.len()).sum();
+        let in_flight = in_lanes + in_backlogs;
         Books {
             in_flight: in_flight as u64,
             ..self.books
@@ -50,10 +53,10 @@ impl Intake {
         let books = self.books();
         let stashed = self.stashed();
         let position = &self.position;
-        let found = &mut self.violations;
+        let mut found = std::mem::take(&mut self.violations);
         for lane in &self.lanes {
-            let passed = lane
-                .first_unsettled()
+            let passed = self
+                .first_unsettled_of(lane)
                 .filter(|row| position.has_settled(*row, lane.range().first));
             let holds = invariants::passes_only_settled(passed.is_some(), false);
             found.check(Invariant::Loss, holds, || {
@@ -78,6 +81,7 @@ impl Intake {
             invariants::within_bound(stashed, most, PAGE),
             || format!("{stashed} rows are remembered by id, at most {most} may be"),
         );
+        self.violations = found;
     }
 
     /// Invariants that did not hold since this was asked last.
@@ -161,7 +165,8 @@ impl Intake {
         };
         let mut marks = Vec::new();
         for lane in &self.lanes {
-            let reached = match lane.first_unsettled() {
+            let first_unsettled = self.first_unsettled_of(lane);
+            let reached = match first_unsettled {
                 Some(row) => Seq {
                     window: row.window,
                     id: row.id.saturating_sub(1),
@@ -169,7 +174,7 @@ impl Intake {
                 None => frontier,
             };
             let recorded = self.recorded.mark_of(lane.range().first);
-            let settled = match (lane.first_unsettled(), recorded) {
+            let settled = match (first_unsettled, recorded) {
                 (None, Some(mark)) => reached.max(mark.settled),
                 _ => reached,
             };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Intake, Room, Scan};
+use super::{Intake, Room, Scan, StashOf};
 use crate::core::lane::Lane;
 use crate::core::position::{RowId, Seq, WindowNumber};
 use crate::core::snapshot::Snapshot;
@@ -63,8 +63,8 @@ pub enum Wish {
     },
     /// Read stashed rows again.
     Refill {
-        /// The lane they belong to.
-        lane: usize,
+        /// Whose they are.
+        lane: StashOf,
         /// The rows, in order.
         rows: Vec<Seq>,
     },
@@ -87,7 +87,7 @@ impl Intake {
             if count > 0 {
                 self.next_refill = place + 1;
                 return Some(Wish::Refill {
-                    lane: place,
+                    lane: StashOf::Lane(place),
                     rows: lane.stash().peek(count),
                 });
             }
@@ -163,6 +163,9 @@ impl Intake {
             return Wish::Save;
         }
         if !self.stopped && room.rows > 0 && room.bytes > 0 {
+            if let Some(backlog) = self.next_backlog() {
+                return backlog;
+            }
             if let Some(refill) = self.next_refill(room, now) {
                 return refill;
             }

@@ -1,0 +1,46 @@
+//! The stream has other shards now, or takes records of another size.
+
+use std::sync::Arc;
+
+use actix::{Context, Handler};
+
+use super::OutboxReader;
+use crate::actors::fault;
+use crate::actors::messages::ShardsChanged;
+use crate::core::render::Renderer;
+
+impl OutboxReader {
+    /// Follows a change of the stream. Nothing may be under way: what is being read
+    /// was asked for by lane, and rendered for the old record limit.
+    pub(super) fn follow_shards(&mut self) {
+        let Some(changed) = self.changed.take() else {
+            return;
+        };
+        let shards = changed.map.shards().iter();
+        let ranges: Vec<_> = shards.map(|shard| shard.range).collect();
+        self.intake.reshard(&ranges, self.now());
+        let old = &self.work.renderer;
+        if old.max_record_bytes == changed.max_record_bytes {
+            return;
+        }
+        let has_risen = changed.max_record_bytes > old.max_record_bytes;
+        self.work.renderer = Arc::new(Renderer {
+            max_record_bytes: changed.max_record_bytes,
+            ..Renderer::clone(old)
+        });
+        // A row that was too large may not be any more.
+        if has_risen && self.rejected.is_none() && !self.draining {
+            self.intake.resume_reading();
+        }
+    }
+}
+
+impl Handler<ShardsChanged> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, message: ShardsChanged, context: &mut Context<Self>) {
+        fault::point("outbox_reader.ShardsChanged");
+        self.changed = Some(message);
+        self.go_on(context);
+    }
+}
