@@ -51,6 +51,8 @@ mod records;
 mod resharding;
 #[path = "end_to_end/running.rs"]
 mod running;
+#[path = "end_to_end/stream_states.rs"]
+mod stream_states;
 #[path = "end_to_end/stuck_shard.rs"]
 mod stuck_shard;
 #[path = "end_to_end/two_relays.rs"]

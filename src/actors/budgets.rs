@@ -11,7 +11,7 @@ use crate::core::dispatch::SharedBudget;
 use crate::core::shard_map::ShardId;
 use crate::core::time::Moment;
 
-/// The budgets in use, by stream ARN and shard.
+/// The budgets in use, by stream and shard.
 #[derive(Debug, Default)]
 pub(super) struct Budgets {
     known: HashMap<(Arc<str>, ShardId), Weak<Mutex<ShardBudget>>>,
@@ -22,13 +22,13 @@ impl Budgets {
     /// limits of whoever came first hold.
     pub(super) fn of(
         &mut self,
-        arn: &Arc<str>,
+        stream: &Arc<str>,
         shard: &ShardId,
         limits: ShardLimits,
         now: Moment,
     ) -> SharedBudget {
         self.known.retain(|_, budget| budget.strong_count() > 0);
-        let key = (Arc::clone(arn), shard.clone());
+        let key = (Arc::clone(stream), shard.clone());
         if let Some(budget) = self.known.get(&key).and_then(Weak::upgrade) {
             return budget;
         }

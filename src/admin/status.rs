@@ -103,6 +103,8 @@ pub struct StreamStatus {
     pub status: String,
     /// What keeps it from being written to, if anything does.
     pub problem: Option<String>,
+    /// What the relay does without, and which permission would help.
+    pub advice: Option<String>,
     /// Its open shards, by rising hash range.
     pub shards: Vec<ShardStatus>,
 }

@@ -12,12 +12,12 @@ use crate::scenario::{PATIENCE, scenario, until};
 use crate::shards::Shards;
 use crate::world::{STREAM, World};
 
-const OFTEN: (&str, &str) = ("TIDEGATE__KINESIS__SHARD_REFRESH", "1s");
+pub(crate) const OFTEN: (&str, &str) = ("TIDEGATE__KINESIS__SHARD_REFRESH", "1s");
 /// Only a record that goes to an unexpected shard tells of a reshard.
 const SELDOM: (&str, &str) = ("TIDEGATE__KINESIS__SHARD_REFRESH", "1h");
 
 /// The shards a relay shows in its status, sorted.
-fn shown(relay: &Relay) -> Vec<String> {
+pub(crate) fn shown(relay: &Relay) -> Vec<String> {
     let status = relay.status();
     let shards = status["streams"][0]["shards"].as_array().cloned();
     let id = |shard: &serde_json::Value| shard["id"].as_str().unwrap_or_default().to_owned();
@@ -27,7 +27,7 @@ fn shown(relay: &Relay) -> Vec<String> {
 }
 
 /// The shards a relay has series of, sorted.
-fn measured(relay: &Relay) -> Vec<String> {
+pub(crate) fn measured(relay: &Relay) -> Vec<String> {
     let (_, body) = relay.get("/metrics").expect("metrics");
     let series = body.lines().filter(|line| !line.starts_with('#'));
     let mut ids: Vec<String> = series
@@ -42,7 +42,7 @@ fn measured(relay: &Relay) -> Vec<String> {
 }
 
 /// Waits until status and metrics show just the shards that are open.
-async fn until_followed(relay: &Relay, shards: &Shards) {
+pub(crate) async fn until_followed(relay: &Relay, shards: &Shards) {
     let mut open = shards.ids().await;
     open.sort();
     until("status and metrics show the open shards", PATIENCE, || {
@@ -51,7 +51,7 @@ async fn until_followed(relay: &Relay, shards: &Shards) {
     .await;
 }
 
-fn load(rows_per_second: f64) -> OutboxLoad {
+pub(crate) fn load(rows_per_second: f64) -> OutboxLoad {
     OutboxLoad {
         workers: 4,
         keys: 60,
@@ -61,7 +61,7 @@ fn load(rows_per_second: f64) -> OutboxLoad {
 }
 
 /// All that was committed has come, once, in order, and no actor started again.
-async fn came_once(world: &World, relay: Relay, load: Load) {
+pub(crate) async fn came_once(world: &World, relay: Relay, load: Load) {
     let (report, verdict) = world.settle(load).await;
     eprintln!("{} rows, {verdict:?}", report.committed.len());
     assert_eq!(verdict.duplicates, 0, "{verdict:#?}");
