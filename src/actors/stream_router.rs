@@ -172,6 +172,9 @@ impl StreamRouter {
     }
 
     fn perform(&mut self, steps: Vec<Rows>) {
+        // The supervisor must know the map before it hears that a shard has retired:
+        // one that is in the map gets another writer.
+        self.announce();
         let mut steps = VecDeque::from(steps);
         while let Some(step) = steps.pop_front() {
             match step {
@@ -184,6 +187,7 @@ impl StreamRouter {
                         && let Some(known) = &mut self.known
                     {
                         steps.extend(known.routing.given_back(&shard, handover, Vec::new()));
+                        self.announce();
                     }
                 }
                 Step::Retire { shard } => self.retire(shard),
@@ -256,7 +260,6 @@ impl Handler<WriterGone> for StreamRouter {
         fault::point("stream_router.WriterGone");
         self.writers.remove(&message.shard);
         self.with_routing(|routing| routing.writer_gone(&message.shard));
-        self.announce();
     }
 }
 
@@ -273,7 +276,6 @@ impl Handler<GivenBack> for StreamRouter {
         let live = batches.into_iter().filter(|batch| !batch.tag.is_void());
         let groups = live.map(|batch| (batch.tag, batch.rows)).collect();
         self.with_routing(|routing| routing.given_back(&shard, handover, groups));
-        self.announce();
     }
 }
 

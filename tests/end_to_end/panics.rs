@@ -14,6 +14,7 @@ use tidegate::demo::load::OutboxLoad;
 use tokio::time::Instant;
 
 use crate::relay::Relay;
+use crate::resharding::until_followed;
 use crate::scenario::{PATIENCE, scenario, until};
 use crate::shards::Shards;
 use crate::stream_states::PUT_ONLY;
@@ -282,6 +283,8 @@ async fn actors_that_panic_while_shards_change_are_restarted() {
         for (point, _) in RESHARD {
             run.split_until(point).await;
         }
+        let shards = Shards::of(&run.world).await;
+        until_followed(&run.relay, &shards).await;
         run.finish(&RESHARD).await;
     })
     .await;

@@ -20,6 +20,8 @@ pub(super) struct Known {
     pub(super) routing: Routing<Arc<FlowTag>, RoutedRow>,
     /// Its ARN and when it was made, as far as that is known.
     made: Option<Made>,
+    /// The same as a text, or the stream's name.
+    identity: Arc<str>,
     max_record_bytes: usize,
 }
 
@@ -43,6 +45,9 @@ impl StreamRouter {
     pub(super) fn is_usable(&mut self, usable: Usable) {
         let stream = self.parts.stream.clone();
         let stopped = self.stopped.take();
+        if stopped.is_some() {
+            self.announced = None;
+        }
         if self.trouble.take().is_some() || stopped.is_some() {
             tracing::info!(%stream, "the stream can be used again");
         }
@@ -61,9 +66,6 @@ impl StreamRouter {
             None => self.learn(),
         };
         self.follow(map, usable.description.as_ref());
-        if stopped.is_some() {
-            self.announced = None;
-        }
         self.give_orders();
         self.announce();
     }
@@ -106,6 +108,10 @@ impl StreamRouter {
         let stream = self.parts.stream.clone();
         let limit = description.map(|one| one.max_record_bytes);
         let made = description.map(Made::of);
+        let identity = match &made {
+            Some(made) => format!("{} of {:?}", made.arn, made.at_ms),
+            None => stream.to_string(),
+        };
         let Some(known) = &mut self.known else {
             let Some(map) = map else {
                 return;
@@ -115,6 +121,7 @@ impl StreamRouter {
             self.known = Some(Known {
                 routing: Routing::new(Arc::new(map)),
                 made,
+                identity: identity.into(),
                 max_record_bytes,
             });
             return;
@@ -124,7 +131,10 @@ impl StreamRouter {
             known.max_record_bytes = limit;
         }
         let was_renewed = known.made.is_some() && made.is_some() && known.made != made;
-        known.made = made.or(known.made.take());
+        if made.is_some() && known.made != made {
+            known.identity = identity.into();
+            known.made = made;
+        }
         let Some(map) = map else {
             return;
         };
@@ -197,18 +207,22 @@ impl StreamRouter {
             return;
         };
         let map = Arc::clone(known.routing.map());
-        let identity = match &known.made {
-            Some(made) => format!("{} of {:?}", made.arn, made.at_ms),
-            None => self.parts.stream.to_string(),
-        };
+        if let Some(StreamState::Ready {
+            identity: told_identity,
+            map: told_map,
+            max_record_bytes: told_limit,
+        }) = &self.announced
+            && Arc::ptr_eq(told_map, &map)
+            && *told_identity == known.identity
+            && *told_limit == known.max_record_bytes
+        {
+            return;
+        }
         let state = StreamState::Ready {
-            identity: identity.into(),
+            identity: Arc::clone(&known.identity),
             map: Arc::clone(&map),
             max_record_bytes: known.max_record_bytes,
         };
-        if self.announced.as_ref() == Some(&state) {
-            return;
-        }
         let label = self.parts.stream.label();
         self.parts.board.update_stream(label, |entry| {
             let mut shown = std::mem::take(&mut entry.shards);
