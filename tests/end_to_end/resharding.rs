@@ -218,8 +218,9 @@ async fn a_drain_in_the_middle_of_a_reshard_repeats_nothing() {
                 relay.log_lines(&["the shards of the stream have changed"]) > changes
             })
             .await;
-            assert_eq!(relay.terminate().await, 0);
+            relay.signal("TERM");
             faults.set_latency(Duration::ZERO, Duration::ZERO);
+            assert_eq!(relay.exit_code(PATIENCE).await, 0);
             relay = world.relay_with(&[OFTEN]).await;
         }
         came_once(&world, relay, load).await;
