@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tidegate::core::shard_map::HashRange;
 use tidegate::demo::consumer::StreamConsumer;
 use tidegate::demo::delivered::Delivered;
+use tidegate::demo::faults::Refused;
 use tidegate::demo::verdict::judge;
 
 use crate::relay::Relay;
@@ -44,12 +46,19 @@ async fn a_stream_that_begins_to_ignore_keys_is_not_written_to_until_it_does_not
         let load = world.load(vec![load(200.0)], 41).await;
         world.wait_until_received(200).await;
         let faults = world.emulator.faults();
+        // Rows wait in the writers when it happens.
+        faults.refuse(Refused::Range(HashRange::ALL));
+        until("rows are queued", PATIENCE, || {
+            relay.metric("tidegate_shard_queued_rows", &[]) > 50.0
+        })
+        .await;
         let strategy = "RecordDistributionStrategy";
         faults.describe_as(strategy, json!("AUTO"));
         until_waiting_for(&relay, "AUTO").await;
         let problem = stream_status(&relay)["problem"].to_string();
         assert!(problem.contains("PARTITION_KEY"), "{problem}");
         tokio::time::sleep(CALLS_END).await;
+        faults.admit_all();
         let received = world.consumer.received();
         let published = load.published();
         load.wait_until_published(published + 300, PATIENCE)
