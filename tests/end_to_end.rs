@@ -55,6 +55,8 @@ mod resharding;
 mod running;
 #[path = "end_to_end/shares.rs"]
 mod shares;
+#[path = "end_to_end/stream_states.rs"]
+mod stream_states;
 #[path = "end_to_end/stuck_shard.rs"]
 mod stuck_shard;
 #[path = "end_to_end/troubles.rs"]

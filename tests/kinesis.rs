@@ -101,6 +101,10 @@ async fn describes_a_stream_by_name_and_by_arn() {
         ..emulator.client_spec()
     };
     let by_arn = KinesisStream::new(pool(), spec, target);
+    assert!(
+        by_name.created_at_ms.is_some_and(|at| at > 0),
+        "{by_name:?}"
+    );
     assert_eq!(by_arn.describe().await, Ok(by_name));
     assert_eq!(by_arn.list_open_shards().await.expect("shards").len(), 2);
     let outcomes = by_arn.put(records(3)).await.expect("an answer");

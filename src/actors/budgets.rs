@@ -14,7 +14,7 @@ use crate::core::sabotage::{self, Bug};
 use crate::core::shard_map::ShardId;
 use crate::core::time::Moment;
 
-/// The budgets in use, by stream ARN and shard.
+/// The budgets in use, by stream and shard.
 #[derive(Debug, Default)]
 pub(super) struct Budgets {
     known: HashMap<(Arc<str>, ShardId), SharedBudget>,
@@ -25,7 +25,7 @@ impl Budgets {
     /// did within the last second. The limits of whoever came first hold.
     pub(super) fn of(
         &mut self,
-        arn: &Arc<str>,
+        stream: &Arc<str>,
         shard: &ShardId,
         limits: ShardLimits,
         now: Moment,
@@ -38,7 +38,7 @@ impl Budgets {
                     !budget.is_at_rest(now)
                 }
         });
-        let key = (Arc::clone(arn), shard.clone());
+        let key = (Arc::clone(stream), shard.clone());
         if let Some(budget) = self.known.get(&key) {
             return Arc::clone(budget);
         }

@@ -19,7 +19,7 @@ use crate::core::position::Seq;
 use crate::core::routing::HandoverId;
 use crate::core::row::Envelope;
 use crate::core::send_queue::Sendable;
-use crate::core::shard_map::{ShardId, ShardMap};
+use crate::core::shard_map::{HashRange, ShardId, ShardMap};
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
 
@@ -135,8 +135,18 @@ pub struct ProbeReady {
     pub probe: actix::Addr<super::probe::Probe>,
 }
 
+/// The reader's stream must not be written to: read nothing more until
+/// [`ShardsChanged`] comes. Supervisor to reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StreamStopped {
+    /// Which stream, and why.
+    pub reason: String,
+}
+
 /// The shards of the reader's stream have changed, or the most that a record may
-/// weigh. Supervisor to reader, which fits its lanes to them.
+/// weigh, or it can be used again. Supervisor to reader, which fits its lanes to
+/// them.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct ShardsChanged {
@@ -186,7 +196,33 @@ pub struct UnexpectedShard {
     pub shard: ShardId,
 }
 
+/// Where records of a call went. Writer to router, while the router learns the
+/// shards from that.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct WentTo {
+    /// Of each shard, the lowest and the highest hash key that went there.
+    pub places: Vec<(ShardId, HashRange)>,
+}
+
+/// The service refused a whole call in a way that only somebody can mend: maybe
+/// the stream is gone. Writer to router, which looks at the stream soon.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct CallRefused;
+
 // === Writer ===
+
+/// How to work from now on. Router to writer, when it is ready and when something
+/// of it changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Message)]
+#[rtype(result = "()")]
+pub struct Orders {
+    /// Keep what you have and begin no call: the stream must not be written to.
+    pub hold: bool,
+    /// Say where records went ([`WentTo`]).
+    pub say_where: bool,
+}
 
 /// Drop the rows of flows that are void. Supervisor to router, router to writer,
 /// when a reader ended.
@@ -255,14 +291,14 @@ pub struct ShardRetired {
 pub enum StreamState {
     /// It takes records; these are its shards.
     Ready {
-        /// Its ARN.
-        arn: Arc<str>,
+        /// Which stream it is: budgets of its shards are shared by that.
+        identity: Arc<str>,
         /// The map.
         map: Arc<ShardMap>,
         /// The most a record may weigh, in bytes.
         max_record_bytes: usize,
     },
-    /// It cannot be used.
+    /// It cannot be used: nothing is sent until it is ready again.
     Trouble {
         /// Why, and what to do.
         reason: String,

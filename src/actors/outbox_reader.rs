@@ -93,6 +93,8 @@ pub struct OutboxReader {
     rejected: Option<RejectedRow>,
     /// What the stream has become, to be followed when nothing is under way.
     changed: Option<ShardsChanged>,
+    /// Why the stream must not be written to.
+    stopped: Option<String>,
     backoff: Backoff,
     paused_until: Option<Moment>,
     timer: Option<(Moment, SpawnHandle)>,
@@ -179,6 +181,7 @@ impl OutboxReader {
             releasing: false,
             rejected: None,
             changed: None,
+            stopped: None,
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             paused_until: None,
             timer: None,
@@ -224,6 +227,9 @@ impl OutboxReader {
     }
 
     fn room(&mut self, now: Moment) -> Room {
+        if self.stopped.is_some() {
+            return Room { rows: 0, bytes: 0 };
+        }
         let tag = &self.tag;
         let bytes = tag.own.free_bytes().min(tag.shared.free_bytes());
         let by_bytes = bytes / self.weight.max(1);
@@ -244,7 +250,7 @@ impl OutboxReader {
         if self.intake.wants_news() {
             self.watch(context);
         }
-        let starved = room.rows == 0 || room.bytes == 0;
+        let starved = (room.rows == 0 || room.bytes == 0) && self.stopped.is_none();
         let retry = starved.then(|| self.limiter.next_at(now).max(now + PERMIT_RETRY));
         if let Some(until) = until.into_iter().chain(retry).min() {
             self.wake_at(until, context);

@@ -6,6 +6,7 @@
 //! flight: if this actor dies, their tickets tell their readers.
 
 mod handing_over;
+mod orders;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
 use super::messages::{
-    Batch, Outcomes, PurgeVoid, RejectedRow, RoutedRow, StopNow, UnexpectedShard,
+    Batch, Orders, Outcomes, PurgeVoid, RejectedRow, RoutedRow, StopNow, UnexpectedShard,
 };
 use super::permits::FlowTag;
 use super::pulse::Pulse;
@@ -75,6 +76,7 @@ pub struct ShardWriter {
     trouble: Option<String>,
     /// Its queue is to go back to the router when the call in flight has ended.
     giving_back: Option<HandoverId>,
+    orders: Orders,
 }
 
 struct CallDone {
@@ -96,6 +98,7 @@ impl ShardWriter {
             last_sequence: String::new(),
             trouble: None,
             giving_back: None,
+            orders: Orders::default(),
         }
     }
 
@@ -103,6 +106,9 @@ impl ShardWriter {
         self.purge_void();
         if let Some(handover) = self.giving_back {
             self.give_back(handover);
+            return;
+        }
+        if self.orders.hold {
             return;
         }
         match self.dispatch.next(self.parts.clock.now()) {
@@ -180,6 +186,7 @@ impl ShardWriter {
         self.note_trouble(&done.answer);
         let reason = retry_reason(&done.answer);
         self.count_retries(&done.answer, reason);
+        self.tell_of_refusal(&done.answer);
         let offered = self.dispatch.in_flight().len();
         let outcome = call_outcome(&done.answer);
         let random = fastrand::f64();
@@ -188,6 +195,7 @@ impl ShardWriter {
             .answered(done.answer, self.parts.clock.now(), random);
         self.parts.metrics.call(outcome, done.took);
         self.report_call(&answer, offered);
+        self.say_where(&answer);
         self.settle(answer);
         self.go_on(context);
     }
@@ -326,7 +334,8 @@ impl ShardWriter {
 
     /// Rows wait while nothing is under way: a wake-up was lost.
     fn is_stalled(&self) -> bool {
-        self.dispatch.queued() > 0 && self.dispatch.in_flight().is_empty() && self.timer.is_none()
+        let waits = self.dispatch.in_flight().is_empty() && self.timer.is_none();
+        self.dispatch.queued() > 0 && waits && !self.orders.hold
     }
 
     fn report(&mut self, context: &mut Context<Self>) {

@@ -2,9 +2,13 @@
 //! its shard.
 //!
 //! States: *examining* (the stream is described and its shards listed; with
-//! pauses while that fails) and *ready* (rows are routed; the examination is
-//! repeated from time to time, and when a record went to an unexpected shard).
-//! Rows of a shard whose writer is being started wait here.
+//! pauses while that fails), *ready* (rows are routed; the examination is
+//! repeated from time to time, and when a record went to an unexpected shard) and
+//! *stopped* (the stream is missing or ignores keys: writers hold what they have,
+//! readers read nothing, until an examination finds it right again). An examination
+//! that fails changes nothing: what is known goes on. Where shards may not be
+//! listed, they are *learnt* from where records go. Rows of a shard whose writer is
+//! being started wait here.
 //!
 //! When the shards have changed, the rows that wait in the writers of shards that
 //! are gone are moved to the writers of the new ones, in order, while the others
@@ -13,6 +17,8 @@
 
 mod examination;
 mod key;
+mod knowledge;
+mod learning;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,19 +28,22 @@ use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Recipient
 use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
+use super::clock::Clock;
 use super::fault;
 use super::messages::{
-    Batch, GiveBack, GivenBack, PurgeVoid, RoutedRow, ShardRetired, StopNow, StreamChanged,
-    StreamState, UnexpectedShard, WriterGone, WriterReady,
+    Batch, CallRefused, GiveBack, GivenBack, Orders, PurgeVoid, RoutedRow, ShardRetired, StopNow,
+    StreamChanged, StreamState, UnexpectedShard, WriterGone, WriterReady,
 };
 use super::permits::FlowTag;
 use super::pulse::Pulse;
 use super::shard_writer::ShardWriter;
-use crate::admin::status::{ShardStatus, StatusBoard};
+use crate::admin::status::StatusBoard;
 use crate::core::backoff::Backoff;
-use crate::core::ports::{StreamDescription, StreamService};
-use crate::core::routing::{Change, Routing, Step};
-use crate::core::shard_map::{Shard, ShardId, ShardMap};
+use crate::core::ports::StreamService;
+use crate::core::routing::{Routing, Step};
+use crate::core::shard_map::ShardId;
+use knowledge::Known;
+use learning::Learning;
 
 pub use key::StreamKey;
 
@@ -58,6 +67,8 @@ pub struct RouterParts {
     pub refresh: Duration,
     /// Which incarnation it is.
     pub incarnation: u64,
+    /// The clock.
+    pub clock: Clock,
     /// Its signs of life.
     pub pulse: Pulse,
     /// Where what takes time is spawned.
@@ -65,13 +76,6 @@ pub struct RouterParts {
 }
 
 type Rows = Step<Arc<FlowTag>, RoutedRow>;
-
-/// A stream whose shards are known.
-struct Known {
-    routing: Routing<Arc<FlowTag>, RoutedRow>,
-    arn: Arc<str>,
-    max_record_bytes: usize,
-}
 
 /// The router of one stream.
 pub struct StreamRouter {
@@ -86,7 +90,16 @@ pub struct StreamRouter {
     next_examination: Option<SpawnHandle>,
     examining: bool,
     surprised: bool,
+    /// Whether a surprise led to the examination under way, or the last one.
+    was_surprised: bool,
+    /// Why it cannot be examined.
     trouble: Option<String>,
+    /// Why it must not be written to.
+    stopped: Option<String>,
+    advice: Option<String>,
+    learning: Option<Learning>,
+    /// What the writers were told last.
+    given: Orders,
 }
 
 impl StreamRouter {
@@ -106,7 +119,12 @@ impl StreamRouter {
             next_examination: None,
             examining: false,
             surprised: false,
+            was_surprised: false,
             trouble: None,
+            stopped: None,
+            advice: None,
+            learning: None,
+            given: Orders::default(),
         }
     }
 
@@ -118,101 +136,23 @@ impl StreamRouter {
         context.run_later(BEAT_EVERY, Self::beat);
     }
 
-    // === What is known of the stream ===
-
-    fn is_ready(&mut self, map: ShardMap, description: &StreamDescription) {
-        let stream = self.parts.stream.clone();
-        if self.trouble.take().is_some() {
-            tracing::info!(%stream, "the stream can be used again");
-        }
-        self.parts.board.update_stream(stream.label(), |entry| {
-            entry.name = Arc::clone(stream.label());
-            entry.status.clone_from(&description.status);
-            entry.problem = None;
-        });
-        let max_record_bytes = description.max_record_bytes;
-        let Some(known) = &mut self.known else {
-            tracing::info!(%stream, shards = map.shards().len(), max_record_bytes, "the stream is ready");
-            self.known = Some(Known {
-                routing: Routing::new(Arc::new(map)),
-                arn: description.arn.as_str().into(),
-                max_record_bytes,
-            });
-            self.announce();
-            return;
-        };
-        if known.max_record_bytes != max_record_bytes {
-            tracing::info!(%stream, max_record_bytes, "the stream takes records of another size now");
-            known.max_record_bytes = max_record_bytes;
-        }
-        if **known.routing.newest_map() != map {
-            let (before, shards) = (known.routing.map().shards().len(), map.shards().len());
-            tracing::info!(%stream, before, shards, "the shards of the stream have changed");
-            self.surprises.reset();
-            let steps = known.routing.reshard(Arc::new(map), Change::Reshard);
-            self.perform(steps);
-        }
-        self.announce();
-    }
-
-    /// Trouble with the examination does not stop what is known to work: rows go
-    /// on to the writers, whose calls will tell.
-    fn is_in_trouble(&mut self, reason: String) {
-        if self.trouble.as_ref() == Some(&reason) {
+    /// Tells all writers how to work, or a new one.
+    fn give_orders(&mut self) {
+        let orders = self.orders();
+        if std::mem::replace(&mut self.given, orders) == orders {
             return;
         }
-        let stream = self.parts.stream.clone();
-        tracing::warn!(%stream, %reason, "the stream cannot be examined; trying again");
-        self.parts.board.update_stream(stream.label(), |entry| {
-            entry.name = Arc::clone(stream.label());
-            entry.problem = Some(reason.clone());
-        });
-        self.trouble = Some(reason.clone());
-        if self.known.is_none() {
-            self.tell_supervisor(StreamState::Trouble { reason });
+        for writer in self.writers.values() {
+            if writer.try_send(orders).is_err() {
+                tracing::debug!("a writer is gone");
+            }
         }
     }
 
-    /// Tells the supervisor what rows are routed by, when that has changed.
-    fn announce(&mut self) {
-        let Some(known) = &self.known else {
-            return;
-        };
-        let map = Arc::clone(known.routing.map());
-        let state = StreamState::Ready {
-            arn: Arc::clone(&known.arn),
-            map: Arc::clone(&map),
-            max_record_bytes: known.max_record_bytes,
-        };
-        if self.announced.as_ref() == Some(&state) {
-            return;
-        }
-        let label = self.parts.stream.label();
-        self.parts.board.update_stream(label, |entry| {
-            let mut shown = std::mem::take(&mut entry.shards);
-            let mut status = |shard: &Shard| {
-                let place = shown.iter().position(|one| one.id == shard.id.0);
-                let fresh = || ShardStatus {
-                    id: Arc::clone(&shard.id.0),
-                    ..ShardStatus::default()
-                };
-                place.map_or_else(fresh, |place| shown.swap_remove(place))
-            };
-            entry.shards = map.shards().iter().map(&mut status).collect();
-        });
-        self.announced = Some(state.clone());
-        self.tell_supervisor(state);
-    }
-
-    fn tell_supervisor(&self, state: StreamState) {
-        let stream = self.parts.stream.clone();
-        let changed = StreamChanged {
-            stream,
-            incarnation: self.parts.incarnation,
-            state,
-        };
-        if self.parts.supervisor.try_send(changed).is_err() {
-            tracing::debug!("the supervisor is gone");
+    const fn orders(&self) -> Orders {
+        Orders {
+            hold: self.stopped.is_some(),
+            say_where: self.learning.is_some(),
         }
     }
 
@@ -232,6 +172,9 @@ impl StreamRouter {
     }
 
     fn perform(&mut self, steps: Vec<Rows>) {
+        // The supervisor must know the map before it hears that a shard has retired:
+        // one that is in the map gets another writer.
+        self.announce();
         let mut steps = VecDeque::from(steps);
         while let Some(step) = steps.pop_front() {
             match step {
@@ -244,6 +187,7 @@ impl StreamRouter {
                         && let Some(known) = &mut self.known
                     {
                         steps.extend(known.routing.given_back(&shard, handover, Vec::new()));
+                        self.announce();
                     }
                 }
                 Step::Retire { shard } => self.retire(shard),
@@ -300,6 +244,10 @@ impl Handler<WriterReady> for StreamRouter {
     fn handle(&mut self, message: WriterReady, _: &mut Self::Context) {
         fault::point("stream_router.WriterReady");
         let shard = message.shard;
+        let orders = self.orders();
+        if orders != Orders::default() && message.writer.try_send(orders).is_err() {
+            tracing::debug!(%shard, "a new writer is gone");
+        }
         self.writers.insert(shard.clone(), message.writer);
         self.with_routing(|routing| routing.writer_ready(&shard));
     }
@@ -312,7 +260,6 @@ impl Handler<WriterGone> for StreamRouter {
         fault::point("stream_router.WriterGone");
         self.writers.remove(&message.shard);
         self.with_routing(|routing| routing.writer_gone(&message.shard));
-        self.announce();
     }
 }
 
@@ -329,7 +276,6 @@ impl Handler<GivenBack> for StreamRouter {
         let live = batches.into_iter().filter(|batch| !batch.tag.is_void());
         let groups = live.map(|batch| (batch.tag, batch.rows)).collect();
         self.with_routing(|routing| routing.given_back(&shard, handover, groups));
-        self.announce();
     }
 }
 
@@ -338,10 +284,23 @@ impl Handler<UnexpectedShard> for StreamRouter {
 
     fn handle(&mut self, message: UnexpectedShard, context: &mut Self::Context) {
         fault::point("stream_router.UnexpectedShard");
+        // What is learnt is never quite right, and no list would tell.
+        if self.learning.is_some() {
+            return;
+        }
         let stream = &self.parts.stream;
         if !self.surprised {
             tracing::info!(%stream, shard = %message.shard, "a record went to an unexpected shard; listing the shards");
         }
+        self.is_surprised(context);
+    }
+}
+
+impl Handler<CallRefused> for StreamRouter {
+    type Result = ();
+
+    fn handle(&mut self, _: CallRefused, context: &mut Self::Context) {
+        fault::point("stream_router.CallRefused");
         self.is_surprised(context);
     }
 }

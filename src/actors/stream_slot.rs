@@ -7,7 +7,8 @@ use actix::{Addr, AsyncContext, Context};
 
 use super::child::{self, ChildId, ChildSlot, Exit};
 use super::messages::{
-    PurgeVoid, ShardRetired, ShardsChanged, StopNow, StreamState, WriterGone, WriterReady,
+    PurgeVoid, ShardRetired, ShardsChanged, StopNow, StreamState, StreamStopped, WriterGone,
+    WriterReady,
 };
 use super::pipeline_slot::Run;
 use super::pulse::Pulse;
@@ -26,8 +27,8 @@ pub(super) struct StreamSlot {
     service: Arc<dyn StreamService>,
     pub(super) watch: Arc<StreamWatch>,
     limits: ShardLimits,
-    /// The stream's ARN, by which its budgets are shared.
-    arn: Arc<str>,
+    /// Which stream it is: its budgets are shared by that.
+    identity: Arc<str>,
     pub(super) router: ChildSlot<StreamRouter>,
     ready: Option<(Arc<ShardMap>, usize)>,
     pub(super) trouble: Option<String>,
@@ -44,7 +45,8 @@ pub(super) struct ReadyStream {
 
 impl StreamSlot {
     pub(super) fn ready(&self) -> Option<ReadyStream> {
-        let (map, max_record_bytes) = self.ready.clone()?;
+        let ready = self.ready.clone().filter(|_| self.trouble.is_none());
+        let (map, max_record_bytes) = ready?;
         let router = self.router.address.clone()?;
         Some(ReadyStream {
             router,
@@ -97,7 +99,7 @@ impl Supervisor {
             service: Arc::new(service),
             watch,
             limits: limits_of(budget),
-            arn: Arc::from(""),
+            identity: Arc::from(""),
             router: ChildSlot::new(self.clock.now()),
             ready: None,
             trouble: None,
@@ -151,6 +153,7 @@ impl Supervisor {
             board: Arc::clone(&self.board),
             refresh: self.settings.kinesis.shard_refresh,
             incarnation,
+            clock: self.clock,
             pulse: pulse.clone(),
             workers: self.stage.workers().clone(),
         };
@@ -239,14 +242,23 @@ impl Supervisor {
                         };
                         self.show(key, pipeline, state);
                     }
+                    let Run::Running { reader, .. } = &pipeline.run else {
+                        continue;
+                    };
+                    let reason = format!("stream {stream}: {reason}");
+                    if pipeline.stream_in_use() == Some(stream)
+                        && reader.try_send(StreamStopped { reason }).is_err()
+                    {
+                        tracing::debug!(pipeline = %key, "a reader is gone");
+                    }
                 }
             }
             StreamState::Ready {
-                arn,
+                identity,
                 map,
                 max_record_bytes,
             } => {
-                slot.arn = arn;
+                slot.identity = identity;
                 slot.trouble = None;
                 slot.ready = Some((Arc::clone(&map), max_record_bytes));
                 let is_new = |shard: &&Shard| !slot.writers.contains_key(&shard.id);
@@ -334,7 +346,7 @@ impl Supervisor {
             stream: stream.clone(),
             shard: shard.clone(),
             service: Arc::clone(&slot.service),
-            budget: self.budgets.of(&slot.arn, shard, slot.limits, now),
+            budget: self.budgets.of(&slot.identity, shard, slot.limits, now),
             router: router.clone(),
             metrics: self.metrics.shard(stream.label(), &shard.0),
             all_metrics: self.metrics.clone(),

@@ -105,6 +105,8 @@ pub struct StreamStatus {
     pub problem: Option<String>,
     /// The troubles it is in, by the call that meets them.
     pub troubles: Vec<TroubleStatus>,
+    /// What the relay does without, and which permission would help.
+    pub advice: Option<String>,
     /// Its open shards, by rising hash range.
     pub shards: Vec<ShardStatus>,
 }

@@ -155,6 +155,18 @@ pub fn classify_record(code: &str, message: &str) -> RecordOutcome {
     }
 }
 
+/// Whether an error code says that the credentials may not make the call.
+#[must_use]
+pub fn says_denied(code: &str) -> bool {
+    meaning_of(bare_code(code)) == Meaning::Denied
+}
+
+/// Whether an error code says that there is no such stream.
+#[must_use]
+pub fn says_missing(code: &str) -> bool {
+    meaning_of(bare_code(code)) == Meaning::Missing
+}
+
 /// Strips what protocols put round a code: `namespace#Code:http://...`.
 fn bare_code(code: &str) -> &str {
     let before_link = code.split_once(':').map_or(code, |(before, _)| before);

@@ -133,6 +133,12 @@ impl<T: Sendable> Dispatch<T> {
         self.in_flight.is_empty().then(|| self.queue.drain())
     }
 
+    /// What calls failed of has been mended: the next one need not wait.
+    pub const fn try_now(&mut self, now: Moment) {
+        self.not_before = now;
+        self.lasting.reset();
+    }
+
     /// The rows of the call in flight.
     #[must_use]
     pub fn in_flight(&self) -> &[Taken<T>] {

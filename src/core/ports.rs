@@ -264,6 +264,9 @@ pub trait OutboxStore: Send + Sync {
 pub struct StreamDescription {
     /// Its ARN.
     pub arn: String,
+    /// When it was made, in milliseconds since 1970, if the service says so: tells
+    /// a stream from one that was deleted and made again under its name.
+    pub created_at_ms: Option<i64>,
     /// Whether it takes records now (ACTIVE or UPDATING).
     pub writable: bool,
     /// Its status as the service names it.

@@ -173,6 +173,7 @@ impl KinesisStream {
         let strategy = summary.record_distribution_strategy.as_ref();
         Ok(StreamDescription {
             arn: summary.stream_arn,
+            created_at_ms: summary.stream_creation_timestamp.to_millis().ok(),
             writable: status == "ACTIVE" || status == "UPDATING",
             status,
             max_record_bytes: max_record_kib * 1024,

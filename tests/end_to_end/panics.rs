@@ -14,9 +14,11 @@ use tidegate::demo::load::OutboxLoad;
 use tokio::time::Instant;
 
 use crate::relay::Relay;
+use crate::resharding::until_followed;
 use crate::scenario::{PATIENCE, scenario, until};
 use crate::shards::Shards;
-use crate::world::World;
+use crate::stream_states::PUT_ONLY;
+use crate::world::{STREAM, World};
 
 /// A point where an actor panics, and at which pass.
 type Panic = (&'static str, u64);
@@ -67,6 +69,15 @@ const RESHARD: [Panic; 3] = [
 ];
 const RESHARD_SUPERVISOR: [Panic; 1] = [("supervisor.ShardRetired", 1)];
 
+/// While the stream is missing, twice.
+const MISSING: [Panic; 3] = [
+    ("stream_router.CallRefused", 1),
+    ("shard_writer.Orders", 1),
+    ("outbox_reader.StreamStopped", 1),
+];
+/// While shards are learnt.
+const LEARNING: [Panic; 1] = [("stream_router.WentTo", 3)];
+
 /// The supervisor dies of the word that another actor did.
 const BOTH: [Panic; 2] = [("shard_writer.CallDone", 20), ("supervisor.ChildExited", 1)];
 
@@ -79,7 +90,12 @@ struct Run {
 
 impl Run {
     async fn start(panics: &[Panic], how: &str) -> Self {
+        Self::start_with(panics, how, &[]).await
+    }
+
+    async fn start_with(panics: &[Panic], how: &str, more: &[(&str, &str)]) -> Self {
         let world = World::new(2).await;
+        world.emulator.faults().allow_only_puts(PUT_ONLY);
         world.pipeline("events", json!({})).await;
         // Its reader is told that there is nothing new.
         world.pipeline("idle", json!({})).await;
@@ -88,7 +104,9 @@ impl Run {
             .map(|(point, pass)| format!("{point}={pass}:{how}"))
             .collect();
         let armed = armed.join(",");
-        let relay = world.relay_with(&[("TIDEGATE_TEST_FAULTS", &armed)]).await;
+        let mut settings = vec![("TIDEGATE_TEST_FAULTS", armed.as_str())];
+        settings.extend(more);
+        let relay = world.relay_with(&settings).await;
         let load = world
             .load(
                 vec![OutboxLoad {
@@ -208,6 +226,8 @@ fn every_point_of_panic_is_tested() {
         &SUPERVISOR,
         &RESHARD,
         &RESHARD_SUPERVISOR,
+        &MISSING,
+        &LEARNING,
         &BOTH,
     ]
     .concat();
@@ -263,6 +283,8 @@ async fn actors_that_panic_while_shards_change_are_restarted() {
         for (point, _) in RESHARD {
             run.split_until(point).await;
         }
+        let shards = Shards::of(&run.world).await;
+        until_followed(&run.relay, &shards).await;
         run.finish(&RESHARD).await;
     })
     .await;
@@ -275,6 +297,33 @@ async fn a_supervisor_that_panics_while_shards_change_is_restarted() {
         run.world.wait_until_received(100).await;
         run.split_until("supervisor.ShardRetired").await;
         run.finish(&RESHARD_SUPERVISOR).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn actors_that_panic_while_the_stream_is_missing_are_restarted() {
+    scenario(3 * PATIENCE, async {
+        let run = Run::start(&MISSING, "panic").await;
+        let faults = run.world.emulator.faults();
+        for point in ["stream_router.CallRefused", "outbox_reader.StreamStopped"] {
+            let received = run.world.consumer.received();
+            run.world.wait_until_received(received + 100).await;
+            faults.hide_stream(STREAM);
+            run.wait_for(point).await;
+            faults.show_stream(STREAM);
+        }
+        run.finish(&MISSING).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_router_that_panics_while_it_learns_is_restarted() {
+    scenario(2 * PATIENCE, async {
+        let put_only = [("AWS_ACCESS_KEY_ID", PUT_ONLY)];
+        let run = Run::start_with(&LEARNING, "panic", &put_only).await;
+        run.finish(&LEARNING).await;
     })
     .await;
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate::demo::faults::Refused;
+use tidegate::demo::faults::{CallFault, Often, Operation, Refused};
 use tidegate::demo::load::{Load, OutboxLoad};
 
 use crate::relay::Relay;
@@ -12,12 +12,12 @@ use crate::scenario::{PATIENCE, scenario, until};
 use crate::shards::Shards;
 use crate::world::{STREAM, World};
 
-const OFTEN: (&str, &str) = ("TIDEGATE__KINESIS__SHARD_REFRESH", "1s");
+pub(crate) const OFTEN: (&str, &str) = ("TIDEGATE__KINESIS__SHARD_REFRESH", "1s");
 /// Only a record that goes to an unexpected shard tells of a reshard.
 const SELDOM: (&str, &str) = ("TIDEGATE__KINESIS__SHARD_REFRESH", "1h");
 
 /// The shards a relay shows in its status, sorted.
-fn shown(relay: &Relay) -> Vec<String> {
+pub(crate) fn shown(relay: &Relay) -> Vec<String> {
     let status = relay.status();
     let shards = status["streams"][0]["shards"].as_array().cloned();
     let id = |shard: &serde_json::Value| shard["id"].as_str().unwrap_or_default().to_owned();
@@ -27,7 +27,7 @@ fn shown(relay: &Relay) -> Vec<String> {
 }
 
 /// The shards a relay has series of, sorted.
-fn measured(relay: &Relay) -> Vec<String> {
+pub(crate) fn measured(relay: &Relay) -> Vec<String> {
     let (_, body) = relay.get("/metrics").expect("metrics");
     let series = body.lines().filter(|line| !line.starts_with('#'));
     let mut ids: Vec<String> = series
@@ -42,7 +42,7 @@ fn measured(relay: &Relay) -> Vec<String> {
 }
 
 /// Waits until status and metrics show just the shards that are open.
-async fn until_followed(relay: &Relay, shards: &Shards) {
+pub(crate) async fn until_followed(relay: &Relay, shards: &Shards) {
     let mut open = shards.ids().await;
     open.sort();
     until("status and metrics show the open shards", PATIENCE, || {
@@ -51,7 +51,7 @@ async fn until_followed(relay: &Relay, shards: &Shards) {
     .await;
 }
 
-fn load(rows_per_second: f64) -> OutboxLoad {
+pub(crate) fn load(rows_per_second: f64) -> OutboxLoad {
     OutboxLoad {
         workers: 4,
         keys: 60,
@@ -61,7 +61,7 @@ fn load(rows_per_second: f64) -> OutboxLoad {
 }
 
 /// All that was committed has come, once, in order, and no actor started again.
-async fn came_once(world: &World, relay: Relay, load: Load) {
+pub(crate) async fn came_once(world: &World, relay: Relay, load: Load) {
     let (report, verdict) = world.settle(load).await;
     eprintln!("{} rows, {verdict:?}", report.committed.len());
     assert_eq!(verdict.duplicates, 0, "{verdict:#?}");
@@ -193,6 +193,70 @@ async fn a_split_brings_more_throughput() {
         );
         assert_eq!(relay.metric("tidegate_actor_restarts_total", &[]), 0.0);
         assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_in_the_middle_of_a_reshard_repeats_nothing() {
+    scenario(3 * PATIENCE, async {
+        let world = World::new(2).await;
+        world.pipeline("events", json!({})).await;
+        let mut relay = world.relay_with(&[OFTEN]).await;
+        let load = world.load(vec![load(200.0)], 34).await;
+        let shards = Shards::of(&world).await;
+        let faults = world.emulator.faults();
+        for _ in 0..3 {
+            let received = world.consumer.received();
+            world.wait_until_received(received + 100).await;
+            let changes = relay.log_lines(&["the shards of the stream have changed"]);
+            shards.split(0).await;
+            // A call is in flight when the shards are seen to have changed.
+            let slow = Duration::from_millis(700);
+            faults.set_latency(slow, slow);
+            until("the change is seen", PATIENCE, || {
+                relay.log_lines(&["the shards of the stream have changed"]) > changes
+            })
+            .await;
+            relay.signal("TERM");
+            faults.set_latency(Duration::ZERO, Duration::ZERO);
+            assert_eq!(relay.exit_code(PATIENCE).await, 0);
+            relay = world.relay_with(&[OFTEN]).await;
+        }
+        came_once(&world, relay, load).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_shards_cannot_be_listed_what_is_known_goes_on() {
+    scenario(3 * PATIENCE, async {
+        let world = World::new(2).await;
+        world.pipeline("events", json!({})).await;
+        let relay = world.relay_with(&[OFTEN]).await;
+        let load = world.load(vec![load(200.0)], 35).await;
+        world.wait_until_received(100).await;
+        let shards = Shards::of(&world).await;
+        let faults = world.emulator.faults();
+        let before = shown(&relay);
+        let throttled = CallFault::code("LimitExceededException");
+        shards.split(0).await;
+        faults.inject(Operation::ListShards, Often::Always, throttled);
+        let delivered = || {
+            relay.pipeline("events")["delivered_rows"]
+                .as_u64()
+                .unwrap_or(0)
+        };
+        let so_far = delivered();
+        until("rows flow on", PATIENCE, || {
+            delivered() > so_far + 400 && relay.log_lines(&["the stream cannot be examined"]) > 0
+        })
+        .await;
+        assert_eq!(relay.state("events"), "running");
+        assert_eq!(shown(&relay), before);
+        faults.heal();
+        until_followed(&relay, &shards).await;
+        came_once(&world, relay, load).await;
     })
     .await;
 }

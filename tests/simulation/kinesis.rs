@@ -93,6 +93,7 @@ impl Stream {
                 "arn:aws:kinesis:us-east-1:000000000000:stream/{}",
                 self.name
             ),
+            created_at_ms: Some(0),
             writable: true,
             status: "ACTIVE".to_owned(),
             max_record_bytes: 1 << 20,

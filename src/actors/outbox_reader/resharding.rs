@@ -1,4 +1,5 @@
-//! The stream has other shards now, or takes records of another size.
+//! The stream has other shards now, takes records of another size, must not be
+//! written to, or can be again.
 
 use std::sync::Arc;
 
@@ -6,7 +7,8 @@ use actix::{Context, Handler};
 
 use super::OutboxReader;
 use crate::actors::fault;
-use crate::actors::messages::ShardsChanged;
+use crate::actors::messages::{ShardsChanged, StreamStopped};
+use crate::admin::status::PipelineState;
 use crate::core::render::Renderer;
 
 impl OutboxReader {
@@ -41,6 +43,24 @@ impl Handler<ShardsChanged> for OutboxReader {
     fn handle(&mut self, message: ShardsChanged, context: &mut Context<Self>) {
         fault::point("outbox_reader.ShardsChanged");
         self.changed = Some(message);
+        if self.stopped.take().is_some() {
+            // A row that held the pipeline is found again.
+            if self.rejected.is_none() && !self.draining {
+                self.intake.resume_reading();
+            }
+            self.is_running();
+        }
         self.go_on(context);
+    }
+}
+
+impl Handler<StreamStopped> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, message: StreamStopped, _: &mut Context<Self>) {
+        fault::point("outbox_reader.StreamStopped");
+        let reason = message.reason;
+        self.stopped = Some(reason.clone());
+        self.set_state(PipelineState::Waiting { reason });
     }
 }

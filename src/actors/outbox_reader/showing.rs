@@ -23,6 +23,9 @@ const BACKLOG_BOUND: u32 = 10_000;
 impl OutboxReader {
     /// Rows are read: whether they also flow is for the stream to say.
     pub(super) fn is_running(&mut self) {
+        if self.stopped.is_some() {
+            return;
+        }
         let is_blocked = matches!(self.state, PipelineState::Blocked { .. });
         if is_blocked && self.intake.is_held() {
             return;
@@ -112,7 +115,11 @@ impl OutboxReader {
 
     /// Nothing is under way, nothing is waited for: a wake-up was lost.
     fn is_stalled(&self) -> bool {
-        let waits = self.busy || self.watching || self.timer.is_some() || self.releasing;
+        let waits = self.busy
+            || self.watching
+            || self.timer.is_some()
+            || self.releasing
+            || self.stopped.is_some();
         !waits && self.intake.nothing_handed() && !self.intake.is_held()
     }
 

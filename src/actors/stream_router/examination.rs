@@ -1,7 +1,7 @@
 //! Looking at the stream: what it says of itself, and its open shards.
 //!
 //! It is looked at from time to time, sooner when something unexpected happened,
-//! and with growing pauses while that fails.
+//! and with growing pauses while that fails or the stream cannot be used.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::StreamRouter;
 use crate::actors::fault;
-use crate::core::ports::{CallFailure, StreamDescription};
-use crate::core::shard_map::{Shard, ShardMap};
+use crate::core::examination::{Findings, Verdict, judge};
+use crate::core::ports::CallFailure;
 
 /// First and longest pause between attempts to examine a stream.
 pub(super) const EXAMINE_PAUSES: (Duration, Duration) =
@@ -23,17 +23,22 @@ pub(super) const SURPRISE_PAUSE: Duration = Duration::from_secs(1);
 impl StreamRouter {
     pub(super) fn examine(&mut self, context: &mut Context<Self>) {
         self.examining = true;
-        self.surprised = false;
+        self.was_surprised = std::mem::take(&mut self.surprised);
         let service = Arc::clone(&self.parts.service);
         let both = self.parts.workers.spawn(async move {
-            let description = service.describe().await?;
-            let shards = service.list_open_shards().await?;
-            Ok((description, shards))
+            Findings {
+                description: service.describe().await,
+                shards: service.list_open_shards().await,
+            }
         });
         let result = async move {
             both.await.unwrap_or_else(|error| {
                 let reason = format!("the examination's task ended: {error}");
-                Err(CallFailure::Unknown { reason })
+                let failure = CallFailure::Unknown { reason };
+                Findings {
+                    description: Err(failure.clone()),
+                    shards: Err(failure),
+                }
             })
         };
         context.spawn(result.into_actor(self).map(|result, router, context| {
@@ -41,7 +46,7 @@ impl StreamRouter {
         }));
     }
 
-    pub(super) fn examine_in(&mut self, pause: Duration, context: &mut Context<Self>) {
+    fn examine_in(&mut self, pause: Duration, context: &mut Context<Self>) {
         if let Some(handle) = self.next_examination.take() {
             context.cancel_future(handle);
         }
@@ -63,53 +68,35 @@ impl StreamRouter {
         }
     }
 
-    fn examined(
-        &mut self,
-        result: Result<(StreamDescription, Vec<Shard>), CallFailure>,
-        context: &mut Context<Self>,
-    ) {
+    fn examined(&mut self, findings: Findings, context: &mut Context<Self>) {
         fault::point("stream_router.Examined");
         self.examining = false;
-        let judged = match result {
-            Ok((description, shards)) => judge(&description, shards).map(|map| (map, description)),
-            Err(failure) => Err(failure.to_string()),
-        };
-        match judged {
-            Ok((map, description)) => {
+        match judge(findings) {
+            Verdict::Usable(usable) => {
                 self.backoff.reset();
                 self.parts.pulse.progress();
                 // What surprised us while we looked may have come after the look.
                 let pause = if self.surprised {
                     self.surprises.after_failure(fastrand::f64())
                 } else {
+                    if !self.was_surprised {
+                        self.surprises.reset();
+                    }
                     self.parts.refresh
                 };
                 self.examine_in(pause, context);
-                self.is_ready(map, &description);
+                self.is_usable(usable);
             }
-            Err(reason) => {
+            Verdict::Stop { reason } => {
+                let pause = self.backoff.after_failure(fastrand::f64());
+                self.examine_in(pause.min(self.parts.refresh), context);
+                self.stops(&reason);
+            }
+            Verdict::Unknown { reason } => {
                 let pause = self.backoff.after_failure(fastrand::f64());
                 self.examine_in(pause, context);
-                self.is_in_trouble(reason);
+                self.cannot_be_examined(reason);
             }
         }
     }
-}
-
-/// Whether a stream can be written to in order, and its map.
-fn judge(description: &StreamDescription, shards: Vec<Shard>) -> Result<ShardMap, String> {
-    if description.ignores_keys {
-        return Err(
-            "the stream's record distribution strategy is AUTO: it ignores partition keys, so no order \
-             can be kept; set it to PARTITION_KEY"
-                .to_owned(),
-        );
-    }
-    if !description.writable {
-        return Err(format!(
-            "the stream's status is {}; waiting until it is ACTIVE",
-            description.status
-        ));
-    }
-    ShardMap::new(shards).map_err(|error| error.to_string())
 }
