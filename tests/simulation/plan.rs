@@ -202,10 +202,26 @@ impl Plan {
         plan
     }
 
-    /// Three of eight seeds look at what chance alone seldom makes.
+    /// Four of eight seeds look at what chance alone seldom makes.
     fn focus(&mut self, dice: &mut Dice) {
         let wide_open = Takes { records: 1000.0, bytes: f64::from(1 << 20), ..self.takes };
         let focused = match self.seed % 8 {
+            // Writers that die while their shard is full.
+            4 => {
+                *self = Self {
+                    panics: 0.01,
+                    budget_records: 20,
+                    takes: Takes { records: 1000.0, ..wide_open },
+                    budget_bytes: 1 << 20,
+                    shards: 1,
+                    keys: 40,
+                    step_millis: 5.0,
+                    batch_size: 500,
+                    pipeline_rows: 5_000,
+                    ..self.clone()
+                };
+                return;
+            }
             // Crashes of a server whose log is behind, with many pipelines.
             5 => Self {
                 outboxes: 2,
