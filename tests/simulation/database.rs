@@ -6,7 +6,7 @@
 //! - a snapshot's `xmax` is one past the highest transaction that has *ended*;
 //! - publishers' commits wait for the log, saves of positions do not: a crash may
 //!   take the last of them back, and with them transaction ids nobody flushed;
-//! - a crash begins another life of the server.
+//! - a crash begins another life of the server; prepared transactions survive it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -41,6 +41,8 @@ pub(crate) struct Transaction {
     pub(crate) xid: Option<Xid>,
     pub(crate) locks: BTreeSet<(OutboxId, String)>,
     pub(crate) rows: Vec<Row>,
+    /// `PREPARE TRANSACTION` was said: only its end is left.
+    pub(crate) is_prepared: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -172,6 +174,14 @@ impl Database {
         });
     }
 
+    /// Prepares a transaction for a commit in two phases.
+    pub(crate) fn prepare(&mut self, place: usize) {
+        if self.open[place].xid.is_some() {
+            self.open[place].is_prepared = true;
+            self.flush();
+        }
+    }
+
     /// Ends a transaction; answers the rows that it committed.
     pub(crate) fn end(&mut self, place: usize, commit: bool) -> Vec<Row> {
         let open = self.open.remove(place);
@@ -194,9 +204,14 @@ impl Database {
 
     /// The server dies and recovers: what was not flushed may be gone.
     pub(crate) fn crash(&mut self, dice: &mut Dice) -> usize {
-        self.open.clear();
-        self.running.clear();
-        let lost = dice.below(self.unflushed.len() + 1);
+        self.open.retain(|open| open.is_prepared);
+        self.running = self.open.iter().filter_map(|open| open.xid).collect();
+        let all = self.unflushed.len();
+        let lost = if dice.chance(0.5) {
+            all
+        } else {
+            dice.below(all + 1)
+        };
         for _ in 0..lost {
             if let Some(write) = self.unflushed.pop() {
                 // An epoch taken since then was flushed, and the write before it.
@@ -207,7 +222,12 @@ impl Database {
             .unflushed
             .last()
             .map_or(self.flushed_xid, |write| write.next_xid);
-        self.next_xid = dice.range(kept.max(self.flushed_xid), self.next_xid);
+        let least = kept.max(self.flushed_xid);
+        self.next_xid = if dice.chance(0.5) {
+            least
+        } else {
+            dice.range(least, self.next_xid)
+        };
         self.highest_ended = self.next_xid - 1;
         self.unflushed.clear();
         self.flushed_xid = self.next_xid;

@@ -59,7 +59,9 @@ fn happens(event: Event, shared: &Shared, nodes: &mut [Node], dice: &mut Dice) {
         }
         Event::DatabaseAway => world.database.down_until = Some(short),
         Event::PartitionNode => {
-            world.partitioned.insert(nodes[place].name().clone(), short);
+            let most = world.plan.lease.as_secs_f64().min(3.0) * 2_500.0;
+            let until = now + dice.evenly(50.0, most);
+            world.partitioned.insert(nodes[place].name().clone(), until);
         }
         Event::Split => {
             world.streams[stream].split(dice, now);

@@ -207,7 +207,92 @@ impl Plan {
             events.retain(|event| !event.causes_repeats());
         }
         plan.events = events;
+        plan.focus(dice);
         plan
+    }
+
+    /// Four of eight seeds look at what chance alone seldom makes.
+    fn focus(&mut self, dice: &mut Dice) {
+        let wide_open = Takes {
+            records: 1000.0,
+            bytes: f64::from(1 << 20),
+            ..self.takes
+        };
+        let focused = match self.seed % 8 {
+            // Writers that die while their shard is full.
+            4 => {
+                *self = Self {
+                    panics: 0.01,
+                    budget_records: 20,
+                    takes: Takes {
+                        records: 1000.0,
+                        ..wide_open
+                    },
+                    budget_bytes: 1 << 20,
+                    shards: 1,
+                    keys: 40,
+                    step_millis: 5.0,
+                    batch_size: 500,
+                    pipeline_rows: 5_000,
+                    ..self.clone()
+                };
+                return;
+            }
+            // Crashes of a server whose log is behind, with many pipelines.
+            5 => Self {
+                outboxes: 2,
+                streams: 2,
+                most_open: 6,
+                events: vec![Event::CrashDatabase],
+                event_every_millis: *dice.pick(&[300.0, 800.0]),
+                store: StoreFaults::default(),
+                put: PutFaults {
+                    slow: self.put.slow,
+                    ..PutFaults::default()
+                },
+                panics: 0.0,
+                forgets: 0.0,
+                ..self.clone()
+            },
+            // Owners that are cut off and do not know it.
+            6 => Self {
+                nodes: 2,
+                lease: Duration::from_secs(1),
+                events: vec![Event::PartitionNode, Event::PartitionNode, Event::KillNode],
+                event_every_millis: *dice.pick(&[500.0, 1_000.0]),
+                store: StoreFaults {
+                    slow: 0.1,
+                    hangs: 0.03,
+                    ..self.store
+                },
+                ..self.clone()
+            },
+            // Readers that die while their position is on its way.
+            7 => Self {
+                panics: 0.01,
+                store: StoreFaults {
+                    slow: 0.2,
+                    hangs: 0.05,
+                    ..self.store
+                },
+                put: PutFaults {
+                    slow: self.put.slow,
+                    ..PutFaults::default()
+                },
+                events: vec![Event::KillNode],
+                event_every_millis: 500.0,
+                ..self.clone()
+            },
+            _ => return,
+        };
+        *self = Self {
+            free_keys: 1 + dice.below(2),
+            takes: wide_open,
+            budget_records: 1000,
+            budget_bytes: 1 << 20,
+            pipeline_rows: 5_000,
+            ..focused
+        };
     }
 
     /// Whether anything in this run may cause a record to be sent twice.

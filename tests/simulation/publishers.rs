@@ -57,6 +57,16 @@ fn take_a_step(world: &mut World, dice: &mut Dice) {
         return;
     }
     let place = dice.below(open);
+    if world.database.open[place].is_prepared {
+        if dice.chance(0.1) {
+            end(world, place, true);
+        }
+        return;
+    }
+    if dice.chance(0.05) {
+        world.database.prepare(place);
+        return;
+    }
     match dice.below(10) {
         0..=6 => insert(world, place, dice),
         7..=8 => end(world, place, true),
@@ -72,7 +82,7 @@ fn insert(world: &mut World, place: usize, dice: &mut Dice) {
     let outbox: OutboxId = dice.pick(&world.database.outboxes).id;
     let now = world.now();
     // A key of its own now and then: most streams have many keys.
-    let key = if !free.is_empty() && dice.chance(0.2) {
+    let key = if !free.is_empty() && dice.chance(0.4) {
         dice.pick(&free).clone()
     } else {
         let key = dice.pick(&serialised).clone();
