@@ -11,6 +11,7 @@
 //! 1.
 
 mod pipeline;
+mod retention;
 mod shard;
 
 use std::sync::Arc;
@@ -21,9 +22,11 @@ use prometheus::{
 };
 
 pub use pipeline::{PipelineMetrics, RetryReason};
+pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 
 use pipeline::PipelineFamilies;
+use retention::RetentionFamilies;
 use shard::ShardFamilies;
 
 /// Upper bounds of the time a query to the database takes, in seconds: from a
@@ -74,6 +77,7 @@ struct Families {
     registry: Registry,
     pipeline: PipelineFamilies,
     shard: ShardFamilies,
+    retention: RetentionFamilies,
     actor_restarts: IntCounterVec,
     invariant_violations: IntCounterVec,
     position_writes: IntCounterVec,
@@ -103,6 +107,7 @@ impl Metrics {
         let families = Families {
             pipeline: PipelineFamilies::register(&registry)?,
             shard: ShardFamilies::register(&registry)?,
+            retention: RetentionFamilies::register(&registry)?,
             actor_restarts: counters(
                 &registry,
                 "tidegate_actor_restarts_total",
@@ -173,6 +178,17 @@ impl Metrics {
     /// Ends a shard's series. What its handles still add is seen by nobody.
     pub fn remove_shard(&self, stream: &str, shard: &str) {
         self.families.shard.remove([stream, shard]);
+    }
+
+    /// Rows of an outbox were deleted after its retention.
+    pub fn rows_removed(&self, database: &str, outbox: &str, rows: u64) {
+        self.families.retention.removed(database, outbox, rows);
+    }
+
+    /// What the outboxes of a database keep, and who holds rows that are to go. In
+    /// the place of what was said before; `None` while this node does not know.
+    pub fn retention(&self, database: &str, kept: Option<&[KeptRows<'_>]>) {
+        self.families.retention.show(database, kept);
     }
 
     /// An actor ended on its own and is started again. `actor` is its kind,
