@@ -168,14 +168,47 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     WHERE o.outbox_id = outbox_retention_status.outbox_id
 $$;
 
--- The status as it was, and retention.
-ALTER FUNCTION tide.outbox_status(text) RENAME TO outbox_status_of_pipelines;
-
-CREATE FUNCTION tide.outbox_status(name text) RETURNS jsonb
-LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-    SELECT status.of_pipelines || jsonb_build_object(
-        'retention', tide.outbox_retention_status((status.of_pipelines ->> 'outbox_id')::int))
-    FROM (SELECT tide.outbox_status_of_pipelines(name) AS of_pipelines OFFSET 0) AS status
+CREATE OR REPLACE FUNCTION tide.outbox_status(name text) RETURNS jsonb
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
+DECLARE
+    status jsonb;
+BEGIN
+    SELECT jsonb_build_object(
+        'name', o.name,
+        'outbox_id', o.outbox_id,
+        'uuid', o.uuid,
+        'enabled', o.enabled,
+        'retention_hours', o.retention_hours,
+        'created_at', o.created_at,
+        'newest_id', newest.id,
+        'newest_at', newest.created_at,
+        'pipelines', coalesce((
+            SELECT jsonb_agg(jsonb_build_object(
+                'pipeline', lag.pipeline,
+                'consumer_group', lag.consumer_group,
+                'defined_in', lag.defined_in,
+                'enabled', lag.enabled,
+                'owner', lag.owner,
+                'pending', lag.pending,
+                'pending_at_least', lag.pending_at_least,
+                'oldest_age_seconds', round(extract(epoch FROM lag.oldest_age)::numeric, 3),
+                'position_updated_at', lag.position_updated_at
+            ) ORDER BY lag.pipeline)
+            FROM tide.outbox_lag AS lag WHERE lag.outbox = o.name), '[]'),
+        'retention', tide.outbox_retention_status(o.outbox_id)
+    ) INTO status
+    FROM tide.outbox AS o
+    LEFT JOIN LATERAL (
+        SELECT m.id, m.created_at FROM tide.outbox_message AS m
+        WHERE m.outbox_id = o.outbox_id ORDER BY m.id DESC LIMIT 1
+    ) AS newest ON true
+    WHERE o.name = outbox_status.name;
+    IF status IS NULL THEN
+        RAISE EXCEPTION 'outbox % does not exist', coalesce(quote_literal(name), 'NULL') USING ERRCODE = '42704',
+            HINT = 'SELECT name FROM tide.outbox lists the outboxes.';
+    END IF;
+    RETURN status;
+END
 $$;
 COMMENT ON FUNCTION tide.outbox_status(text) IS
     'an outbox, the pipelines that read it with what waits behind each, and what retention has removed and who holds it up';

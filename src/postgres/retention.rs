@@ -321,7 +321,20 @@ async fn remove_batch(
     rows: u32,
 ) -> Result<BatchDone, StoreError> {
     let mut session = store.transaction().await?;
-    let connection = session.connection();
+    let done = remove_locked(store, session.connection(), outbox, of_file, rows).await?;
+    // Also when nothing was done: a transaction that is just dropped keeps its lock
+    // until its connection is used again.
+    session.finish().await?;
+    Ok(done)
+}
+
+async fn remove_locked(
+    store: &PgOutboxStore,
+    connection: &mut PgConnection,
+    outbox: OutboxId,
+    of_file: &[PipelineName],
+    rows: u32,
+) -> Result<BatchDone, StoreError> {
     sqlx::query(READ_COMMITTED)
         .persistent(store.prepares())
         .execute(&mut *connection)
@@ -358,11 +371,9 @@ async fn remove_batch(
         rows: late + swept,
         more: late + swept >= u64::from(rows),
     };
-    if batch.sweep == before {
-        return Ok(done);
+    if batch.sweep != before {
+        batch.remember(connection, done.rows > 0).await?;
     }
-    batch.remember(connection, done.rows > 0).await?;
-    session.finish().await?;
     Ok(done)
 }
 
