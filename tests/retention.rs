@@ -14,6 +14,8 @@ mod outbox;
 #[path = "common/statements.rs"]
 mod statements;
 
+#[path = "retention/bloat.rs"]
+mod bloat;
 #[path = "retention/positions.rs"]
 mod positions;
 #[path = "retention/random.rs"]

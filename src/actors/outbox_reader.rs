@@ -347,8 +347,9 @@ impl Drop for OutboxReader {
     /// Whatever ends a reader, nothing more of its flow is sent.
     fn drop(&mut self) {
         self.tag.make_void();
-        self.metrics
-            .rows_returned(self.tag.own.rows() + self.intake.stashed());
+        // Rows on their way are counted when their tickets are dropped: some may
+        // still be confirmed.
+        self.metrics.rows_returned(self.intake.stashed());
         self.metrics.in_flight(0, 0);
     }
 }

@@ -183,6 +183,8 @@ impl Drop for Ticket {
         self.tag.own.give_back(self.bytes);
         self.tag.shared.give_back(self.bytes);
         if !self.settled {
+            // Counted here and nowhere else: a row is either confirmed or given up.
+            self.tag.metrics.rows_returned(1);
             self.tag.make_void();
         }
     }

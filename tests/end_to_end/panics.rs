@@ -18,7 +18,7 @@ use crate::scenario::{PATIENCE, scenario, until};
 use crate::world::{STREAM, World};
 
 /// A point where an actor panics, and at which pass.
-type Panic = (&'static str, u64);
+pub(crate) type Panic = (&'static str, u64);
 
 // Each panic of an actor doubles the pause before its next start, so there are
 // several runs.
@@ -191,6 +191,7 @@ fn every_point_of_panic_is_tested() {
         &WRITER,
         &SUPERVISOR,
         &BOTH,
+        &crate::retention::PANICS,
     ]
     .concat();
     let tested: BTreeSet<String> = all.iter().map(|(point, _)| (*point).to_owned()).collect();
