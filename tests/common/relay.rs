@@ -50,8 +50,8 @@ pub(crate) struct Said {
     pub(crate) relays: u32,
     pub(crate) complete: u32,
     /// Rows confirmed, and rows parked, of all pipelines.
-    pub(crate) delivered: u64,
-    pub(crate) parked: u64,
+    pub(crate) delivered: f64,
+    pub(crate) parked: f64,
 }
 
 impl Ledger {
@@ -260,7 +260,7 @@ impl Relay {
             };
             let Some(wrong) = books.iter().find(differs) else {
                 let sum = |place: usize| books.values().map(|figures| figures[place]).sum::<f64>();
-                let (delivered, parked) = (sum(1) as u64, sum(2) as u64);
+                let (delivered, parked) = (sum(1), sum(2));
                 self.ledger.add(|said| {
                     said.complete += 1;
                     said.delivered += delivered;

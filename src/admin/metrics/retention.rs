@@ -31,14 +31,16 @@ pub struct HeldRows<'a> {
     pub held_for: Duration,
 }
 
+/// An outbox alone, or an outbox and a pipeline that holds rows of it.
+type Series = (String, Option<String>);
+
 #[derive(Debug)]
 pub(super) struct RetentionFamilies {
     removed: IntCounterVec,
     oldest: GaugeVec,
     held: GaugeVec,
-    /// The series shown for each database: outbox and pipeline, or the outbox
-    /// alone.
-    shown: Mutex<BTreeMap<String, BTreeSet<(String, Option<String>)>>>,
+    /// The series shown for each database.
+    shown: Mutex<BTreeMap<String, BTreeSet<Series>>>,
 }
 
 // === impl RetentionFamilies ===
