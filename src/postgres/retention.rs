@@ -11,7 +11,6 @@
 //! - a node that is to sweep has the turn, a row with an end. Nothing depends on it
 //!   but who does the work.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -146,24 +145,13 @@ SET swept_id = excluded.swept_id, left_behind = excluded.left_behind, removed_ro
     removed_id = excluded.removed_id, removed_xact = excluded.removed_xact, removed_seen = excluded.removed_seen,
     removed_at = coalesce(excluded.removed_at, t.removed_at)";
 
-/// What was removed, read by whoever lets a pipeline begin or go on; the lock keeps
-/// batches out until its transaction ends.
-const REMOVED: &str = "
-SELECT coalesce(t.removed_rows, 0), coalesce(t.removed_id, 0), coalesce(t.removed_xact::text, '0'),
-    coalesce(t.removed_seen::text, '1:1:'), t.removed_at::text
-FROM tide.outbox AS o LEFT JOIN tide.outbox_retention AS t ON t.outbox_id = o.outbox_id
-WHERE o.outbox_id = $1";
-
-const KEEP_OUTBOX: &str = "
-SELECT 1 FROM tide.outbox AS o WHERE o.outbox_id = $1 FOR KEY SHARE";
-
-fn unreadable(error: &dyn std::fmt::Display) -> StoreError {
+pub(super) fn unreadable(error: &dyn std::fmt::Display) -> StoreError {
     StoreError::Refused(format!(
         "what retention has written into tide.outbox_retention cannot be read: {error}"
     ))
 }
 
-fn count(number: i64) -> u64 {
+pub(super) fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
@@ -187,47 +175,6 @@ fn deleted(rows: i64, id: Option<RowId>, xact: Option<String>) -> Result<Deleted
         id: id.unwrap_or(0),
         xact: xact.map_err(|error| unreadable(&error))?,
     })
-}
-
-// === For whoever takes a position ===
-
-/// What was removed of an outbox, and when last.
-pub(super) struct RemovedRecord {
-    pub(super) removed: Removed,
-    pub(super) last_at: Option<String>,
-}
-
-/// Keeps batches out of the outbox until the transaction ends, and says what was
-/// removed so far.
-pub(super) async fn hold_off(
-    store: &PgOutboxStore,
-    connection: &mut PgConnection,
-    outbox: OutboxId,
-) -> Result<RemovedRecord, StoreError> {
-    sqlx::query(KEEP_OUTBOX)
-        .bind(outbox.0)
-        .persistent(store.prepares())
-        .execute(&mut *connection)
-        .await?;
-    // A statement of its own: it must see what a batch has committed for whose end
-    // the lock has waited.
-    let found: Option<(i64, i64, String, String, Option<String>)> = sqlx::query_as(REMOVED)
-        .bind(outbox.0)
-        .persistent(store.prepares())
-        .fetch_optional(connection)
-        .await?;
-    let Some((rows, id, xact, seen, last_at)) = found else {
-        return Err(StoreError::Refused(
-            "the outbox was dropped a moment ago".to_owned(),
-        ));
-    };
-    let removed = Removed {
-        rows: count(rows),
-        id,
-        xact: xact.parse().map_err(|error| unreadable(&error))?,
-        seen: seen.parse().map_err(|error| unreadable(&error))?,
-    };
-    Ok(RemovedRecord { removed, last_at })
 }
 
 // === impl RetentionStore ===
@@ -514,16 +461,4 @@ impl Batch<'_> {
             .await?;
         Ok(())
     }
-}
-
-/// How a pipeline whose position lies before removed rows is told so.
-pub(super) fn refusal(pipeline: &str, outbox: &Arc<str>, record: &RemovedRecord) -> StoreError {
-    let Removed { rows, id, .. } = record.removed;
-    let last_at = record.last_at.as_deref().unwrap_or("an unknown time");
-    StoreError::Refused(format!(
-        "the position of pipeline {pipeline:?} lies before messages of outbox {outbox:?} that retention has removed \
-         ({rows} so far, ids up to {id}, the last ones at {last_at}): it was restored from a backup or moved back, and \
-         going on would skip messages that may not have been delivered. Restore a newer position; or, to go on without \
-         the removed messages, SELECT tide.relay_accept_removed('{pipeline}')"
-    ))
 }
