@@ -51,6 +51,8 @@ mod poison;
 mod records;
 #[path = "end_to_end/resharding.rs"]
 mod resharding;
+#[path = "end_to_end/retention.rs"]
+mod retention;
 #[path = "end_to_end/running.rs"]
 mod running;
 #[path = "end_to_end/shares.rs"]

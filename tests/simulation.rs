@@ -41,6 +41,8 @@ mod node;
 mod plan;
 #[path = "simulation/publishers.rs"]
 mod publishers;
+#[path = "simulation/retention.rs"]
+mod retention;
 #[path = "simulation/run.rs"]
 mod run;
 #[path = "simulation/store.rs"]

@@ -35,6 +35,8 @@ pub enum ChildId {
     Writer(StreamKey, ShardId),
     /// The probe of a database.
     Probe(Arc<str>),
+    /// The sweeper of a database.
+    Retention(Arc<str>),
 }
 
 impl ChildId {
@@ -46,6 +48,7 @@ impl ChildId {
             Self::Router(_) => "stream_router",
             Self::Writer(..) => "shard_writer",
             Self::Probe(_) => "probe",
+            Self::Retention(_) => "retention",
         }
     }
 }
@@ -57,6 +60,7 @@ impl fmt::Display for ChildId {
             Self::Router(stream) => write!(f, "router of {stream}"),
             Self::Writer(stream, shard) => write!(f, "writer of {stream}/{shard}"),
             Self::Probe(database) => write!(f, "probe of database {database}"),
+            Self::Retention(database) => write!(f, "retention of database {database}"),
         }
     }
 }

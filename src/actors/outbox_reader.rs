@@ -366,8 +366,9 @@ impl Drop for OutboxReader {
     fn drop(&mut self) {
         self.tag.make_void();
         self.tag.shared.leave();
-        self.metrics
-            .rows_returned(self.tag.own.rows() + self.intake.stashed());
+        // Rows on their way are counted when their tickets are dropped: some may
+        // still be confirmed.
+        self.metrics.rows_returned(self.intake.stashed());
         self.metrics.in_flight(0, 0);
     }
 }

@@ -175,7 +175,14 @@ impl Supervisor {
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
-        if let Some(old) = slot.spec.replace(Arc::clone(&spec)) {
+        let labels = |spec: &PipelineSpec| {
+            let stream = spec.stream.name().to_owned();
+            (Arc::clone(&spec.tenant), stream)
+        };
+        let old = slot.spec.replace(Arc::clone(&spec));
+        // Under the same labels it goes on counting: what it delivered before the
+        // change is not forgotten.
+        if let Some(old) = old.filter(|old| labels(old) != labels(&spec)) {
             self.metrics
                 .remove_pipeline(&old.name, &old.tenant, old.stream.name());
         }

@@ -14,6 +14,7 @@
 
 mod drain;
 mod probes;
+mod retentions;
 mod secrets;
 mod watch;
 
@@ -36,6 +37,7 @@ use super::messages::{
 use super::permits::SharedPool;
 use super::pipeline_slot::PipelineSlot;
 use super::probe::Probe;
+use super::retention::Retention;
 use super::stage::Stage;
 use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
@@ -44,6 +46,7 @@ use crate::admin::status::{Phase, StatusBoard};
 use crate::config::pipeline::StreamTarget;
 use crate::config::settings::Settings;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, StreamService};
+use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
 use crate::core::supervision::Life;
 use crate::core::time::Moment;
@@ -74,6 +77,8 @@ pub struct Database {
     pub store: Arc<dyn OutboxStore>,
     /// Its pipelines.
     pub catalog: Arc<dyn Catalog>,
+    /// What deletes there.
+    pub retention: Arc<dyn RetentionStore>,
 }
 
 /// What a supervisor is made of.
@@ -111,6 +116,7 @@ pub struct DrainReport {
 pub(super) struct DatabaseSlot {
     pub(super) database: Database,
     pub(super) probe: ChildSlot<Probe>,
+    pub(super) retention: ChildSlot<Retention>,
     reading_catalog: bool,
     catalog_failed: bool,
     renewing: bool,
@@ -156,6 +162,7 @@ impl Supervisor {
         let slot = |database: Database| DatabaseSlot {
             database,
             probe: ChildSlot::new(now),
+            retention: ChildSlot::new(now),
             reading_catalog: false,
             catalog_failed: false,
             renewing: false,
@@ -330,6 +337,7 @@ impl Actor for Supervisor {
         let names: Vec<Arc<str>> = self.databases.keys().cloned().collect();
         for database in &names {
             self.start_probe(database, context);
+            self.start_retention(database, context);
         }
         self.reconcile(context);
         self.read_catalogs(context);
@@ -388,6 +396,9 @@ impl Handler<ChildExited> for Supervisor {
                 self.writer_exited(&stream, &shard, incarnation, &exit, context)
             }
             ChildId::Probe(database) => self.probe_exited(&database, incarnation, &exit, context),
+            ChildId::Retention(database) => {
+                self.retention_exited(&database, incarnation, &exit, context)
+            }
         }
         self.finish_drain_when_due();
     }

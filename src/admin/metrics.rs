@@ -11,6 +11,7 @@
 //! 1.
 
 mod pipeline;
+mod retention;
 mod shard;
 mod stream;
 
@@ -23,10 +24,12 @@ use prometheus::{
 
 use crate::core::invariants::Invariant;
 pub use pipeline::{PipelineMetrics, RetryReason};
+pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
 
 use pipeline::PipelineFamilies;
+use retention::RetentionFamilies;
 use shard::ShardFamilies;
 use stream::StreamFamilies;
 
@@ -79,6 +82,7 @@ struct Families {
     pipeline: PipelineFamilies,
     shard: ShardFamilies,
     stream: StreamFamilies,
+    retention: RetentionFamilies,
     actor_restarts: IntCounterVec,
     invariant_violations: IntCounterVec,
     position_writes: IntCounterVec,
@@ -109,6 +113,7 @@ impl Metrics {
             pipeline: PipelineFamilies::register(&registry)?,
             shard: ShardFamilies::register(&registry)?,
             stream: StreamFamilies::register(&registry)?,
+            retention: RetentionFamilies::register(&registry)?,
             actor_restarts: counters(
                 &registry,
                 "tidegate_actor_restarts_total",
@@ -197,6 +202,17 @@ impl Metrics {
     /// Ends a stream's series. What its handles still add is seen by nobody.
     pub fn remove_stream(&self, stream: &str) {
         self.families.stream.remove(stream);
+    }
+
+    /// Rows of an outbox were deleted after its retention.
+    pub fn rows_removed(&self, database: &str, outbox: &str, rows: u64) {
+        self.families.retention.removed(database, outbox, rows);
+    }
+
+    /// What the outboxes of a database keep, and who holds rows that are to go. In
+    /// the place of what was said before; `None` while this node does not know.
+    pub fn retention(&self, database: &str, kept: Option<&[KeptRows<'_>]>) {
+        self.families.retention.show(database, kept);
     }
 
     /// An actor ended on its own and is started again. `actor` is its kind,

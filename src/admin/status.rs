@@ -9,6 +9,8 @@
 //! No key, payload, URL or credential belongs on the board: it is shown to
 //! whoever may reach the admin port.
 
+mod retention;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -18,6 +20,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::core::position::RowId;
+
+pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
 
 /// What a pipeline is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -183,6 +187,8 @@ pub struct Status {
     pub pipelines: Vec<PipelineStatus>,
     /// The streams, by key.
     pub streams: Vec<StreamStatus>,
+    /// What the outboxes of each database keep, as far as this node sweeps it.
+    pub retention: Vec<RetentionStatus>,
 }
 
 /// The board.
@@ -201,6 +207,7 @@ struct Entries {
     databases: BTreeMap<Arc<str>, DatabaseStatus>,
     pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
+    retention: BTreeMap<Arc<str>, RetentionStatus>,
 }
 
 // === impl PipelineState ===
@@ -279,6 +286,7 @@ impl StatusBoard {
                 databases: BTreeMap::new(),
                 pipelines: BTreeMap::new(),
                 streams: BTreeMap::new(),
+                retention: BTreeMap::new(),
             }),
         }
     }
@@ -374,6 +382,7 @@ impl StatusBoard {
             databases: entries.databases.values().cloned().collect(),
             pipelines: entries.pipelines.values().cloned().collect(),
             streams: entries.streams.values().cloned().collect(),
+            retention: entries.retention.values().cloned().collect(),
         }
     }
 

@@ -232,6 +232,7 @@ fn databases(settings: &Settings) -> Result<Vec<Database>, Failure> {
         };
         databases.push(Database {
             name: Arc::clone(&database.name),
+            retention: Arc::new(store.clone()),
             store: Arc::new(store),
             catalog: Arc::new(PgCatalog::new(pool)),
         });

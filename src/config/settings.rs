@@ -38,6 +38,8 @@ pub struct Settings {
     pub kinesis: KinesisSettings,
     /// How often it looks for news.
     pub probe: ProbeSettings,
+    /// How it deletes what has outlived its outbox's retention.
+    pub retention: RetentionSettings,
     /// What differs for some streams.
     pub streams: Vec<StreamSettings>,
     /// What differs for some tenants.
@@ -136,6 +138,18 @@ pub struct ProbeSettings {
     pub min_interval: Duration,
     /// While there are none.
     pub max_interval: Duration,
+}
+
+/// How the relay deletes rows that have outlived their outbox's retention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionSettings {
+    /// How often a database is looked at while there is nothing to delete.
+    pub interval: Duration,
+    /// The most rows deleted in one transaction.
+    pub batch_rows: u32,
+    /// The least time between two of them; as long as the last one took, if that
+    /// is more.
+    pub pause: Duration,
 }
 
 /// What differs for one stream.

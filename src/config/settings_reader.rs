@@ -14,7 +14,8 @@ use super::pipeline_reader::{
 use super::secret::Secret;
 use super::settings::{
     AdminSettings, ClusterSettings, DEFAULT_DATABASE, DatabaseSettings, KinesisSettings,
-    LimitSettings, LogFormat, LogSettings, ProbeSettings, Settings, StreamSettings, TenantSettings,
+    LimitSettings, LogFormat, LogSettings, ProbeSettings, RetentionSettings, Settings,
+    StreamSettings, TenantSettings,
 };
 use super::table::{Report, Table};
 
@@ -38,6 +39,7 @@ pub(super) fn read(merged: &Value, environment: Environment, report: &Report) ->
         limits: read_limits(root.table("limits")),
         log: read_log(root.table("log")),
         probe: read_probe(root.table("probe")),
+        retention: read_retention(root.table("retention")),
         streams: read_streams(&mut root, kinesis.shard_budget),
         tenants: read_tenants(&mut root),
         pipelines: Vec::new(),
@@ -190,6 +192,20 @@ fn read_probe(mut table: Table<'_, '_>) -> ProbeSettings {
     };
     table.finish();
     probe
+}
+
+fn read_retention(mut table: Table<'_, '_>) -> RetentionSettings {
+    let retention = RetentionSettings {
+        interval: table
+            .duration("interval", 100 * MILLISECOND..=HOUR)
+            .unwrap_or(10 * SECOND),
+        batch_rows: table.integer("batch_rows", 1..=100_000).unwrap_or(5_000),
+        pause: table
+            .duration("pause", Duration::ZERO..=HOUR)
+            .unwrap_or(100 * MILLISECOND),
+    };
+    table.finish();
+    retention
 }
 
 fn read_streams(root: &mut Table<'_, '_>, budget: ShardBudgetSettings) -> Vec<StreamSettings> {

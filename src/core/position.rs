@@ -105,6 +105,12 @@ impl Position {
         }
     }
 
+    /// Whether nothing of the outbox is settled or open yet.
+    #[must_use]
+    pub fn has_not_begun(&self) -> bool {
+        self.base == Snapshot::nothing() && self.open.is_empty()
+    }
+
     /// The snapshot of the newest window, or the base when none is open: where
     /// the next window begins.
     #[must_use]

@@ -94,6 +94,37 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// The snapshot that sees what both see.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        let xmax = self.xmax.min(other.xmax);
+        let mut xip: Vec<Xid> = self.xip.iter().chain(&other.xip).copied().collect();
+        xip.retain(|xid| *xid < xmax);
+        xip.sort_unstable();
+        xip.dedup();
+        Self::of(xmax, xip)
+    }
+
+    /// The snapshot that sees what either sees.
+    #[must_use]
+    pub fn join(&self, other: &Self) -> Self {
+        let (later, earlier) = if self.xmax >= other.xmax {
+            (self, other)
+        } else {
+            (other, self)
+        };
+        let unseen = later.xip.iter().filter(|xid| !earlier.sees(**xid));
+        Self::of(later.xmax, unseen.copied().collect())
+    }
+
+    /// Of ids that rise and lie below `xmax`.
+    fn of(xmax: Xid, xip: Vec<Xid>) -> Self {
+        let xmin = xip.first().copied().unwrap_or(xmax);
+        Self { xmin, xmax, xip }
+    }
+}
+
 impl fmt::Display for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:", self.xmin, self.xmax)?;
@@ -193,6 +224,14 @@ mod tests {
             };
             let (a, b) = (build(first, first_xmax), build(second, second_xmax));
             let sees_all = (0..50).all(|xid| !a.sees(xid) || b.sees(xid));
+            let (meet, join) = (a.meet(&b), a.join(&b));
+            for xid in 0..50 {
+                prop_assert_eq!(meet.sees(xid), a.sees(xid) && b.sees(xid), "{} of {}", meet, xid);
+                prop_assert_eq!(join.sees(xid), a.sees(xid) || b.sees(xid), "{} of {}", join, xid);
+            }
+            for made in [meet, join] {
+                prop_assert_eq!(made.to_string().parse(), Ok(made));
+            }
             if b.xmax() >= a.xmax() {
                 prop_assert_eq!(b.covers(&a), sees_all);
             } else {

@@ -2,6 +2,8 @@
 //!
 //! Rules:
 //! - the database's clock decides what has expired, never a relay's;
+//! - batches of retention are held off while a position is taken (see
+//!   `removed`), by the outbox's row, which is locked before the lease's;
 //! - a lease is not renewed over a crash of the server (see `position`);
 //! - whoever takes the row raises its epoch and sets the position's epoch to it,
 //!   in one transaction: from then on writes under older epochs do nothing;
@@ -15,6 +17,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::position::{self, StoredPosition};
+use super::removed;
 use super::store::PgOutboxStore;
 use crate::core::ports::{Claim, ClaimRequest, Epoch, Outbox, OutboxId, PipelineName, StoreError};
 
@@ -92,9 +95,11 @@ pub(super) async fn claim(
         .persistent(store.prepares())
         .fetch_one(&mut *connection)
         .await?;
+    let mut record = None;
     let taken: Option<(i64,)> = if is_held {
         None
     } else {
+        record = Some(removed::hold_off(store, connection, outbox.id).await?);
         sqlx::query_as(TAKE_LEASE)
             .bind(pipeline)
             .bind(node)
@@ -103,18 +108,28 @@ pub(super) async fn claim(
             .fetch_optional(&mut *connection)
             .await?
     };
-    let Some((epoch,)) = taken else {
+    let (Some((epoch,)), Some(record)) = (taken, record) else {
         let held = look_at_lease(store, connection, pipeline).await?;
         session.finish().await?;
         return Ok(held);
     };
-    let stored = position::take(store, connection, pipeline, outbox.id, Epoch(epoch)).await?;
+    let rows = record.removed.rows;
+    let stored = position::take(store, connection, pipeline, outbox.id, Epoch(epoch), rows).await?;
     let next_xid: String = sqlx::query_scalar(NEXT_XID)
         .persistent(store.prepares())
         .fetch_one(&mut *connection)
         .await?;
     check_position(pipeline, &outbox, &stored, &next_xid)?;
+    if !record.removed.spares(&stored.position, stored.began_after) {
+        return Err(removed::refusal(pipeline, &outbox.name, &record));
+    }
     session.finish().await?;
+    if rows > 0 && stored.position.has_not_begun() {
+        tracing::info!(
+            pipeline, outbox = %outbox.name, removed = rows,
+            "the pipeline begins at the oldest message kept: retention has removed earlier ones"
+        );
+    }
     Ok(Claim::Granted {
         epoch: Epoch(epoch),
         position: stored.position,

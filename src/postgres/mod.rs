@@ -15,6 +15,8 @@ mod lease;
 pub mod pool;
 mod position;
 mod probe;
+mod removed;
+mod retention;
 pub mod schema;
 mod session;
 mod store;

@@ -34,16 +34,18 @@ const BEGIN_LIFE: &str = "
 INSERT INTO tide.relay_server_life DEFAULT VALUES ON CONFLICT (only_row) DO NOTHING";
 
 const TAKE: &str = "
-INSERT INTO tide.relay_position AS p (pipeline, outbox_id, epoch, server_started, server_life)
-SELECT $1, $2, $3, pg_postmaster_start_time(), s.life FROM tide.relay_server_life AS s
+INSERT INTO tide.relay_position AS p (pipeline, outbox_id, epoch, began_after, server_started, server_life)
+SELECT $1, $2, $3, $5, pg_postmaster_start_time(), s.life FROM tide.relay_server_life AS s
 ON CONFLICT (pipeline) DO UPDATE
 SET epoch = excluded.epoch, outbox_id = coalesce(p.outbox_id, excluded.outbox_id),
+    began_after = CASE WHEN p.outbox_id IS NULL THEN excluded.began_after ELSE p.began_after END,
     last_number = p.last_number
         + CASE WHEN p.server_started = excluded.server_started AND p.server_life = excluded.server_life
             THEN 0 ELSE $4 END,
     server_started = excluded.server_started, server_life = excluded.server_life,
     save_number = 0, updated_at = clock_timestamp()
-RETURNING p.outbox_id, p.base::text, p.last_number, p.open_windows::text, p.settled_id, p.marks::text";
+RETURNING p.outbox_id, p.base::text, p.last_number, p.open_windows::text, p.settled_id, p.marks::text,
+    p.began_after";
 
 const SAVE: &str = "
 UPDATE tide.relay_position AS p
@@ -98,6 +100,8 @@ impl MarkRecord {
 pub(super) struct StoredPosition {
     pub(super) outbox: OutboxId,
     pub(super) position: Position,
+    /// How many rows retention had removed of the outbox when the pipeline began.
+    pub(super) began_after: u64,
 }
 
 /// The marks as `marks` has them.
@@ -120,23 +124,26 @@ pub(super) async fn take(
     pipeline: &str,
     outbox: OutboxId,
     epoch: Epoch,
+    removed_rows: u64,
 ) -> Result<StoredPosition, StoreError> {
     sqlx::query(BEGIN_LIFE)
         .persistent(store.prepares())
         .execute(&mut *connection)
         .await?;
-    let (outbox, base, last_number, open_windows, settled_id, marks): (
+    let (outbox, base, last_number, open_windows, settled_id, marks, began_after): (
         i32,
         String,
         i64,
         String,
         i64,
         String,
+        i64,
     ) = sqlx::query_as(TAKE)
         .bind(pipeline)
         .bind(outbox.0)
         .bind(epoch.0)
         .bind(NUMBERS_LOST_AT_MOST)
+        .bind(i64::try_from(removed_rows).unwrap_or(i64::MAX))
         .persistent(store.prepares())
         .fetch_one(connection)
         .await?;
@@ -174,6 +181,7 @@ pub(super) async fn take(
             keyed_by,
             last_number: WindowNumber(last_number),
         },
+        began_after: u64::try_from(began_after).map_err(|error| unreadable(&error))?,
     })
 }
 

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use sqlx::PgPool;
 
 use super::session::Session;
-use super::{lease, position, probe, windows};
+use super::{lease, position, probe, retention, windows};
 use crate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Opened, OutboxId, OutboxStore, PageRequest,
     PipelineName, ProbeReport, ProbeTarget, StoreError, WindowRows,
@@ -35,13 +35,16 @@ impl PgOutboxStore {
     /// How long a call may take unless [`Self::with_timeout`] says otherwise.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// The reading statements by name, for whoever wants to EXPLAIN them.
-    pub const READING_STATEMENTS: [(&'static str, &'static str); 5] = [
+    /// The reading and sweeping statements by name, for whoever wants to EXPLAIN
+    /// them.
+    pub const READING_STATEMENTS: [(&'static str, &'static str); 7] = [
         ("open_window", windows::OPEN),
         ("reopen_window", windows::REOPEN),
         ("read_page", windows::READ_PAGE),
         ("read_rows", windows::READ_ROWS),
         ("probe", probe::PROBE),
+        ("sweep", retention::SWEEP),
+        ("fetch_late", retention::FETCH),
     ];
 
     /// A store on these connections, with time-outs of 10 s and prepared
@@ -89,7 +92,7 @@ impl PgOutboxStore {
         Session::for_transaction(&self.pool).await
     }
 
-    fn bounded<'a, T: 'a>(
+    pub(super) fn bounded<'a, T: 'a>(
         &'a self,
         patience: u32,
         call: impl Future<Output = Result<T, StoreError>> + Send + 'a,

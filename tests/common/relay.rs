@@ -4,11 +4,13 @@
 //! log are printed with the failure.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -35,6 +37,33 @@ pub(crate) fn program(environment: &[(String, String)]) -> Command {
     command
 }
 
+/// What the relays of one world said of themselves before they ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    said: Mutex<Said>,
+}
+
+/// The sums over relays.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Said {
+    /// Relays started, and of these the ones that said everything.
+    pub(crate) relays: u32,
+    pub(crate) complete: u32,
+    /// Rows confirmed, and rows parked, of all pipelines.
+    pub(crate) delivered: f64,
+    pub(crate) parked: f64,
+}
+
+impl Ledger {
+    pub(crate) fn said(&self) -> Said {
+        self.said.lock().expect("not poisoned").clone()
+    }
+
+    fn add(&self, add: impl FnOnce(&mut Said)) {
+        add(&mut self.said.lock().expect("not poisoned"));
+    }
+}
+
 /// A running relay. It is killed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Relay {
@@ -42,6 +71,7 @@ pub(crate) struct Relay {
     folder: tempfile::TempDir,
     admin: Option<SocketAddr>,
     ended: bool,
+    ledger: Arc<Ledger>,
 }
 
 impl Relay {
@@ -69,6 +99,7 @@ impl Relay {
             folder,
             admin: None,
             ended: false,
+            ledger: Arc::default(),
         }
     }
 
@@ -206,8 +237,82 @@ impl Relay {
         }
     }
 
-    /// SIGTERM; answers the exit code.
+    /// Its last words go into this ledger.
+    pub(crate) fn in_ledger(mut self, ledger: &Arc<Ledger>) -> Self {
+        self.ledger = Arc::clone(ledger);
+        ledger.add(|said| said.relays += 1);
+        self
+    }
+
+    /// Asserts that every row it has read is accounted for, as soon as its figures
+    /// stand still: `read = delivered + parked + in flight + given up`.
+    pub(crate) async fn balance(&self) {
+        let replaced = [("actor", "stage")];
+        if self.metric("tidegate_actor_restarts_total", &replaced) > 0.0 {
+            // What lies in a blocked thread is neither sent nor given up.
+            return;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let books = self.books();
+            let differs = |(_, [read, rest @ ..]): &(&String, &[f64; 6])| {
+                (read - rest.iter().sum::<f64>()).abs() > 0.5
+            };
+            let Some(wrong) = books.iter().find(differs) else {
+                let sum = |place: usize| books.values().map(|figures| figures[place]).sum::<f64>();
+                let (delivered, parked) = (sum(1), sum(2));
+                self.ledger.add(|said| {
+                    said.complete += 1;
+                    said.delivered += delivered;
+                    said.parked += parked;
+                });
+                return;
+            };
+            assert!(
+                Instant::now() < deadline,
+                "the metrics of a pipeline do not add up, \
+                 [read, delivered, parked, in flight, returned, vanished]: {wrong:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Of each pipeline, the rows read, delivered, parked, in flight, returned and
+    /// vanished.
+    fn books(&self) -> BTreeMap<String, [f64; 6]> {
+        let families = [
+            "tidegate_rows_read_total",
+            "tidegate_rows_delivered_total",
+            "tidegate_rows_parked_total",
+            "tidegate_in_flight_rows",
+            "tidegate_rows_returned_total",
+            "tidegate_rows_vanished_total",
+        ];
+        let Ok((200, body)) = self.get("/metrics") else {
+            panic!("no metrics");
+        };
+        let mut books: BTreeMap<String, [f64; 6]> = BTreeMap::new();
+        for line in body.lines() {
+            let Some((series, value)) = line.rsplit_once(' ') else {
+                continue;
+            };
+            let Some((family, labels)) = series.split_once('{') else {
+                continue;
+            };
+            let Some(place) = families.iter().position(|known| *known == family) else {
+                continue;
+            };
+            let pipeline = labels.split_once("pipeline=\"").expect("a pipeline").1;
+            let pipeline = pipeline.split('"').next().unwrap_or_default();
+            let figures = books.entry(pipeline.to_owned()).or_default();
+            figures[place] += value.parse::<f64>().expect("a number");
+        }
+        books
+    }
+
+    /// SIGTERM, once its books balance; answers the exit code.
     pub(crate) async fn terminate(self) -> i32 {
+        self.balance().await;
         self.signal("TERM");
         self.exit_code(PATIENCE).await
     }

@@ -1,6 +1,12 @@
 //! A database with schema `tide`, an emulator with a stream, and a consumer that
 //! reads it: everything round a relay.
+//!
+//! When a world ends, its books are compared (see [`books`]): every test that has
+//! one checks that nothing is missing in SQL, metrics and stream.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+
+#[path = "books.rs"]
+mod books;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -17,7 +23,7 @@ use tidegate::demo::verdict::{Committed, Verdict, judge};
 use tokio::time::Instant;
 
 use crate::database;
-use crate::relay::Relay;
+use crate::relay::{Ledger, Relay};
 use crate::scenario::{PATIENCE, until};
 
 /// The stream of every world.
@@ -40,6 +46,17 @@ pub(crate) struct World {
     /// The reader of [`STREAM`].
     pub(crate) consumer: StreamConsumer,
     arrived: Mutex<Vec<Arrived>>,
+    ledger: Arc<Ledger>,
+}
+
+impl Drop for World {
+    /// A test that fails has its own reason.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let runtime = tokio::runtime::Handle::current();
+            tokio::task::block_in_place(|| runtime.block_on(books::compare(self)));
+        }
+    }
 }
 
 impl World {
@@ -70,6 +87,7 @@ impl World {
             emulator,
             consumer,
             arrived: Mutex::default(),
+            ledger: Arc::default(),
         }
     }
 
@@ -191,7 +209,8 @@ impl World {
 
     /// Starts a relay with settings of its own.
     pub(crate) async fn relay_with(&self, more: &[(&str, &str)]) -> Relay {
-        Relay::start(&self.settings(more)).await
+        let relay = Relay::start(&self.settings(more)).await;
+        relay.in_ledger(&self.ledger)
     }
 
     /// Starts publishers.

@@ -21,7 +21,7 @@ use crate::stream_states::PUT_ONLY;
 use crate::world::{STREAM, World};
 
 /// A point where an actor panics, and at which pass.
-type Panic = (&'static str, u64);
+pub(crate) type Panic = (&'static str, u64);
 
 // Each panic of an actor doubles the pause before its next start, so there are
 // several runs.
@@ -229,6 +229,7 @@ fn every_point_of_panic_is_tested() {
         &MISSING,
         &LEARNING,
         &BOTH,
+        &crate::retention::PANICS,
     ]
     .concat();
     let tested: BTreeSet<String> = all.iter().map(|(point, _)| (*point).to_owned()).collect();

@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet};
 
+use crate::retention::KeepsAll;
 use crate::store::{SimCatalog, SimStore};
 use crate::stream::SimSource;
 use crate::world::{Process, Shared, pass};
@@ -164,6 +165,7 @@ impl Body {
                     process: self.process.clone(),
                     seen: Arc::default(),
                 }),
+                retention: Arc::new(KeepsAll),
             }],
             streams: Arc::new(SimSource {
                 world: self.world.clone(),

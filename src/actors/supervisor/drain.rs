@@ -12,6 +12,7 @@ impl Supervisor {
             return;
         }
         self.board.set_phase(Phase::Draining);
+        self.stop_retention();
         let grace = self.settings.limits.drain_grace;
         let mut report = DrainReport::default();
         for (key, slot) in &mut self.pipelines {

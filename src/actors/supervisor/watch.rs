@@ -57,6 +57,10 @@ impl Supervisor {
             if probe.life.is_stuck(probe.pulse.signs(), now) {
                 stuck.push((ChildId::Probe(name.clone()), probe.incarnation));
             }
+            let retention = &mut slot.retention;
+            if retention.life.is_stuck(retention.pulse.signs(), now) {
+                stuck.push((ChildId::Retention(name.clone()), retention.incarnation));
+            }
         }
         for (stream, slot) in &mut self.streams {
             let router = &mut slot.router;
@@ -87,6 +91,10 @@ impl Supervisor {
             let is_running = slot.probe.address.is_some();
             is_running.then(|| (ChildId::Probe(name.clone()), slot.probe.incarnation))
         });
+        let sweepers = self.databases.iter().filter_map(|(name, slot)| {
+            let is_running = slot.retention.address.is_some();
+            is_running.then(|| (ChildId::Retention(name.clone()), slot.retention.incarnation))
+        });
         // A router's end takes its writers along.
         let routers = self.streams.iter().filter_map(|(stream, slot)| {
             let is_running = slot.router.address.is_some();
@@ -101,7 +109,11 @@ impl Supervisor {
                 }
                 Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => None,
             });
-        probes.chain(routers).chain(readers).collect()
+        probes
+            .chain(sweepers)
+            .chain(routers)
+            .chain(readers)
+            .collect()
     }
 
     /// Treats a child as ended that does not know it yet. Should it wake up, it
@@ -116,6 +128,14 @@ impl Supervisor {
                     .and_then(|slot| slot.probe.address.clone());
                 probe.map(|probe| probe.try_send(StopNow));
                 self.probe_exited(&database, incarnation, &exit, context);
+            }
+            ChildId::Retention(database) => {
+                let retention = self
+                    .databases
+                    .get(&database)
+                    .and_then(|slot| slot.retention.address.clone());
+                retention.map(|retention| retention.try_send(StopNow));
+                self.retention_exited(&database, incarnation, &exit, context);
             }
             ChildId::Router(stream) => {
                 self.void_flows_of(&stream);

@@ -1,0 +1,315 @@
+//! The actor that deletes rows of one database which have outlived their outbox's
+//! retention.
+//!
+//! It looks at the outboxes every few seconds. If it has the turn (one node a
+//! database has), it deletes batch after batch, one outbox after the other, until
+//! a round finds nothing more. Between two batches it pauses at least as long as
+//! the last one took: it never takes more than half of one connection's time.
+//!
+//! What may be deleted is decided in `core::retention`, under a lock; nothing here
+//! needs to be right for that. An actor that is started again looks anew.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use tokio::runtime::Handle;
+
+use super::child::{Exit, ExitNote};
+use super::clock::Clock;
+use super::fault;
+use super::messages::StopNow;
+use super::pulse::Pulse;
+use crate::admin::metrics::{HeldRows, KeptRows, Metrics};
+use crate::admin::status::{HoldStatus, KeptStatus, RetentionStatus, StatusBoard};
+use crate::config::settings::RetentionSettings;
+use crate::core::backoff::Backoff;
+use crate::core::ports::{PipelineName, StoreError};
+use crate::core::retention::{BatchDone, FileReader, KeptOutbox, RetentionStore, Survey};
+use crate::core::time::Moment;
+
+/// How often it gives a sign of life.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+
+/// First and longest pause after the database failed.
+const DATABASE_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// How long a turn lasts, in intervals between looks: it is kept by looking.
+const TURN_INTERVALS: u32 = 3;
+
+/// The shortest turn.
+const LEAST_TURN: Duration = Duration::from_secs(5);
+
+/// What it is made of.
+#[derive(Clone)]
+pub struct RetentionParts {
+    /// The database's name.
+    pub database: Arc<str>,
+    /// The database.
+    pub store: Arc<dyn RetentionStore>,
+    /// What this node is called.
+    pub node: Arc<str>,
+    /// How to go about it.
+    pub settings: RetentionSettings,
+    /// The pipelines of the file that read from this database.
+    pub of_file: Arc<[FileReader]>,
+    /// The metrics of the process.
+    pub metrics: Metrics,
+    /// Where the state is shown.
+    pub board: Arc<StatusBoard>,
+    /// The clock.
+    pub clock: Clock,
+    /// Its signs of life.
+    pub pulse: Pulse,
+    /// Where what takes time is spawned.
+    pub workers: Handle,
+}
+
+/// The sweeper of one database.
+pub struct Retention {
+    parts: RetentionParts,
+    note: ExitNote,
+    /// Outboxes that may have more to delete, the next one first.
+    due: VecDeque<KeptOutbox>,
+    /// When it has to look again, to keep its turn and see what has changed.
+    look_at: Moment,
+    backoff: Backoff,
+    /// Whether a task is under way or a timer set.
+    waits: bool,
+}
+
+impl Retention {
+    /// A sweeper that has not looked yet.
+    #[must_use]
+    pub fn new(parts: RetentionParts, note: ExitNote) -> Self {
+        Self {
+            look_at: parts.clock.now(),
+            parts,
+            note,
+            due: VecDeque::new(),
+            backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
+            waits: false,
+        }
+    }
+
+    fn turn(&self) -> Duration {
+        (self.parts.settings.interval * TURN_INTERVALS).max(LEAST_TURN)
+    }
+
+    fn beat(&mut self, context: &mut Context<Self>) {
+        if self.waits {
+            self.parts.pulse.beat();
+        }
+        context.run_later(BEAT_EVERY, Self::beat);
+    }
+
+    fn go_on(&mut self, context: &mut Context<Self>) {
+        self.waits = false;
+        let now = self.parts.clock.now();
+        if now >= self.look_at {
+            self.look(now, context);
+        } else if let Some(outbox) = self.due.pop_front() {
+            self.remove(outbox, now, context);
+        } else {
+            self.go_on_in(self.look_at.since(now), context);
+        }
+    }
+
+    fn go_on_in(&mut self, pause: Duration, context: &mut Context<Self>) {
+        if fault::forgets("retention.timer") {
+            return;
+        }
+        self.waits = true;
+        context.run_later(pause, Self::go_on);
+    }
+
+    // === Looking ===
+
+    fn look(&mut self, now: Moment, context: &mut Context<Self>) {
+        self.waits = true;
+        self.look_at = now + self.parts.settings.interval;
+        let (store, node) = (Arc::clone(&self.parts.store), Arc::clone(&self.parts.node));
+        let (turn, of_file) = (self.turn(), Arc::clone(&self.parts.of_file));
+        let look = self
+            .parts
+            .workers
+            .spawn(async move { store.survey(&node, turn, &of_file).await });
+        context.spawn(
+            look.into_actor(self)
+                .map(move |answer, retention, context| {
+                    let answer = answer.unwrap_or_else(|error| Err(task_ended(&error)));
+                    retention.looked(answer, now, context);
+                }),
+        );
+    }
+
+    fn looked(
+        &mut self,
+        answer: Result<Survey, StoreError>,
+        asked_at: Moment,
+        context: &mut Context<Self>,
+    ) {
+        fault::point("retention.Looked");
+        self.count_query("retention_survey", asked_at, answer.is_ok());
+        match answer {
+            Ok(Survey::Ours(outboxes)) => {
+                self.works();
+                self.show(true, None, &outboxes);
+                let due = outboxes.into_iter().filter(KeptOutbox::is_due);
+                self.due = due.collect();
+            }
+            Ok(Survey::NotOurs) => {
+                self.works();
+                self.show(false, None, &[]);
+                self.due.clear();
+            }
+            Err(error) => return self.failed(&error, context),
+        }
+        self.go_on(context);
+    }
+
+    fn show(&self, sweeps: bool, problem: Option<String>, outboxes: &[KeptOutbox]) {
+        let held = |outbox: &KeptOutbox| -> Vec<HoldStatus> {
+            let holds = outbox.holds.iter().map(|hold| HoldStatus {
+                pipeline: Arc::clone(&hold.pipeline),
+                disabled: hold.disabled,
+                held_seconds: hold.held_for.as_secs_f64(),
+            });
+            holds.collect()
+        };
+        let shown = outboxes.iter().map(|outbox| KeptStatus {
+            outbox: Arc::clone(&outbox.name),
+            retention_hours: outbox.retention.map(|most| most.as_secs() / 3600),
+            oldest_row_seconds: outbox.oldest.map(|age| age.as_secs_f64()),
+            held_by: held(outbox),
+        });
+        self.parts.board.set_retention(RetentionStatus {
+            database: Arc::clone(&self.parts.database),
+            sweeps,
+            problem,
+            outboxes: shown.collect(),
+        });
+        let kept = outboxes.iter().map(|outbox| KeptRows {
+            outbox: &outbox.name,
+            oldest: outbox.oldest.unwrap_or_default(),
+            held: outbox
+                .holds
+                .iter()
+                .map(|hold| HeldRows {
+                    pipeline: &hold.pipeline,
+                    held_for: hold.held_for,
+                })
+                .collect(),
+        });
+        let kept: Vec<KeptRows<'_>> = kept.collect();
+        let kept = sweeps.then_some(&*kept);
+        self.parts.metrics.retention(&self.parts.database, kept);
+    }
+
+    // === Deleting ===
+
+    fn remove(&mut self, outbox: KeptOutbox, now: Moment, context: &mut Context<Self>) {
+        self.waits = true;
+        let readers = self.parts.of_file.iter();
+        let of_file: Vec<PipelineName> = readers
+            .filter(|reader| reader.outbox == outbox.name)
+            .map(|reader| Arc::clone(&reader.pipeline))
+            .collect();
+        let (store, rows) = (
+            Arc::clone(&self.parts.store),
+            self.parts.settings.batch_rows,
+        );
+        let id = outbox.id;
+        let batch = self
+            .parts
+            .workers
+            .spawn(async move { store.remove_batch(id, &of_file, rows).await });
+        context.spawn(
+            batch
+                .into_actor(self)
+                .map(move |answer, retention, context| {
+                    let answer = answer.unwrap_or_else(|error| Err(task_ended(&error)));
+                    retention.removed(outbox, answer, now, context);
+                }),
+        );
+    }
+
+    fn removed(
+        &mut self,
+        outbox: KeptOutbox,
+        answer: Result<BatchDone, StoreError>,
+        asked_at: Moment,
+        context: &mut Context<Self>,
+    ) {
+        fault::point("retention.Removed");
+        let took = self.count_query("retention_batch", asked_at, answer.is_ok());
+        let done = match answer {
+            Ok(done) => done,
+            Err(error) => return self.failed(&error, context),
+        };
+        self.works();
+        if done.rows > 0 {
+            let database = &self.parts.database;
+            self.parts
+                .metrics
+                .rows_removed(database, &outbox.name, done.rows);
+            tracing::debug!(%database, outbox = %outbox.name, rows = done.rows, ?took, "rows were removed after their retention");
+        }
+        if done.more {
+            // Behind the others: an outbox with much to delete delays none.
+            self.due.push_back(outbox);
+        }
+        self.go_on_in(self.parts.settings.pause.max(took), context);
+    }
+
+    fn count_query(&self, query: &'static str, asked_at: Moment, answered: bool) -> Duration {
+        let took = self.parts.clock.now().since(asked_at);
+        self.parts.metrics.database_query(query, took, answered);
+        took
+    }
+
+    fn works(&mut self) {
+        if self.backoff.failures() > 0 {
+            tracing::info!(database = %self.parts.database, "retention works again");
+        }
+        self.backoff.reset();
+        self.parts.pulse.progress();
+    }
+
+    fn failed(&mut self, error: &StoreError, context: &mut Context<Self>) {
+        if self.backoff.failures() == 0 {
+            tracing::warn!(
+                database = %self.parts.database, %error,
+                "rows that have outlived their retention cannot be removed; trying again"
+            );
+        }
+        self.due.clear();
+        self.show(false, Some(error.to_string()), &[]);
+        let pause = self.backoff.after_failure(fastrand::f64());
+        self.look_at = self.parts.clock.now() + pause;
+        self.go_on_in(pause, context);
+    }
+}
+
+fn task_ended(error: &tokio::task::JoinError) -> StoreError {
+    StoreError::Unavailable(format!("the task ended: {error}"))
+}
+
+impl Actor for Retention {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        self.beat(context);
+        self.go_on(context);
+    }
+}
+
+impl Handler<StopNow> for Retention {
+    type Result = ();
+
+    fn handle(&mut self, _: StopNow, context: &mut Self::Context) {
+        self.note.write(Exit::Stopped);
+        context.stop();
+    }
+}
