@@ -65,7 +65,7 @@ async fn a_relay_waits_for_database_schema_and_stream() {
 
         world.pipeline("events", json!({})).await;
         let rows = world.publish_many("events", 20, 5, 10).await;
-        says_once(&relay, &["WARN", "the stream cannot be examined"]).await;
+        says_once(&relay, &["WARN", "the stream cannot be used"]).await;
         assert_eq!(relay.state("events"), "waiting");
         world
             .emulator
