@@ -233,6 +233,12 @@ impl World {
         arrived.clone()
     }
 
+    /// Records that another consumer has read: of a stream that took the place of
+    /// the world's own.
+    pub(crate) fn has_arrived_elsewhere(&self, records: Vec<Arrived>) {
+        self.arrived.lock().expect("not poisoned").extend(records);
+    }
+
     /// The same, taken apart.
     pub(crate) fn delivered(&self) -> Vec<Delivered> {
         let parse = |arrived| Delivered::parse(arrived).expect("a native body");

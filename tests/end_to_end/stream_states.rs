@@ -150,6 +150,7 @@ async fn a_stream_that_is_deleted_and_made_again_is_gone_on_with() {
             1
         );
         assert_eq!(relay.state("events"), "running");
+        world.has_arrived_elsewhere(arrived);
         assert_eq!(relay.metric("tidegate_actor_restarts_total", &[]), 0.0);
         assert_eq!(
             relay.metric("tidegate_sequence_regressions_total", &[]),

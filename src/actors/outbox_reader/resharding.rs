@@ -59,8 +59,10 @@ impl Handler<StreamStopped> for OutboxReader {
 
     fn handle(&mut self, message: StreamStopped, _: &mut Context<Self>) {
         fault::point("outbox_reader.StreamStopped");
-        let reason = message.reason;
-        self.stopped = Some(reason.clone());
+        // What is known of the trouble says more than that there is one.
+        let known = self.stream.keeps_waiting();
+        let reason = known.unwrap_or_else(|| message.reason.clone());
+        self.stopped = Some(message.reason);
         self.set_state(PipelineState::Waiting { reason });
     }
 }

@@ -260,7 +260,10 @@ async fn errors_are_retried_until_a_deadline_then_dropped() {
         // Slower each time: nobody can mend a policy within a second.
         let at: Vec<Duration> = puts(&world).iter().map(|call| call.at).collect();
         assert!(at[3] - at[2] > Duration::from_secs(1), "{at:?}");
-        assert_eq!(relay.pipeline("events")["lag_rows"], 20);
+        until("all of it is said to wait", PATIENCE, || {
+            relay.pipeline("events")["lag_rows"] == 20
+        })
+        .await;
         faults.heal();
         let verdict = world.judge(&rows).await;
         assert!(
