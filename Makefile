@@ -4,7 +4,10 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test build fmt lint doc
+SEEDS ?= 1000
+FIRST ?= 1
+
+.PHONY: help deps demo test sim build fmt lint doc
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +21,10 @@ demo: deps ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO
 
 test: deps ## Run all tests
 	$(CARGO) test --locked --features demo
+
+sim: deps ## Simulate SEEDS seeds (1000) from FIRST (1) on, and say how many a second
+	FIRST=$(FIRST) SEEDS=$(SEEDS) $(CARGO) test --locked --features demo --test simulation \
+		-- --ignored --exact many::many_seeds --nocapture
 
 build: ## Build the relay for production
 	@scripts/install-deps --compiler-only

@@ -32,10 +32,11 @@ impl Budgets {
     ) -> SharedBudget {
         self.known.retain(|_, budget| {
             let is_used = Arc::strong_count(budget) > 1;
-            is_used || !sabotage::is(Bug::BudgetDiesWithWriter) && {
-                let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
-                !budget.is_at_rest(now)
-            }
+            is_used
+                || !sabotage::is(Bug::BudgetDiesWithWriter) && {
+                    let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+                    !budget.is_at_rest(now)
+                }
         });
         let key = (Arc::clone(arn), shard.clone());
         if let Some(budget) = self.known.get(&key) {

@@ -108,9 +108,8 @@ mod armed {
     }
 
     fn due(name: &'static str) -> Option<Failure> {
-        let decided = DECISION.with_borrow_mut(|decision| {
-            decision.as_mut().map(|decide| decide(name))
-        });
+        let decided =
+            DECISION.with_borrow_mut(|decision| decision.as_mut().map(|decide| decide(name)));
         decided.unwrap_or_else(|| armed_for(name))
     }
 

@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 
 use super::messages::Outcomes;
 use crate::admin::metrics::PipelineMetrics;
-use crate::core::ports::{Epoch, PipelineName};
 use crate::core::invariants;
+use crate::core::ports::{Epoch, PipelineName};
 use crate::core::sabotage::{self, Bug};
 use crate::core::send_queue::Flow;
 

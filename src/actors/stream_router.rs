@@ -33,8 +33,8 @@ use super::shard_writer::ShardWriter;
 use crate::admin::status::{ShardStatus, StatusBoard};
 use crate::config::pipeline::StreamTarget;
 use crate::core::backoff::Backoff;
-use crate::core::sabotage::{self, Bug};
 use crate::core::ports::{CallFailure, StreamDescription, StreamService};
+use crate::core::sabotage::{self, Bug};
 use crate::core::shard_map::{Shard, ShardId, ShardMap};
 
 /// First and longest pause between attempts to examine a stream.

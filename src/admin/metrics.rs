@@ -151,7 +151,9 @@ impl Metrics {
         };
         for invariant in Invariant::ALL {
             if invariant.is_checked_at_run_time() {
-                families.invariant_violations.with_label_values(&[invariant.id()]);
+                families
+                    .invariant_violations
+                    .with_label_values(&[invariant.id()]);
             }
         }
         Ok(Self {

@@ -242,7 +242,10 @@ impl ShardBudget {
         self.record_tokens += cost.records as f64;
         self.byte_tokens += cost.charged_bytes() as f64;
         if let Some(last) = self.recent.back_mut() {
-            let (records, bytes) = (cost.records.min(last.records), cost.charged_bytes().min(last.bytes));
+            let (records, bytes) = (
+                cost.records.min(last.records),
+                cost.charged_bytes().min(last.bytes),
+            );
             last.records -= records;
             last.bytes -= bytes;
             self.recent_records -= records;

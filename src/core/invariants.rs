@@ -155,7 +155,10 @@ pub fn rises<T: PartialOrd>(last: Option<&T>, next: &T) -> bool {
 /// What was offered within one second, the last call of it included, is within
 /// the limits of a shard. One record may always go, however slow the shard.
 #[must_use]
-#[expect(clippy::cast_precision_loss, reason = "counts of one second, far below 2^52")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "counts of one second, far below 2^52"
+)]
 pub fn within_budget(offered: Cost, limits: ShardLimits) -> bool {
     let is_one = offered.records <= 1;
     let fits = offered.records as f64 <= limits.records_per_second

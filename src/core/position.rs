@@ -118,7 +118,9 @@ impl Position {
     #[must_use]
     pub fn mark_of(&self, hash: u128) -> Option<&Mark> {
         let place = self.marks.partition_point(|mark| mark.range.last < hash);
-        self.marks.get(place).filter(|mark| mark.range.contains(hash))
+        self.marks
+            .get(place)
+            .filter(|mark| mark.range.contains(hash))
     }
 
     /// Whether a row was settled when this position was written.
@@ -129,10 +131,7 @@ impl Position {
             Some(first) if seq.window == first.number => seq.id <= self.settled_id,
             Some(first) => seq.window < first.number,
         };
-        in_prefix
-            || self
-                .mark_of(hash)
-                .is_some_and(|mark| seq <= mark.settled)
+        in_prefix || self.mark_of(hash).is_some_and(|mark| seq <= mark.settled)
     }
 }
 

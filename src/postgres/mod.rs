@@ -12,6 +12,7 @@
 pub mod catalog;
 mod error;
 mod lease;
+mod marks;
 pub mod pool;
 mod position;
 mod probe;
@@ -20,4 +21,5 @@ mod session;
 mod store;
 mod windows;
 
+pub use position::written_bytes;
 pub use store::PgOutboxStore;

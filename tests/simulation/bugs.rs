@@ -63,7 +63,9 @@ fn every_mistake_is_found() {
         let halves = WITHIN.chunks(WITHIN.len().div_ceil(2)).map(|half| {
             scope.spawn(move || {
                 half.iter()
-                    .map(|(bug, look, within)| (*bug, look_for(*bug, *look, all.unwrap_or(*within))))
+                    .map(|(bug, look, within)| {
+                        (*bug, look_for(*bug, *look, all.unwrap_or(*within)))
+                    })
                     .collect::<Vec<_>>()
             })
         });

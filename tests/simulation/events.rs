@@ -12,7 +12,11 @@ pub(crate) async fn happen(world: &Shared, nodes: &mut [Node], dice: &mut Dice) 
     let (events, every, end) = {
         let world = world.lock();
         let plan = &world.plan;
-        (plan.events.clone(), plan.event_every_millis, world.now() + plan.load)
+        (
+            plan.events.clone(),
+            plan.event_every_millis,
+            world.now() + plan.load,
+        )
     };
     loop {
         pass(dice.pause(every * 0.2, every * 3.0)).await;

@@ -89,7 +89,10 @@ impl Stream {
 
     pub(crate) fn describe(&self) -> StreamDescription {
         StreamDescription {
-            arn: format!("arn:aws:kinesis:us-east-1:000000000000:stream/{}", self.name),
+            arn: format!(
+                "arn:aws:kinesis:us-east-1:000000000000:stream/{}",
+                self.name
+            ),
             writable: true,
             status: "ACTIVE".to_owned(),
             max_record_bytes: 1 << 20,
@@ -100,13 +103,18 @@ impl Stream {
     /// The open shard that takes a hash key now.
     pub(crate) fn shard_of(&self, hash: u128) -> usize {
         let takes = |state: &ShardState| state.is_open && state.shard.range.contains(hash);
-        self.shards.iter().position(takes).expect("the open shards cover all keys")
+        self.shards
+            .iter()
+            .position(takes)
+            .expect("the open shards cover all keys")
     }
 
     // === Reshards ===
 
     pub(crate) fn split(&mut self, dice: &mut Dice, now: Moment) {
-        let open: Vec<usize> = (0..self.shards.len()).filter(|place| self.shards[*place].is_open).collect();
+        let open: Vec<usize> = (0..self.shards.len())
+            .filter(|place| self.shards[*place].is_open)
+            .collect();
         let place = *dice.pick(&open);
         let range = self.shards[place].shard.range;
         if range.last - range.first < 1 << 64 {
@@ -118,15 +126,23 @@ impl Stream {
         let parent = self.shards[place].shard.id.clone();
         self.shards[place].is_open = false;
         let (left, right) = (
-            HashRange { first: range.first, last: middle },
-            HashRange { first: middle + 1, last: range.last },
+            HashRange {
+                first: range.first,
+                last: middle,
+            },
+            HashRange {
+                first: middle + 1,
+                last: range.last,
+            },
         );
         self.add(left, vec![parent.clone()], now);
         self.add(right, vec![parent], now);
     }
 
     pub(crate) fn merge(&mut self, dice: &mut Dice, now: Moment) {
-        let mut open: Vec<usize> = (0..self.shards.len()).filter(|place| self.shards[*place].is_open).collect();
+        let mut open: Vec<usize> = (0..self.shards.len())
+            .filter(|place| self.shards[*place].is_open)
+            .collect();
         open.sort_by_key(|place| self.shards[*place].shard.range);
         if open.len() < 2 {
             return;
@@ -155,7 +171,10 @@ impl Stream {
         now: Moment,
         stored: &mut Vec<InStream>,
     ) -> Result<Vec<RecordOutcome>, CallFailure> {
-        let bytes: usize = records.iter().map(|record| record.data.len() + record.key.len()).sum();
+        let bytes: usize = records
+            .iter()
+            .map(|record| record.data.len() + record.key.len())
+            .sum();
         if records.is_empty() || records.len() > 500 || bytes > 10 << 20 {
             return Err(CallFailure::BadRecord {
                 code: "ValidationException".to_owned(),
@@ -172,7 +191,9 @@ impl Stream {
         for place in order {
             let record = &records[place];
             let shard = if self.ignores_keys {
-                let open: Vec<usize> = (0..self.shards.len()).filter(|place| self.shards[*place].is_open).collect();
+                let open: Vec<usize> = (0..self.shards.len())
+                    .filter(|place| self.shards[*place].is_open)
+                    .collect();
                 *dice.pick(&open)
             } else {
                 self.shard_of(hash_key(&record.key))
@@ -195,7 +216,10 @@ impl Stream {
                 outcomes[place] = failed;
                 continue;
             }
-            if !state.limiter.admits(record.data.len() + record.key.len(), now) {
+            if !state
+                .limiter
+                .admits(record.data.len() + record.key.len(), now)
+            {
                 continue;
             }
             self.sequence += 1;

@@ -11,7 +11,7 @@ use crate::plan::Plan;
 use crate::run::{Outcome, run};
 
 /// Seeds of every test run.
-const FEW: u64 = 300;
+const FEW: u64 = 240;
 
 /// Threads that run seeds: each run has one.
 const THREADS: usize = 2;
@@ -130,8 +130,15 @@ fn a_few_hundred_seeds() {
 #[test]
 #[ignore = "as many as SEEDS says: make sim"]
 fn many_seeds() {
-    let total = run_seeds(number("FIRST").unwrap_or(1), number("SEEDS").unwrap_or(1000));
-    assert!(total.failed.is_empty(), "{} seeds failed", total.failed.len());
+    let total = run_seeds(
+        number("FIRST").unwrap_or(1),
+        number("SEEDS").unwrap_or(1000),
+    );
+    assert!(
+        total.failed.is_empty(),
+        "{} seeds failed",
+        total.failed.len()
+    );
 }
 
 #[test]

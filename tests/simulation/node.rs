@@ -75,7 +75,9 @@ impl Node {
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| !running.task.is_finished())
+        self.running
+            .as_ref()
+            .is_some_and(|running| !running.task.is_finished())
     }
 
     pub(crate) fn start(&mut self) {

@@ -142,7 +142,11 @@ impl Plan {
         };
         let calm = dice.chance(0.15);
         let some = |dice: &mut Dice, one_in: f64, most: f64| {
-            if dice.chance(one_in) { most * dice.range(1, 10) as f64 / 10.0 } else { 0.0 }
+            if dice.chance(one_in) {
+                most * dice.range(1, 10) as f64 / 10.0
+            } else {
+                0.0
+            }
         };
         let store = StoreFaults {
             refused: some(dice, 0.4, 0.05),
@@ -194,7 +198,12 @@ impl Plan {
             plan.panics = 0.0;
             plan.forgets = 0.0;
             plan.nodes = 1;
-            plan.put = PutFaults { lost: 0.0, answer_lost: 0.0, late: 0.0, ..put };
+            plan.put = PutFaults {
+                lost: 0.0,
+                answer_lost: 0.0,
+                late: 0.0,
+                ..put
+            };
             events.retain(|event| !event.causes_repeats());
         }
         plan.events = events;
@@ -204,14 +213,21 @@ impl Plan {
 
     /// Four of eight seeds look at what chance alone seldom makes.
     fn focus(&mut self, dice: &mut Dice) {
-        let wide_open = Takes { records: 1000.0, bytes: f64::from(1 << 20), ..self.takes };
+        let wide_open = Takes {
+            records: 1000.0,
+            bytes: f64::from(1 << 20),
+            ..self.takes
+        };
         let focused = match self.seed % 8 {
             // Writers that die while their shard is full.
             4 => {
                 *self = Self {
                     panics: 0.01,
                     budget_records: 20,
-                    takes: Takes { records: 1000.0, ..wide_open },
+                    takes: Takes {
+                        records: 1000.0,
+                        ..wide_open
+                    },
                     budget_bytes: 1 << 20,
                     shards: 1,
                     keys: 40,
@@ -230,7 +246,10 @@ impl Plan {
                 events: vec![Event::CrashDatabase],
                 event_every_millis: *dice.pick(&[300.0, 800.0]),
                 store: StoreFaults::default(),
-                put: PutFaults { slow: self.put.slow, ..PutFaults::default() },
+                put: PutFaults {
+                    slow: self.put.slow,
+                    ..PutFaults::default()
+                },
                 panics: 0.0,
                 forgets: 0.0,
                 ..self.clone()
@@ -241,14 +260,25 @@ impl Plan {
                 lease: Duration::from_secs(1),
                 events: vec![Event::PartitionNode, Event::PartitionNode, Event::KillNode],
                 event_every_millis: *dice.pick(&[500.0, 1_000.0]),
-                store: StoreFaults { slow: 0.1, hangs: 0.03, ..self.store },
+                store: StoreFaults {
+                    slow: 0.1,
+                    hangs: 0.03,
+                    ..self.store
+                },
                 ..self.clone()
             },
             // Readers that die while their position is on its way.
             7 => Self {
                 panics: 0.01,
-                store: StoreFaults { slow: 0.2, hangs: 0.05, ..self.store },
-                put: PutFaults { slow: self.put.slow, ..PutFaults::default() },
+                store: StoreFaults {
+                    slow: 0.2,
+                    hangs: 0.05,
+                    ..self.store
+                },
+                put: PutFaults {
+                    slow: self.put.slow,
+                    ..PutFaults::default()
+                },
                 events: vec![Event::KillNode],
                 event_every_millis: 500.0,
                 ..self.clone()
@@ -267,9 +297,29 @@ impl Plan {
 
     /// Whether anything in this run may cause a record to be sent twice.
     pub(crate) fn may_repeat(&self) -> bool {
-        let PutFaults { lost, answer_lost, late, .. } = self.put;
-        let StoreFaults { refused, answer_lost: unsaved, hangs, slow } = self.store;
-        let chances = [lost, answer_lost, late, refused, unsaved, hangs, slow, self.panics, self.forgets];
+        let PutFaults {
+            lost,
+            answer_lost,
+            late,
+            ..
+        } = self.put;
+        let StoreFaults {
+            refused,
+            answer_lost: unsaved,
+            hangs,
+            slow,
+        } = self.store;
+        let chances = [
+            lost,
+            answer_lost,
+            late,
+            refused,
+            unsaved,
+            hangs,
+            slow,
+            self.panics,
+            self.forgets,
+        ];
         chances.iter().any(|chance| *chance > 0.0)
             || self.nodes > 1
             || self.events.iter().any(|event| event.causes_repeats())

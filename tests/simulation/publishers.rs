@@ -8,7 +8,8 @@ use crate::world::{Shared, World, pass};
 
 /// The names of the keys whose transactions are serialised, and of the others.
 pub(crate) fn keys(serialised: usize, free: usize) -> (Vec<String>, Vec<String>) {
-    let named = |prefix: &str, count: usize| (0..count).map(|place| format!("{prefix}{place}")).collect();
+    let named =
+        |prefix: &str, count: usize| (0..count).map(|place| format!("{prefix}{place}")).collect();
     (named("key", serialised), named("free", free))
 }
 

@@ -42,18 +42,23 @@ pub(crate) struct Outcome {
     pub(crate) simulated: Duration,
 }
 
-/// Runs a plan in a runtime of its own, on a paused clock.
-pub(crate) fn run(plan: Plan, keep_text: bool) -> Outcome {
-    fastrand::seed(plan.seed);
+/// Runs something on a paused clock of its own.
+pub(crate) fn on_a_paused_clock<T>(seed: u64, work: impl Future<Output = T>) -> T {
+    fastrand::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime");
     let local = LocalSet::new();
-    let mut outcome = runtime.block_on(local.run_until(live(plan, keep_text)));
+    let outcome = runtime.block_on(local.run_until(work));
     fault::decide(None);
-    drop(local);
+    outcome
+}
+
+/// Runs a plan.
+pub(crate) fn run(plan: Plan, keep_text: bool) -> Outcome {
+    let mut outcome = on_a_paused_clock(plan.seed, live(plan, keep_text));
     let panics = unplanned_panics();
     if panics > 0 {
         let text = format!("{panics} panics that no plan asked for");
@@ -62,7 +67,7 @@ pub(crate) fn run(plan: Plan, keep_text: bool) -> Outcome {
     outcome
 }
 
-fn settings(plan: &Plan) -> Settings {
+pub(crate) fn settings(plan: &Plan) -> Settings {
     let environment = Environment::from_iter([("DATABASE_URL", "postgres://localhost/simulated")]);
     let mut settings = Settings::load(None, environment).expect("settings");
     settings.cluster.lease = plan.lease;
@@ -76,7 +81,7 @@ fn settings(plan: &Plan) -> Settings {
     settings
 }
 
-fn world(plan: &Plan, clock: Clock, keep_text: bool, dice: &mut Dice) -> World {
+pub(crate) fn world(plan: &Plan, clock: Clock, keep_text: bool, dice: &mut Dice) -> World {
     let now = clock.now();
     let outboxes: Vec<Outbox> = (0..plan.outboxes)
         .map(|place| Outbox {
@@ -87,11 +92,18 @@ fn world(plan: &Plan, clock: Clock, keep_text: bool, dice: &mut Dice) -> World {
         .collect();
     let routes: Vec<Route> = outboxes
         .iter()
-        .flat_map(|outbox| (0..plan.streams).map(|stream| Route { outbox: outbox.id, stream }))
+        .flat_map(|outbox| {
+            (0..plan.streams).map(|stream| Route {
+                outbox: outbox.id,
+                stream,
+            })
+        })
         .collect();
     let (serialised, _) = publishers::keys(plan.keys, 0);
     let mut database = Database::new(outboxes, dice);
-    database.versions = (0..routes.len()).map(|place| (format!("p{place}"), 1)).collect();
+    database.versions = (0..routes.len())
+        .map(|place| (format!("p{place}"), 1))
+        .collect();
     World {
         plan: plan.clone(),
         clock,
@@ -129,7 +141,11 @@ fn let_actors_fail(plan: &Plan, mut dice: Dice, is_over: Rc<Cell<bool>>) {
             return dice.chance(forgets).then_some(Failure::Forget);
         }
         // The supervisor passes points all the time: it would only die.
-        let part = if name.starts_with("supervisor.") { 0.05 } else { 1.0 };
+        let part = if name.starts_with("supervisor.") {
+            0.05
+        } else {
+            1.0
+        };
         dice.chance(panics * part).then_some(Failure::Panic)
     })));
 }
@@ -162,7 +178,7 @@ async fn live(plan: Plan, keep_text: bool) -> Outcome {
 }
 
 /// Waits until everything is settled and written down.
-async fn settle(shared: &Shared, nodes: &mut [Node]) {
+pub(crate) async fn settle(shared: &Shared, nodes: &mut [Node]) {
     let began = shared.lock().now();
     loop {
         pass(Duration::from_millis(250)).await;
@@ -175,7 +191,10 @@ async fn settle(shared: &Shared, nodes: &mut [Node]) {
         if left_over == 0 || time_is_up {
             let holds = invariants::settles_in_time(left_over, time_is_up);
             if !holds {
-                let text = format!("{left_over} rows and windows are left over: {:?}", nodes[0].board.status().pipelines);
+                let text = format!(
+                    "{left_over} rows and windows are left over: {:?}",
+                    nodes[0].board.status().pipelines
+                );
                 world.ledger.violations.push((Invariant::Settles, text));
             }
             return;
@@ -219,7 +238,10 @@ async fn start_again(shared: &Shared, nodes: &mut [Node]) {
     let again = usize::try_from(world.calls - calls).expect("few");
     if !invariants::repeat_has_cause(again, false) {
         let text = format!("{again} calls were sent again after everything had been settled");
-        world.ledger.violations.push((Invariant::RepeatsCaused, text));
+        world
+            .ledger
+            .violations
+            .push((Invariant::RepeatsCaused, text));
     }
 }
 
@@ -228,10 +250,19 @@ fn check_at_rest(shared: &Shared, nodes: &[Node]) {
     let mut world = shared.lock();
     for node in nodes {
         let text = node.metrics.render().expect("text");
-        for line in text.lines().filter(|line| line.starts_with("tidegate_invariant_violations_total")) {
+        for line in text
+            .lines()
+            .filter(|line| line.starts_with("tidegate_invariant_violations_total"))
+        {
             let is_zero = line.ends_with(" 0");
-            if let Some(found) = Invariant::ALL.iter().find(|one| !is_zero && line.contains(&format!("\"{}\"", one.id()))) {
-                world.ledger.violations.push((*found, format!("the relay itself counts: {line}")));
+            if let Some(found) = Invariant::ALL
+                .iter()
+                .find(|one| !is_zero && line.contains(&format!("\"{}\"", one.id())))
+            {
+                world
+                    .ledger
+                    .violations
+                    .push((*found, format!("the relay itself counts: {line}")));
             }
         }
     }
@@ -243,7 +274,10 @@ fn judge(plan: &Plan, shared: &Shared, clock: Clock) -> Outcome {
     let repeats = world.ledger.repeats;
     if !invariants::repeat_has_cause(repeats, plan.may_repeat()) {
         let text = format!("{repeats} records were repeated although nothing had happened");
-        world.ledger.violations.push((Invariant::RepeatsCaused, text));
+        world
+            .ledger
+            .violations
+            .push((Invariant::RepeatsCaused, text));
     }
     Outcome {
         plan: plan.clone(),

@@ -78,7 +78,12 @@ async fn call<T: Send + 'static>(
         };
         let slow = !world.healed && dice.chance(faults.slow);
         let most = if slow { 4_000.0 } else { 3.0 };
-        (fate, dice.pause(0.2, most), dice.pause(0.1, most), world.database.life)
+        (
+            fate,
+            dice.pause(0.2, most),
+            dice.pause(0.1, most),
+            world.database.life,
+        )
     };
     pass(before).await;
     let result = match fate {
@@ -116,7 +121,11 @@ async fn call<T: Send + 'static>(
     if !process.is_alive() {
         return silence().await;
     }
-    if was_lost { away("connection reset") } else { result }
+    if was_lost {
+        away("connection reset")
+    } else {
+        result
+    }
 }
 
 fn arrives<T>(
@@ -134,13 +143,23 @@ fn arrives<T>(
 
 impl OutboxStore for SimStore {
     fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>> {
-        let ClaimRequest { pipeline, version, outbox, node, lease } = request;
+        let ClaimRequest {
+            pipeline,
+            version,
+            outbox,
+            node,
+            lease,
+        } = request;
         let (pipeline, outbox, node) = (pipeline.to_owned(), outbox.to_owned(), node.to_owned());
         self.call("claim", move |world| {
             let now = world.now();
-            let claim = world.database.claim(&pipeline, version, &outbox, &node, lease, now);
+            let claim = world
+                .database
+                .claim(&pipeline, version, &outbox, &node, lease, now);
             match &claim {
-                Ok(Claim::Granted { epoch, .. }) => world.note(format_args!("{node} owns {pipeline} under {epoch}")),
+                Ok(Claim::Granted { epoch, .. }) => {
+                    world.note(format_args!("{node} owns {pipeline} under {epoch}"))
+                }
                 Ok(Claim::Held { .. }) => {}
                 Err(error) => world.note(format_args!("{node} may not own {pipeline}: {error}")),
             }
@@ -183,7 +202,9 @@ impl OutboxStore for SimStore {
     ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
         let (pipeline, position) = (pipeline.to_owned(), position.clone());
         let number = self.saves.fetch_add(1, Ordering::Relaxed) + 1;
-        self.call("save", move |world| Ok(save(world, &pipeline, epoch, &position, number)))
+        self.call("save", move |world| {
+            Ok(save(world, &pipeline, epoch, &position, number))
+        })
     }
 
     fn open_window<'a>(
@@ -262,10 +283,18 @@ impl OutboxStore for SimStore {
     }
 }
 
-fn save(world: &mut World, pipeline: &str, epoch: Epoch, position: &Position, number: u64) -> Fenced {
+fn save(
+    world: &mut World,
+    pipeline: &str,
+    epoch: Epoch,
+    position: &Position,
+    number: u64,
+) -> Fenced {
     let fenced = world.database.save(pipeline, epoch, position, number);
     let (base, open) = (&position.base, position.open.len());
-    world.note(format_args!("{pipeline} under {epoch} saves {base} with {open} windows: {fenced:?}"));
+    world.note(format_args!(
+        "{pipeline} under {epoch} saves {base} with {open} windows: {fenced:?}"
+    ));
     let place = pipeline_place(pipeline);
     if fenced == Fenced::Written {
         let route = world.ledger.routes[place];
@@ -295,7 +324,10 @@ impl Catalog for SimCatalog {
             let (world, process) = (self.world.clone(), self.process.clone());
             let (generation, rows) = call(world, process, "catalog", move |world| {
                 let is_news = seen != world.catalog_generation;
-                Ok((world.catalog_generation, is_news.then(|| definitions(world))))
+                Ok((
+                    world.catalog_generation,
+                    is_news.then(|| definitions(world)),
+                ))
             })
             .await?;
             self.seen.store(generation, Ordering::Relaxed);
@@ -309,7 +341,11 @@ fn definitions(world: &World) -> Vec<PipelineRow> {
     let define = |(place, route): (usize, &crate::ledger::Route)| {
         let name = format!("p{place}");
         let version = world.database.versions[&name];
-        let outbox = world.database.outboxes.iter().find(|outbox| outbox.id == route.outbox);
+        let outbox = world
+            .database
+            .outboxes
+            .iter()
+            .find(|outbox| outbox.id == route.outbox);
         // Something harmless changes with each version.
         let batch_size = (i64::from(world.plan.batch_size) + version - 1).min(500);
         PipelineRow {

@@ -7,7 +7,9 @@ use futures::future::BoxFuture;
 use tidegate::actors::supervisor::StreamSource;
 use tidegate::config::pipeline::StreamTarget;
 use tidegate::core::budget::Cost;
-use tidegate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamDescription, StreamService};
+use tidegate::core::ports::{
+    CallFailure, PutRecord, RecordOutcome, StreamDescription, StreamService,
+};
 use tidegate::core::shard_map::{Shard, hash_key};
 
 use crate::ledger::Body;
@@ -28,7 +30,10 @@ pub(crate) struct SimSource {
 impl StreamSource for SimSource {
     fn stream(&self, target: &StreamTarget) -> Arc<dyn StreamService> {
         let world = self.world.lock();
-        let place = world.streams.iter().position(|stream| *stream.name == *target.name());
+        let place = world
+            .streams
+            .iter()
+            .position(|stream| *stream.name == *target.name());
         Arc::new(SimStream {
             world: self.world.clone(),
             process: self.process.clone(),
@@ -84,7 +89,8 @@ impl SimStream {
                 Fate::Refused(throttled("ProvisionedThroughputExceededException"))
             }
             () if dice.chance(faults.denied) => Fate::Refused(if dice.chance(0.5) {
-                let (code, message) = ("AccessDeniedException".to_owned(), "not allowed".to_owned());
+                let (code, message) =
+                    ("AccessDeniedException".to_owned(), "not allowed".to_owned());
                 CallFailure::Operator { code, message }
             } else {
                 let (code, message) = ("ExpiredTokenException".to_owned(), "expired".to_owned());
@@ -97,11 +103,20 @@ impl SimStream {
         }
     }
 
-    fn apply(place: usize, world: &mut World, records: &[PutRecord]) -> Result<Vec<RecordOutcome>, CallFailure> {
+    fn apply(
+        place: usize,
+        world: &mut World,
+        records: &[PutRecord],
+    ) -> Result<Vec<RecordOutcome>, CallFailure> {
         let now = world.now();
-        let fails = if world.healed { 0.0 } else { world.plan.put.record_fails };
+        let fails = if world.healed {
+            0.0
+        } else {
+            world.plan.put.record_fails
+        };
         let mut stored = Vec::new();
-        let answer = world.streams[place].apply(records, fails, &mut world.put_dice, now, &mut stored);
+        let answer =
+            world.streams[place].apply(records, fails, &mut world.put_dice, now, &mut stored);
         world.stored(place, stored);
         answer
     }
@@ -125,14 +140,22 @@ impl SimStream {
             return;
         }
         let stream = &world.streams[self.place];
-        let shard = stream.shards[stream.shard_of(hash_key(&first.key))].shard.id.clone();
-        let bytes: usize = records.iter().map(|record| record.data.len() + record.key.len()).sum();
+        let shard = stream.shards[stream.shard_of(hash_key(&first.key))]
+            .shard
+            .id
+            .clone();
+        let bytes: usize = records
+            .iter()
+            .map(|record| record.data.len() + record.key.len())
+            .sum();
         let cost = Cost {
             records: records.len() as u64,
             bytes: (bytes as u64).div_ceil(1024) * 1024,
         };
         let limits = world.limits;
-        world.ledger.offered(self.budgets_of, self.place, &shard.0, cost, limits, now);
+        world
+            .ledger
+            .offered(self.budgets_of, self.place, &shard.0, cost, limits, now);
     }
 
     async fn control<T>(&self, answer: impl FnOnce(&mut World) -> T) -> Result<T, CallFailure> {
@@ -178,7 +201,11 @@ impl StreamService for SimStream {
                 let slow = !world.healed && world.put_dice.chance(world.plan.put.slow);
                 let most = if slow { 3_000.0 } else { 6.0 };
                 let fate = self.put_fate(world);
-                (fate, world.put_dice.pause(1.0, most), world.put_dice.pause(1.0, most))
+                (
+                    fate,
+                    world.put_dice.pause(1.0, most),
+                    world.put_dice.pause(1.0, most),
+                )
             };
             pass(there).await;
             let answer = match fate {

@@ -55,6 +55,8 @@ impl Trace {
     }
 
     pub(crate) fn text(&self) -> String {
-        self.shown.as_ref().map_or_else(String::new, |lines| lines.join("\n"))
+        self.shown
+            .as_ref()
+            .map_or_else(String::new, |lines| lines.join("\n"))
     }
 }

@@ -76,7 +76,9 @@ impl Shared {
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, World> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -91,12 +93,17 @@ impl World {
     }
 
     pub(crate) fn outbox_named(&self, name: &str) -> Option<OutboxId> {
-        let found = self.database.outboxes.iter().find(|outbox| *outbox.name == *name);
+        let found = self
+            .database
+            .outboxes
+            .iter()
+            .find(|outbox| *outbox.name == *name);
         found.map(|outbox| outbox.id)
     }
 
     /// Records are in a stream: the judge sees them.
     pub(crate) fn stored(&mut self, stream: usize, stored: Vec<InStream>) {
+        let now = self.now();
         for InStream { shard, record } in stored {
             let body: Body = match serde_json::from_slice(&record.data) {
                 Ok(body) => body,
@@ -106,9 +113,12 @@ impl World {
                     continue;
                 }
             };
-            self.note(format_args!("stored {stream}/{shard} {} {} {}", body.outbox, record.key, body.seq));
+            self.note(format_args!(
+                "stored {stream}/{shard} {} {} {}",
+                body.outbox, record.key, body.seq
+            ));
             if let Some(outbox) = self.outbox_named(&body.outbox) {
-                self.ledger.arrived(stream, outbox, &record.key, &body);
+                self.ledger.arrived(stream, outbox, &record.key, &body, now);
             }
         }
     }

@@ -51,9 +51,7 @@ impl OutboxReader {
                 }
             }
             Done::Refilled { lane, asked, rows } => self.take_back(lane, &asked, rows),
-            Done::Saved(fenced)
-                if fenced == Fenced::Written || sabotage::is(Bug::IgnoreStale) =>
-            {
+            Done::Saved(fenced) if fenced == Fenced::Written || sabotage::is(Bug::IgnoreStale) => {
                 self.all_metrics.position_write(PositionWrite::Written);
                 self.intake.saved(self.now());
                 if let Some((window, fetched)) = self.opened.take() {

@@ -62,17 +62,22 @@ impl Intake {
         }
         let mut last = None;
         for open in &position.open {
-            let rises = invariants::rises(last, &open.number) && open.number <= position.last_number;
+            let rises =
+                invariants::rises(last, &open.number) && open.number <= position.last_number;
             found.check(Invariant::SeqRises, rises, || {
                 format!("window {:?} is open after {last:?}", open.number)
             });
             last = Some(&open.number);
         }
-        found.check(Invariant::LossBooks, books.balance(), || format!("{books:?}"));
-        let most = self.limits.stashed;
-        found.check(Invariant::Bound, invariants::within_bound(stashed, most, PAGE), || {
-            format!("{stashed} rows are remembered by id, at most {most} may be")
+        found.check(Invariant::LossBooks, books.balance(), || {
+            format!("{books:?}")
         });
+        let most = self.limits.stashed;
+        found.check(
+            Invariant::Bound,
+            invariants::within_bound(stashed, most, PAGE),
+            || format!("{stashed} rows are remembered by id, at most {most} may be"),
+        );
     }
 
     /// Invariants that did not hold since this was asked last.
