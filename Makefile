@@ -4,7 +4,10 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help deps demo test test-matrix build fmt lint doc
+SEEDS ?= 1000
+FIRST ?= 1
+
+.PHONY: help deps demo test test-matrix sim build fmt lint doc
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +24,10 @@ test: deps ## Run all tests
 
 test-matrix: deps ## Run the tests of the database on PostgreSQL 13 to 18 (fetches them from npm)
 	CARGO="$(CARGO)" scripts/test-matrix
+
+sim: deps ## Simulate SEEDS seeds (1000) from FIRST (1) on, and say how many a second
+	FIRST=$(FIRST) SEEDS=$(SEEDS) $(CARGO) test --locked --features demo --test simulation \
+		-- --ignored --exact many::many_seeds --nocapture
 
 build: ## Build the relay for production
 	@scripts/install-deps --compiler-only

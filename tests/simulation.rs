@@ -49,6 +49,8 @@ mod run;
 mod store;
 #[path = "simulation/stream.rs"]
 mod stream;
+#[path = "simulation/stuck.rs"]
+mod stuck;
 #[path = "simulation/trace.rs"]
 mod trace;
 #[path = "simulation/world.rs"]

@@ -370,6 +370,13 @@ impl Drop for OutboxReader {
         // still be confirmed.
         self.metrics.rows_returned(self.intake.stashed());
         self.metrics.in_flight(0, 0);
+        self.board
+            .update_pipeline(&self.key.database, &self.key.name, |entry| {
+                entry.in_flight_rows = 0;
+                entry.in_flight_bytes = 0;
+                entry.open_windows = 0;
+                entry.deferred_rows = 0;
+            });
     }
 }
 

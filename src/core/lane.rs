@@ -17,6 +17,11 @@ use super::time::Moment;
 /// The least share of a lane, in rows: one full call (PutRecords takes 500).
 pub const LEAST_SHARE: usize = 500;
 
+/// The most windows that handed rows of a lane may lie in. A window with a handed
+/// row cannot be merged: a stuck lane pins so many, and no more. A lane that flows
+/// has rows of a few windows under way.
+pub const MOST_WINDOWS_HANDED: usize = 64;
+
 /// How often a lane's share is fitted to what its shard settles.
 const FIT_EVERY: Duration = Duration::from_secs(1);
 
@@ -35,6 +40,8 @@ pub struct Lane {
     handed: VecDeque<Handed>,
     last_handed: Option<Seq>,
     unsettled: usize,
+    /// Windows that handed rows lie in.
+    windows: usize,
     stash: Stash,
     share: usize,
     most_share: usize,
@@ -51,6 +58,7 @@ impl Lane {
             handed: VecDeque::new(),
             last_handed: None,
             unsettled: 0,
+            windows: 0,
             stash: Stash::default(),
             share: (2 * LEAST_SHARE).min(most_share),
             most_share,
@@ -84,6 +92,9 @@ impl Lane {
             if let Some(piece) = pieces.get_mut(place)
                 && !(row.settled && piece.handed.is_empty())
             {
+                let last = piece.handed.back();
+                piece.windows +=
+                    usize::from(last.is_none_or(|last| last.seq.window != row.seq.window));
                 piece.handed.push_back(row);
                 piece.last_handed = Some(row.seq);
                 piece.unsettled += usize::from(!row.settled);
@@ -107,7 +118,20 @@ impl Lane {
     /// and the share is not used up.
     #[must_use]
     pub fn takes_more(&self) -> bool {
-        self.stash.is_empty() && self.handed.len() < self.share
+        self.stash.is_empty() && self.handed.len() < self.share && self.pins_few_windows()
+    }
+
+    /// Whether another window may get handed rows.
+    const fn pins_few_windows(&self) -> bool {
+        self.windows < MOST_WINDOWS_HANDED
+    }
+
+    /// The first stashed rows, at most so many, and of no more windows than may
+    /// get handed rows.
+    #[must_use]
+    pub fn to_refill(&self, most: usize) -> Vec<Seq> {
+        let windows = MOST_WINDOWS_HANDED.saturating_sub(self.windows);
+        self.stash.peek(most, windows)
     }
 
     /// How many rows it would take now.
@@ -124,13 +148,13 @@ impl Lane {
     /// read for it.
     #[must_use]
     pub fn is_hungry(&self) -> bool {
-        self.stash.is_empty() && self.handed.len() <= self.share / 2
+        self.stash.is_empty() && self.handed.len() <= self.share / 2 && self.pins_few_windows()
     }
 
     /// How many stashed rows should be read again now.
     #[must_use]
     pub fn refill(&self) -> usize {
-        if self.handed.len() > self.share / 2 {
+        if self.handed.len() > self.share / 2 || !self.pins_few_windows() {
             return 0;
         }
         (self.share - self.handed.len()).min(self.stash.len())
@@ -162,6 +186,13 @@ impl Lane {
 
     /// Notes a row that is handed to the writer.
     pub fn hand(&mut self, seq: Seq, hash: u128, visible_since: Moment) {
+        if self
+            .handed
+            .back()
+            .is_none_or(|last| last.seq.window != seq.window)
+        {
+            self.windows += 1;
+        }
         self.last_handed = Some(seq);
         self.unsettled += 1;
         self.handed.push_back(Handed {
@@ -195,8 +226,11 @@ impl Lane {
         self.unsettled -= 1;
         let visible_since = row.visible_since;
         self.settled_since_fit += 1;
-        while self.handed.front().is_some_and(|row| row.settled) {
-            self.handed.pop_front();
+        while let Some(first) = self.handed.pop_front_if(|row| row.settled) {
+            let next = self.handed.front();
+            if next.is_none_or(|next| next.seq.window != first.seq.window) {
+                self.windows -= 1;
+            }
         }
         Some(visible_since)
     }

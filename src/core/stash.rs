@@ -59,10 +59,11 @@ impl Stash {
         })
     }
 
-    /// The first `count` rows, in order; fewer when there are fewer.
+    /// The first `count` rows of the first `windows` windows, in order; fewer when
+    /// there are fewer.
     #[must_use]
-    pub fn peek(&self, count: usize) -> Vec<Seq> {
-        let in_order = self.runs.iter().flat_map(|run| {
+    pub fn peek(&self, count: usize, windows: usize) -> Vec<Seq> {
+        let in_order = self.runs.iter().take(windows).flat_map(|run| {
             let window = run.window;
             run.ids.iter().map(move |id| Seq { window, id: *id })
         });
@@ -127,7 +128,8 @@ mod tests {
             stash.push(row);
         }
         assert_eq!(stash.len(), 4);
-        assert_eq!(stash.peek(3), rows[..3]);
+        assert_eq!(stash.peek(3, 9), rows[..3]);
+        assert_eq!(stash.peek(9, 2), rows[..3]);
         assert_eq!(stash.first(), Some(rows[0]));
         let popped: Vec<Seq> = std::iter::from_fn(|| stash.pop()).collect();
         assert_eq!(popped, rows);
@@ -142,7 +144,7 @@ mod tests {
         }
         stash.merge_windows(WindowNumber(2), WindowNumber(4));
         assert_eq!(
-            stash.peek(9),
+            stash.peek(9, 9),
             [seq(1, 50), seq(4, 55), seq(4, 60), seq(4, 70), seq(5, 1)]
         );
         assert_eq!(stash.len(), 5);

@@ -12,6 +12,7 @@
 pub mod catalog;
 mod error;
 mod lease;
+mod marks;
 pub mod pool;
 mod position;
 mod probe;
@@ -22,4 +23,5 @@ mod session;
 mod store;
 mod windows;
 
+pub use position::written_bytes;
 pub use store::PgOutboxStore;

@@ -20,10 +20,10 @@
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use super::marks::MarksRecord;
 use super::store::PgOutboxStore;
 use crate::core::ports::{Epoch, Fenced, OutboxId, StoreError};
-use crate::core::position::{Mark, OpenWindow, Position, RowId, Seq, WindowNumber};
-use crate::core::shard_map::HashRange;
+use crate::core::position::{OpenWindow, Position, WindowNumber};
 
 /// More windows than a relay opens in the time for which a server with default
 /// settings may lose asynchronous commits (three times `wal_writer_delay`), or
@@ -64,57 +64,12 @@ struct WindowRecord {
     snapshot: String,
 }
 
-/// A mark as `marks` has it; JSON numbers hold no hash key, so these are texts.
-#[derive(Serialize, Deserialize)]
-struct MarkRecord {
-    first: String,
-    last: String,
-    window: WindowNumber,
-    id: RowId,
-}
-
-impl MarkRecord {
-    fn of(mark: &Mark) -> Self {
-        Self {
-            first: format!("{:x}", mark.range.first),
-            last: format!("{:x}", mark.range.last),
-            window: mark.settled.window,
-            id: mark.settled.id,
-        }
-    }
-
-    fn mark(&self) -> Result<Mark, std::num::ParseIntError> {
-        let range = HashRange {
-            first: u128::from_str_radix(&self.first, 16)?,
-            last: u128::from_str_radix(&self.last, 16)?,
-        };
-        let settled = Seq {
-            window: self.window,
-            id: self.id,
-        };
-        Ok(Mark { range, settled })
-    }
-}
-
 /// A position and the outbox it is of.
 pub(super) struct StoredPosition {
     pub(super) outbox: OutboxId,
     pub(super) position: Position,
     /// How many rows retention had removed of the outbox when the pipeline began.
     pub(super) began_after: u64,
-}
-
-/// The marks as `marks` has them.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum MarksRecord {
-    /// What the hash keys were made from, and the marks.
-    Keyed {
-        keyed_by: String,
-        ranges: Vec<MarkRecord>,
-    },
-    /// None.
-    Empty([u8; 0]),
 }
 
 /// Puts the pipeline's position under a new epoch, making it if there is none.
@@ -165,11 +120,7 @@ pub(super) async fn take(
         });
     }
     let marks: MarksRecord = serde_json::from_str(&marks).map_err(|error| unreadable(&error))?;
-    let (keyed_by, records) = match marks {
-        MarksRecord::Keyed { keyed_by, ranges } => (keyed_by, ranges),
-        MarksRecord::Empty(_) => (String::new(), Vec::new()),
-    };
-    let marks: Result<Vec<Mark>, _> = records.iter().map(MarkRecord::mark).collect();
+    let (keyed_by, marks) = marks.read().map_err(|error| unreadable(&error))?;
     let last_number = u64::try_from(last_number).map_err(|error| unreadable(&error))?;
     Ok(StoredPosition {
         outbox: OutboxId(outbox),
@@ -177,12 +128,37 @@ pub(super) async fn take(
             base: base.parse().map_err(|error| unreadable(&error))?,
             open,
             settled_id,
-            marks: marks.map_err(|error| unreadable(&error))?,
+            marks,
             keyed_by,
             last_number: WindowNumber(last_number),
         },
         began_after: u64::try_from(began_after).map_err(|error| unreadable(&error))?,
     })
+}
+
+/// A position's open windows and marks as they are written.
+fn texts(position: &Position) -> Result<(String, String), serde_json::Error> {
+    let records: Vec<WindowRecord> = position
+        .open
+        .iter()
+        .map(|window| WindowRecord {
+            number: window.number,
+            snapshot: window.snapshot.to_string(),
+        })
+        .collect();
+    let open_windows = serde_json::to_string(&records)?;
+    let marks = serde_json::to_string(&MarksRecord::of(position))?;
+    Ok((open_windows, marks))
+}
+
+/// What a position weighs as it is written, in bytes: its texts, the base
+/// included.
+///
+/// # Errors
+/// It cannot be written as JSON.
+pub fn written_bytes(position: &Position) -> Result<usize, serde_json::Error> {
+    let (open_windows, marks) = texts(position)?;
+    Ok(position.base.to_string().len() + open_windows.len() + marks.len())
 }
 
 pub(super) async fn save(
@@ -196,24 +172,7 @@ pub(super) async fn save(
             "the position of pipeline {pipeline:?} cannot be written: {error}"
         ))
     };
-    let records: Vec<WindowRecord> = position
-        .open
-        .iter()
-        .map(|window| WindowRecord {
-            number: window.number,
-            snapshot: window.snapshot.to_string(),
-        })
-        .collect();
-    let open_windows = serde_json::to_string(&records).map_err(|error| unwritable(&error))?;
-    let marks = if position.marks.is_empty() {
-        MarksRecord::Empty([])
-    } else {
-        MarksRecord::Keyed {
-            keyed_by: position.keyed_by.clone(),
-            ranges: position.marks.iter().map(MarkRecord::of).collect(),
-        }
-    };
-    let marks = serde_json::to_string(&marks).map_err(|error| unwritable(&error))?;
+    let (open_windows, marks) = texts(position).map_err(|error| unwritable(&error))?;
     let last_number = i64::try_from(position.last_number.0).map_err(|error| unwritable(&error))?;
     let mut session = store.statement().await?;
     let result = sqlx::query(SAVE)

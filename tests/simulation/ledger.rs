@@ -8,7 +8,7 @@ use tidegate::core::budget::{Cost, ShardLimits};
 use tidegate::core::invariants::{self, Invariant};
 use tidegate::core::ports::OutboxId;
 use tidegate::core::position::{Position, RowId};
-use tidegate::core::snapshot::Xid;
+use tidegate::core::snapshot::{Snapshot, Xid};
 use tidegate::core::time::Moment;
 
 use crate::database::Row;
@@ -57,9 +57,12 @@ pub(crate) struct Ledger {
     arrivals: BTreeMap<(usize, OutboxId, RowId), Arrival>,
     /// Committed rows that are not in the stream.
     waiting: BTreeMap<(usize, OutboxId), BTreeMap<RowId, Xid>>,
+    bases: BTreeMap<(usize, OutboxId), Snapshot>,
     consumed: BTreeSet<(usize, OutboxId, RowId)>,
     keys: BTreeMap<KeyOf, KeyState>,
     offered: BTreeMap<(u64, usize, String), Vec<(Moment, Cost)>>,
+    /// The key of each row, and when it was in a stream first.
+    pub(crate) arrived_at: BTreeMap<RowId, (String, Moment)>,
     /// Records that were in the stream already.
     pub(crate) repeats: usize,
     pub(crate) violations: Vec<(Invariant, String)>,
@@ -74,9 +77,11 @@ impl Ledger {
             serialised,
             arrivals: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            bases: BTreeMap::new(),
             consumed: BTreeSet::new(),
             keys: BTreeMap::new(),
             offered: BTreeMap::new(),
+            arrived_at: BTreeMap::new(),
             repeats: 0,
             violations: Vec::new(),
         }
@@ -116,7 +121,14 @@ impl Ledger {
     }
 
     /// A record is in the stream.
-    pub(crate) fn arrived(&mut self, stream: usize, outbox: OutboxId, key: &str, body: &Body) {
+    pub(crate) fn arrived(
+        &mut self,
+        stream: usize,
+        outbox: OutboxId,
+        key: &str,
+        body: &Body,
+        now: Moment,
+    ) {
         let row = (outbox, body.id);
         let known = self.committed.get(&row).cloned();
         let is_right = known.as_ref().is_some_and(|(of, _)| of == key);
@@ -165,6 +177,7 @@ impl Ledger {
             times: 1,
         };
         self.arrivals.insert(arrival, arrived);
+        self.arrived_at.insert(body.id, (key.to_owned(), now));
         if let Some(waiting) = self.waiting.get_mut(&(stream, outbox)) {
             waiting.remove(&body.id);
         }
@@ -237,6 +250,12 @@ impl Ledger {
 
     /// A position was written down.
     pub(crate) fn saved(&mut self, route: Route, position: &Position) {
+        let key = (route.stream, route.outbox);
+        // What was committed since the same base was looked at, it cannot see.
+        if self.bases.get(&key) == Some(&position.base) {
+            return;
+        }
+        self.bases.insert(key, position.base.clone());
         let waiting = self
             .waiting
             .entry((route.stream, route.outbox))

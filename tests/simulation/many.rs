@@ -11,7 +11,7 @@ use crate::plan::Plan;
 use crate::run::{Outcome, run};
 
 /// Seeds of every test run.
-const FEW: u64 = 300;
+const FEW: u64 = 240;
 
 /// Threads that run seeds: each run has one.
 const THREADS: usize = 2;

@@ -19,6 +19,7 @@ use tidegate::actors::supervisor::{Database, Supervisor, SupervisorParts};
 use tidegate::admin::metrics::Metrics;
 use tidegate::admin::status::StatusBoard;
 use tidegate::config::settings::Settings;
+use tidegate::core::invariants::Invariant;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet};
@@ -47,7 +48,7 @@ pub(crate) struct Node {
     processes: u64,
     number: u64,
     running: Option<Running>,
-    pub(crate) metrics: Metrics,
+    metrics: Metrics,
     pub(crate) board: Arc<StatusBoard>,
 }
 
@@ -82,6 +83,7 @@ impl Node {
     }
 
     pub(crate) fn start(&mut self) {
+        self.judge_itself();
         self.processes += 1;
         let process = Process::new(self.number * 1_000_000 + self.processes, &self.name);
         // A process has a name of its own, as `ClusterSettings::node_name` makes it.
@@ -105,6 +107,21 @@ impl Node {
             task,
             supervisor,
         });
+    }
+
+    /// What the relay itself has found wrong.
+    pub(crate) fn judge_itself(&self) {
+        let text = self.metrics.render().expect("text");
+        let counts = text
+            .lines()
+            .filter(|line| line.starts_with("tidegate_invariant_violations_total{"))
+            .filter(|line| !line.ends_with(" 0"));
+        for line in counts {
+            let is_it = |one: &&Invariant| line.contains(&format!("\"{}\"", one.id()));
+            let found = Invariant::ALL.iter().find(is_it).expect("an id of ours");
+            let text = format!("the relay itself counts: {line}");
+            self.world.lock().ledger.violations.push((*found, text));
+        }
     }
 
     pub(crate) fn kill(&mut self) {

@@ -103,6 +103,7 @@ impl World {
 
     /// Records are in a stream: the judge sees them.
     pub(crate) fn stored(&mut self, stream: usize, stored: Vec<InStream>) {
+        let now = self.now();
         for InStream { shard, record } in stored {
             let body: Body = match serde_json::from_slice(&record.data) {
                 Ok(body) => body,
@@ -117,7 +118,7 @@ impl World {
                 body.outbox, record.key, body.seq
             ));
             if let Some(outbox) = self.outbox_named(&body.outbox) {
-                self.ledger.arrived(stream, outbox, &record.key, &body);
+                self.ledger.arrived(stream, outbox, &record.key, &body, now);
             }
         }
     }

@@ -137,7 +137,7 @@ impl Intake {
         let backlog = self.backlogs.first()?;
         Some(Wish::Refill {
             lane: StashOf::Backlog,
-            rows: backlog.rows.peek(PAGE),
+            rows: backlog.rows.peek(PAGE, usize::MAX),
         })
     }
 

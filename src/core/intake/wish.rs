@@ -88,7 +88,7 @@ impl Intake {
                 self.next_refill = place + 1;
                 return Some(Wish::Refill {
                     lane: StashOf::Lane(place),
-                    rows: lane.stash().peek(count),
+                    rows: lane.to_refill(count),
                 });
             }
         }
