@@ -11,11 +11,14 @@
 
 pub mod catalog;
 mod error;
+mod highest_read;
 mod lease;
 pub mod pool;
 mod position;
 mod probe;
+pub mod rebase;
 pub mod schema;
+pub mod server;
 mod session;
 mod store;
 mod windows;

@@ -8,11 +8,13 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use sqlx::PgPool;
 
+use super::highest_read::HighestRead;
+use super::server::ServerWatch;
 use super::session::Session;
 use super::{lease, position, probe, windows};
 use crate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Opened, OutboxId, OutboxStore, PageRequest,
-    PipelineName, ProbeReport, ProbeTarget, StoreError, WindowRows,
+    PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError, WindowRows,
 };
 use crate::core::position::{Position, RowId};
 use crate::core::row::OutboxRow;
@@ -29,6 +31,8 @@ pub struct PgOutboxStore {
     timeout: Duration,
     own_sessions: bool,
     save_number: Arc<AtomicI64>,
+    highest_read: Arc<HighestRead>,
+    watch: ServerWatch,
 }
 
 impl PgOutboxStore {
@@ -53,6 +57,8 @@ impl PgOutboxStore {
             timeout: Self::DEFAULT_TIMEOUT,
             own_sessions: true,
             save_number: Arc::new(AtomicI64::new(0)),
+            highest_read: Arc::default(),
+            watch: ServerWatch::default(),
         }
     }
 
@@ -71,6 +77,28 @@ impl PgOutboxStore {
         self
     }
 
+    /// Lets the store know which server the connections meet: without it, it takes
+    /// every server for a primary, and the same as before.
+    #[must_use]
+    pub fn with_watch(mut self, watch: ServerWatch) -> Self {
+        self.watch = watch;
+        self
+    }
+
+    pub(super) fn reads_for(&self, pipeline: &str, outbox: OutboxId) {
+        self.highest_read.reads_for(pipeline, outbox);
+    }
+
+    pub(super) fn has_read(&self, outbox: OutboxId, highest: Option<RowId>) {
+        if let Some(id) = highest {
+            self.highest_read.has_read(outbox, id);
+        }
+    }
+
+    pub(super) fn highest_read_for(&self, pipeline: &str) -> RowId {
+        self.highest_read.of(pipeline)
+    }
+
     /// A number above those of all saves before.
     pub(super) fn next_save_number(&self) -> i64 {
         self.save_number.fetch_add(1, Ordering::Relaxed) + 1
@@ -82,11 +110,11 @@ impl PgOutboxStore {
     }
 
     pub(super) async fn statement(&self) -> Result<Session, StoreError> {
-        Session::for_statement(&self.pool, self.own_sessions).await
+        Session::for_statement(&self.pool, &self.watch, self.own_sessions).await
     }
 
     pub(super) async fn transaction(&self) -> Result<Session, StoreError> {
-        Session::for_transaction(&self.pool).await
+        Session::for_transaction(&self.pool, &self.watch, self.own_sessions).await
     }
 
     fn bounded<'a, T: 'a>(
@@ -193,5 +221,9 @@ impl OutboxStore for PgOutboxStore {
         bound: u32,
     ) -> BoxFuture<'a, Result<Backlog, StoreError>> {
         self.bounded(1, probe::backlog(self, outbox, seen, bound))
+    }
+
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        self.watch.server()
     }
 }
