@@ -14,6 +14,11 @@ mod database;
 #[path = "common/outbox.rs"]
 mod outbox;
 
+#[path = "common/proxy.rs"]
+mod proxy;
+
+#[path = "postgres_trouble/cuts.rs"]
+mod cuts;
 #[path = "postgres_trouble/rebase.rs"]
 mod rebase;
 #[path = "postgres_trouble/rebase_model.rs"]

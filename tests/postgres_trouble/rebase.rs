@@ -182,6 +182,7 @@ async fn restored_and_rebased(burnt_before: u32, burnt_after: u32, dump: &[&str]
     nested.commit().await.expect("committed");
     let mut open = fixture.begin().await;
     let still_open = publish(&mut open).await;
+    published.insert(fixture.publish().await);
 
     for pipeline in ["ahead", "behind", "new"] {
         let reason = refusal(fixture.store.claim(request(pipeline)).await);

@@ -201,6 +201,10 @@ async fn one_case(pool: &PgPool, seed: u64) {
         .fetch_one(&mut *open)
         .await
         .expect("published");
+    if random.u8(0..4) > 0 {
+        // A later transaction ends first: the open one is among those in progress.
+        fresh.push(publish(pool, &outbox, &mut random).await);
+    }
 
     let done = rebase(pool, &outbox, false).await.expect("rebased");
     assert!(done.needed, "seed {seed}");
