@@ -208,6 +208,13 @@ async fn one_case(pool: &PgPool, seed: u64) {
 
     let done = rebase(pool, &outbox, false).await.expect("rebased");
     assert!(done.needed, "seed {seed}");
+    // It commits before the first window after the rebase is opened, or after it.
+    let mut open = Some(open);
+    if random.bool() {
+        let open = open.take().expect("open");
+        open.commit().await.expect("committed");
+        fresh.push(late);
+    }
     for _ in 0..random.usize(0..3) {
         fresh.push(publish(pool, &outbox, &mut random).await);
     }
@@ -255,6 +262,9 @@ async fn one_case(pool: &PgPool, seed: u64) {
         }
         heads.push(seen);
     }
+    let Some(open) = open else {
+        return;
+    };
     open.commit().await.expect("committed");
     for seen in heads {
         let (_, windows) = read_on(&fixture, &seen, 3).await;
