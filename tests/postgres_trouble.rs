@@ -17,9 +17,13 @@ mod outbox;
 #[path = "common/proxy.rs"]
 mod proxy;
 
+#[path = "postgres_trouble/conditions.rs"]
+mod conditions;
 #[path = "postgres_trouble/cuts.rs"]
 mod cuts;
 #[path = "postgres_trouble/rebase.rs"]
 mod rebase;
 #[path = "postgres_trouble/rebase_model.rs"]
 mod rebase_model;
+#[path = "postgres_trouble/wide_ids.rs"]
+mod wide_ids;

@@ -46,13 +46,25 @@ fn passes_by_itself(code: &str) -> bool {
         "XX", // internal error
     ];
     let by_code = [
-        "25006", // read-only: a standby, for as long as a failover takes
-        "25P03", // idle in transaction for too long: this process was stalled
-        "55P03", // lock not available in time
-        "26000", // prepared statement gone: a pooler switched the connection
-        "0A000", // cached plan no longer fits the table: the next try makes a new one
+        READ_ONLY, // read-only: a standby, for as long as a failover takes
+        "25P03",   // idle in transaction for too long: this process was stalled
+        "55P03",   // lock not available in time
+        "26000",   // prepared statement gone: a pooler switched the connection
+        "0A000",   // cached plan no longer fits the table: the next try makes a new one
     ];
     by_class.iter().any(|class| code.starts_with(class)) || by_code.contains(&code)
+}
+
+/// Read-only transactions are refused writes with this.
+const READ_ONLY: &str = "25006";
+
+/// Whether an error made here comes of how its session was set up, so that a new
+/// session may do better.
+pub(super) fn is_of_the_session(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(text) => text.contains(&format!("({READ_ONLY})")),
+        StoreError::Refused(_) => false,
+    }
 }
 
 fn with_hint(text: String, hint: Option<&str>) -> String {
@@ -75,7 +87,7 @@ fn condition_hint(code: &str, message: &str) -> Option<&'static str> {
         "53400" => {
             Some("a limit of the server's configuration is reached, such as temp_file_limit")
         }
-        "25006" => Some(
+        READ_ONLY => Some(
             "the database is read-only: default_transaction_read_only is on, or this is a standby; positions \
              cannot be written, so nothing is sent",
         ),

@@ -41,7 +41,7 @@ pub struct PoolSettings {
     /// How long the server lets one statement run before it cancels it. It must
     /// leave room for finding the bounds of a large window, about 0.1 s per
     /// million rows. Waiting for a lock, or for the relay's next statement inside
-    /// a transaction, is cut off after 10 s if that is less.
+    /// a transaction, is cut off after 10 s, or four fifths of this if that is less.
     pub statement_timeout: Duration,
     /// Whether sessions are the relay's own: false behind a pooler in
     /// transaction mode. Queries on such a pool must say `persistent(false)` and
@@ -103,8 +103,8 @@ pub fn connect_watched(settings: &PoolSettings) -> Result<(PgPool, ServerWatch),
         .before_acquire(move |connection, state| {
             let watch = of_idle.clone();
             Box::pin(async move {
-                if watch.is_standby() {
-                    // A new connection looks whether it still is one.
+                if !watch.trusts(state.age) {
+                    // A new one is made, which looks at the server again.
                     return Ok(false);
                 }
                 if state.idle_for > SUSPECT_AFTER {
@@ -165,7 +165,8 @@ fn connect_options(settings: &PoolSettings) -> Result<PgConnectOptions, StoreErr
     }
     let milliseconds = |time: Duration| time.as_millis().to_string();
     let statement = milliseconds(settings.statement_timeout);
-    let wait = milliseconds(settings.statement_timeout.min(LONGEST_WAIT));
+    // Less than a statement's own time: a lock is then named as what was waited for.
+    let wait = milliseconds((settings.statement_timeout * 4 / 5).min(LONGEST_WAIT));
     Ok(options.options([
         ("statement_timeout", statement.as_str()),
         ("lock_timeout", &wait),

@@ -7,12 +7,16 @@
 //!   (or another life of it), and [`ServerInfo::generation`] counts them;
 //! - a standby is not a primary: its snapshots leave out what runs on the
 //!   primary, and its tables lag behind. Nothing is read from it;
+//! - a session keeps the `default_transaction_read_only` it was begun with: when a
+//!   write is refused for that, the next try is made on a new connection;
 //! - behind a pooler that shares sessions a connection says nothing of the server
 //!   the next statement meets, so there every transaction asks.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use sqlx::{PgConnection, Row};
+use tokio::time::Instant;
 
 use crate::core::ports::{ServerInfo, StoreError};
 
@@ -45,6 +49,8 @@ pub struct ServerWatch(Arc<Mutex<Seen>>);
 struct Seen {
     server: Option<Arc<ServerInfo>>,
     is_standby: bool,
+    /// Connections made before this are made anew.
+    distrusted: Option<Instant>,
 }
 
 impl ServerWatch {
@@ -59,6 +65,20 @@ impl ServerWatch {
     pub(super) fn is_standby(&self) -> bool {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.is_standby
+    }
+
+    /// What a session was set up with at its start may be wrong by now: connections
+    /// made so far are not used any more.
+    pub(super) fn distrust_sessions(&self) {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.distrusted = Some(Instant::now());
+    }
+
+    /// Whether a connection of this age may be used again.
+    pub(super) fn trusts(&self, age: Duration) -> bool {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_old = seen.distrusted.is_some_and(|since| since.elapsed() < age);
+        !seen.is_standby && !is_old
     }
 
     /// Asks a new connection who answers.
@@ -121,5 +141,15 @@ mod tests {
         watch.saw(server("b", Some(2)), false);
         assert!(!watch.is_standby());
         assert_eq!(generation(), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn distrusted_connections_are_the_older_ones() {
+        let watch = ServerWatch::default();
+        assert!(watch.trusts(Duration::MAX));
+        watch.distrust_sessions();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert!(watch.trusts(Duration::from_secs(4)));
+        assert!(!watch.trusts(Duration::from_secs(6)));
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use sqlx::PgPool;
 
+use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
 use super::server::ServerWatch;
 use super::session::Session;
@@ -124,11 +125,15 @@ impl PgOutboxStore {
     ) -> BoxFuture<'a, Result<T, StoreError>> {
         let limit = self.timeout.saturating_mul(patience);
         Box::pin(async move {
-            tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+            let result = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
                 Err(StoreError::Unavailable(format!(
                     "no answer within {limit:?}"
                 )))
-            })
+            });
+            if result.as_ref().is_err_and(is_of_the_session) {
+                self.watch.distrust_sessions();
+            }
+            result
         })
     }
 }
