@@ -150,6 +150,7 @@ impl OutboxReader {
             max_record_bytes: parts.max_record_bytes,
         };
         let work = Work {
+            server: parts.store.server().map(|server| server.generation),
             store: parts.store,
             renderer: Arc::new(renderer),
             pipeline: Arc::clone(&spec.name),

@@ -16,6 +16,7 @@ mod drain;
 mod probes;
 mod retentions;
 mod secrets;
+mod server;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -45,7 +46,7 @@ use crate::admin::metrics::Metrics;
 use crate::admin::status::{Phase, StatusBoard};
 use crate::config::pipeline::StreamTarget;
 use crate::config::settings::Settings;
-use crate::core::ports::{Catalog, OutboxStore, PipelineRow, StreamService};
+use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
 use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
 use crate::core::supervision::Life;
@@ -121,6 +122,7 @@ pub(super) struct DatabaseSlot {
     catalog_failed: bool,
     renewing: bool,
     renewed_at: Moment,
+    server: Option<Arc<ServerInfo>>,
 }
 
 struct Draining {
@@ -167,6 +169,7 @@ impl Supervisor {
             catalog_failed: false,
             renewing: false,
             renewed_at: now,
+            server: None,
         };
         let databases = parts.databases.into_iter();
         let memory = parts.settings.limits.memory.as_usize();
@@ -363,6 +366,7 @@ impl Handler<CatalogRead> for Supervisor {
                 }
                 self.metrics.database_up(database, true);
                 self.board.set_database(database, None);
+                slot.look_at_server(&self.board);
                 if let Some(rows) = changed {
                     self.catalogs.insert(message.database, rows);
                     self.reconcile(context);

@@ -154,6 +154,22 @@ pub struct DatabaseStatus {
     pub up: bool,
     /// Why it did not.
     pub problem: Option<String>,
+    /// The server behind its URL that answered last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerStatus>,
+}
+
+/// A server on the board.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServerStatus {
+    /// When it was started, as it says.
+    pub started_at: String,
+    /// Its version.
+    pub version: String,
+    /// What `initdb` called its cluster, where that can be read.
+    pub system_identifier: Option<String>,
+    /// Its timeline, where that can be read.
+    pub timeline: Option<u32>,
 }
 
 /// Where the process is in its life.
@@ -318,12 +334,25 @@ impl StatusBoard {
 
     /// A database answered, or did not and why.
     pub fn set_database(&self, name: &Arc<str>, problem: Option<String>) {
+        let mut entries = self.write();
+        let server = entries
+            .databases
+            .get_mut(name)
+            .and_then(|status| status.server.take());
         let status = DatabaseStatus {
             name: name.clone(),
             up: problem.is_none(),
             problem,
+            server,
         };
-        self.write().databases.insert(name.clone(), status);
+        entries.databases.insert(name.clone(), status);
+    }
+
+    /// Which server answers for a database that is on the board.
+    pub fn set_server(&self, name: &Arc<str>, server: ServerStatus) {
+        if let Some(status) = self.write().databases.get_mut(name) {
+            status.server = Some(server);
+        }
     }
 
     /// Puts a pipeline on the board, in the place of what was there.

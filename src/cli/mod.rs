@@ -8,6 +8,7 @@ mod demo;
 mod logging;
 mod migrate;
 mod output;
+mod rebase;
 mod run;
 mod validate;
 
@@ -61,6 +62,9 @@ enum Command {
     Migrate,
     /// Check the configuration offline and list everything that is wrong with it
     Validate,
+    /// Make outboxes deliverable again after their database was restored from a
+    /// dump or moved by logical replication; loses nothing, see docs/postgresql.md
+    Rebase(rebase::Arguments),
     /// Publish, relay, read back and check: with a private PostgreSQL and a
     /// Kinesis emulator
     #[cfg(feature = "demo")]
@@ -105,6 +109,9 @@ pub fn main() -> ExitCode {
         Command::Run { check: true } | Command::Validate => validate::run(settings(), output),
         Command::Run { check: false } => settings().and_then(run::run),
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
+        Command::Rebase(options) => {
+            settings().and_then(|settings| rebase::run(&settings, &options, output))
+        }
         #[cfg(feature = "demo")]
         Command::Demo(options) => demo::run(&options, output),
     };

@@ -32,7 +32,7 @@ use crate::kinesis::client::{ClientPool, KinesisTimeouts};
 use crate::kinesis::stream::{KinesisStream, StreamTarget as KinesisTarget};
 use crate::postgres::PgOutboxStore;
 use crate::postgres::catalog::PgCatalog;
-use crate::postgres::pool::connect_lazily;
+use crate::postgres::pool::connect_watched;
 
 /// First and longest pause before a dead actor system is built anew.
 const REBUILD_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -222,9 +222,9 @@ impl Signals {
 fn databases(settings: &Settings) -> Result<Vec<Database>, Failure> {
     let mut databases = Vec::with_capacity(settings.databases.len());
     for database in &settings.databases {
-        let pool = connect_lazily(&pool_settings(database))
+        let (pool, watch) = connect_watched(&pool_settings(database))
             .map_err(|error| Failure::Failed(format!("database {:?}: {error}", &*database.name)))?;
-        let store = PgOutboxStore::new(pool.clone());
+        let store = PgOutboxStore::new(pool.clone()).with_watch(watch.clone());
         let store = if database.prepared_statements {
             store
         } else {
@@ -234,7 +234,7 @@ fn databases(settings: &Settings) -> Result<Vec<Database>, Failure> {
             name: Arc::clone(&database.name),
             retention: Arc::new(store.clone()),
             store: Arc::new(store),
-            catalog: Arc::new(PgCatalog::new(pool)),
+            catalog: Arc::new(PgCatalog::new(pool).with_watch(watch)),
         });
     }
     Ok(databases)

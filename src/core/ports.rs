@@ -46,6 +46,40 @@ impl fmt::Display for Epoch {
 
 // === The database ===
 
+/// The server that answers behind a database's URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// Rises when another server answers than before, or the same one after a
+    /// restart: what was read before must not be mixed with what is read then.
+    pub generation: u64,
+    /// When it was started, as it says.
+    pub started_at: String,
+    /// Its version.
+    pub version: String,
+    /// What `initdb` called its cluster, where that can be read.
+    pub system_identifier: Option<String>,
+    /// Its timeline, where that can be read: a promotion begins a new one.
+    pub timeline: Option<u32>,
+}
+
+impl ServerInfo {
+    /// Whether it is the same server in the same life. What one of them does not
+    /// tell says nothing.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        fn differ<T: PartialEq>(a: Option<&T>, b: Option<&T>) -> bool {
+            matches!((a, b), (Some(a), Some(b)) if a != b)
+        }
+        let (a, b) = (
+            self.system_identifier.as_ref(),
+            other.system_identifier.as_ref(),
+        );
+        self.started_at == other.started_at
+            && !differ(a, b)
+            && !differ(self.timeline.as_ref(), other.timeline.as_ref())
+    }
+}
+
 /// What went wrong with the database.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -255,6 +289,11 @@ pub trait OutboxStore: Send + Sync {
         seen: &'a Snapshot,
         bound: u32,
     ) -> BoxFuture<'a, Result<Backlog, StoreError>>;
+
+    /// The server that answered last, if the store knows.
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        None
+    }
 }
 
 // === The stream ===

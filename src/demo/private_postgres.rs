@@ -21,13 +21,14 @@
 
 mod error;
 mod installation;
+mod tools;
 
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -65,6 +66,11 @@ pub struct PrivatePostgresOptions {
     pub max_connections: u16,
     /// More settings, such as `("log_statement", "all")`.
     pub settings: Vec<(String, String)>,
+    /// Where its directory is made; the system's place for temporary files unless
+    /// given.
+    pub directory: Option<PathBuf>,
+    /// The upper 32 bits of its transaction ids, 0 by default.
+    pub xid_epoch: u32,
 }
 
 impl Default for PrivatePostgresOptions {
@@ -73,6 +79,8 @@ impl Default for PrivatePostgresOptions {
             durable: false,
             max_connections: 200,
             settings: Vec::new(),
+            directory: None,
+            xid_epoch: 0,
         }
     }
 }
@@ -96,10 +104,20 @@ impl PrivatePostgres {
     /// No server binaries, no user to run them, or one of them failed; the error
     /// has the end of its log.
     pub fn start(options: PrivatePostgresOptions) -> Result<Self, PrivatePostgresError> {
+        let mut postgres = Self::prepare(options)?;
+        postgres.initialize()?;
+        postgres.set_xid_epoch()?;
+        postgres.launch_somewhere()?;
+        Ok(postgres)
+    }
+
+    /// A directory and a watchdog; there is no cluster yet.
+    fn prepare(options: PrivatePostgresOptions) -> Result<Self, PrivatePostgresError> {
         let binaries = find_binaries()?;
+        let parent = options.directory.clone().unwrap_or_else(std::env::temp_dir);
         let temporary = tempfile::Builder::new()
             .prefix("tidegate-pg-")
-            .tempdir()
+            .tempdir_in(parent)
             .map_err(system("make a temporary directory"))?;
         let user = server_user(temporary.path())?;
         if let Some(ServerUser { uid, gid }) = user {
@@ -107,27 +125,24 @@ impl PrivatePostgres {
                 .map_err(system("give the temporary directory to the server's user"))?;
         }
         let watchdog = Watchdog::start(temporary).map_err(system("start the watchdog"))?;
-        let mut postgres = Self {
+        Ok(Self {
             options,
             binaries,
             user,
             port: free_port()?,
             server: None,
             watchdog,
-        };
-        postgres.initialize()?;
-        for tries_left in (0..PORT_TRIES).rev() {
-            match postgres.launch() {
-                Err(PrivatePostgresError::Failed { .. }) if tries_left > 0 => {
-                    postgres.port = free_port()?;
-                }
-                result => {
-                    result?;
-                    break;
-                }
+        })
+    }
+
+    fn launch_somewhere(&mut self) -> Result<(), PrivatePostgresError> {
+        for _ in 1..PORT_TRIES {
+            match self.launch() {
+                Err(PrivatePostgresError::Failed { .. }) => self.port = free_port()?,
+                result => return result,
             }
         }
-        Ok(postgres)
+        self.launch()
     }
 
     /// The URL of a database, for its superuser.
@@ -279,35 +294,6 @@ impl PrivatePostgres {
         command
     }
 
-    fn initialize(&self) -> Result<(), PrivatePostgresError> {
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = self
-            .command("initdb")
-            .arg("-D")
-            .arg(self.data_path())
-            .args([
-                "-U",
-                "postgres",
-                "--auth=trust",
-                "--encoding=UTF8",
-                "--locale=C",
-                "--no-sync",
-            ])
-            .output()
-            .map_err(system("run initdb"))?;
-        if status.success() {
-            return Ok(());
-        }
-        let printed = [stdout, stderr].concat();
-        Err(PrivatePostgresError::Failed {
-            program: "initdb",
-            output: tail(&String::from_utf8_lossy(&printed)),
-        })
-    }
-
     fn launch(&mut self) -> Result<(), PrivatePostgresError> {
         let log = File::options()
             .create(true)
@@ -433,7 +419,8 @@ fn is_ready(directory: &Path, pid: u32) -> bool {
         return false;
     };
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    lines.first() == Some(&pid.to_string().as_str()) && lines.get(7) == Some(&"ready")
+    lines.first() == Some(&pid.to_string().as_str())
+        && matches!(lines.get(7), Some(&("ready" | "standby")))
 }
 
 fn free_port() -> Result<u16, PrivatePostgresError> {

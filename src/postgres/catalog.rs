@@ -10,7 +10,8 @@ use futures::future::BoxFuture;
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 
-use super::schema;
+use super::server::{ServerWatch, standby};
+use super::{pool as connections, schema};
 use crate::core::ports::{Catalog, PipelineRow, StoreError};
 
 /// Two states of the catalog differ if and only if their versions do: each
@@ -61,7 +62,7 @@ pub async fn list_pipelines(pool: &PgPool) -> Result<Vec<PipelineRow>, StoreErro
 }
 
 async fn read_version(pool: &PgPool) -> Result<CatalogVersion, StoreError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = connections::begin(pool).await?;
     let (pipelines, version_sum) = sqlx::query_as(VERSION)
         .persistent(false)
         .fetch_one(&mut *transaction)
@@ -74,7 +75,7 @@ async fn read_version(pool: &PgPool) -> Result<CatalogVersion, StoreError> {
 }
 
 async fn read_pipelines(pool: &PgPool) -> Result<Vec<PipelineRow>, StoreError> {
-    let mut transaction = pool.begin().await?;
+    let mut transaction = connections::begin(pool).await?;
     let rows: Vec<(String, String, String, String, bool, i64)> = sqlx::query_as(LIST)
         .persistent(false)
         .fetch_all(&mut *transaction)
@@ -100,16 +101,26 @@ async fn read_pipelines(pool: &PgPool) -> Result<Vec<PipelineRow>, StoreError> {
 pub struct PgCatalog {
     pool: PgPool,
     answered: Mutex<Option<CatalogVersion>>,
+    watch: ServerWatch,
 }
 
 impl PgCatalog {
     /// A catalog that has answered nothing yet.
     #[must_use]
-    pub const fn new(pool: PgPool) -> Self {
+    pub fn new(pool: PgPool) -> Self {
         Self {
             pool,
             answered: Mutex::const_new(None),
+            watch: ServerWatch::default(),
         }
+    }
+
+    /// Lets the catalog know which server the connections meet: a standby's
+    /// pipelines are not listed.
+    #[must_use]
+    pub fn with_watch(mut self, watch: ServerWatch) -> Self {
+        self.watch = watch;
+        self
     }
 }
 
@@ -122,6 +133,9 @@ impl Catalog for PgCatalog {
             }
             // Taken before the list: a change between the two is seen next time.
             let version = catalog_version(&self.pool).await?;
+            if self.watch.is_standby() {
+                return Err(standby());
+            }
             if answered.as_ref() == Some(&version) {
                 return Ok(None);
             }

@@ -28,12 +28,9 @@ impl From<sqlx::Error> for StoreError {
         let code = answer.code().unwrap_or_default().into_owned();
         let text = format!("{} ({code})", answer.message());
         if passes_by_itself(&code) {
-            return Self::Unavailable(text);
+            return Self::Unavailable(with_hint(text, condition_hint(&code, answer.message())));
         }
-        match hint(&code) {
-            Some(hint) => Self::Refused(format!("{text}: {hint}")),
-            None => Self::Refused(text),
-        }
+        Self::Refused(with_hint(text, hint(&code)))
     }
 }
 
@@ -49,13 +46,64 @@ fn passes_by_itself(code: &str) -> bool {
         "XX", // internal error
     ];
     let by_code = [
-        "25006", // read-only: a standby, for as long as a failover takes
-        "25P03", // idle in transaction for too long: this process was stalled
-        "55P03", // lock not available in time
-        "26000", // prepared statement gone: a pooler switched the connection
-        "0A000", // cached plan no longer fits the table: the next try makes a new one
+        READ_ONLY, // read-only: a standby, for as long as a failover takes
+        "25P03",   // idle in transaction for too long: this process was stalled
+        "55P03",   // lock not available in time
+        "26000",   // prepared statement gone: a pooler switched the connection
+        "0A000",   // cached plan no longer fits the table: the next try makes a new one
     ];
     by_class.iter().any(|class| code.starts_with(class)) || by_code.contains(&code)
+}
+
+/// Read-only transactions are refused writes with this.
+const READ_ONLY: &str = "25006";
+
+/// Whether an error made here comes of how its session was set up, so that a new
+/// session may do better.
+pub(super) fn is_of_the_session(error: &StoreError) -> bool {
+    match error {
+        StoreError::Unavailable(text) => text.contains(&format!("({READ_ONLY})")),
+        StoreError::Refused(_) => false,
+    }
+}
+
+fn with_hint(text: String, hint: Option<&str>) -> String {
+    hint.map_or_else(|| text.clone(), |hint| format!("{text}: {hint}"))
+}
+
+/// What somebody can do about a condition; without it the relay just waits. The
+/// message may be in another language: only what has one code for several causes
+/// is told apart by it.
+fn condition_hint(code: &str, message: &str) -> Option<&'static str> {
+    match code {
+        "53100" => {
+            Some("the server's disk is full; free or add space, the relay goes on by itself")
+        }
+        "53200" => Some("the server is out of memory; the relay goes on by itself"),
+        "53300" => Some(
+            "all connections of the server, database or role are in use; raise max_connections or end idle \
+             sessions, the relay goes on by itself",
+        ),
+        "53400" => {
+            Some("a limit of the server's configuration is reached, such as temp_file_limit")
+        }
+        READ_ONLY => Some(
+            "the database is read-only: default_transaction_read_only is on, or this is a standby; positions \
+             cannot be written, so nothing is sent",
+        ),
+        "55P03" => Some(
+            "another session holds a lock on a table of schema tide, see pg_locks and pg_stat_activity; the \
+             relay goes on by itself",
+        ),
+        "57014" if message.contains("statement timeout") => Some(
+            "the server is too slow, or statement_timeout of the role or database is too short; it must leave room \
+             for about 0.1 s per million waiting messages",
+        ),
+        "57P03" => {
+            Some("the server is starting, stopping or recovering; the relay goes on by itself")
+        }
+        _ => None,
+    }
 }
 
 fn hint(code: &str) -> Option<&'static str> {
@@ -90,6 +138,24 @@ mod tests {
             assert!(!passes_by_itself(code), "{code}");
         }
         assert!(hint("42P01").is_some_and(|hint| hint.contains("tidegate migrate")));
+    }
+
+    #[test]
+    fn conditions_say_what_to_do() {
+        let hint = |code| condition_hint(code, "canceling statement due to statement timeout");
+        for (code, word) in [
+            ("53100", "disk"),
+            ("53300", "max_connections"),
+            ("25006", "read-only"),
+            ("55P03", "pg_locks"),
+            ("57014", "statement_timeout"),
+        ] {
+            assert!(hint(code).is_some_and(|hint| hint.contains(word)), "{code}");
+        }
+        assert_eq!(
+            condition_hint("57014", "canceling statement due to user request"),
+            None
+        );
     }
 
     #[test]

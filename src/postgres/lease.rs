@@ -5,6 +5,8 @@
 //! - batches of retention are held off while a position is taken (see
 //!   `removed`), by the outbox's row, which is locked before the lease's;
 //! - a lease is not renewed over a crash of the server (see `position`);
+//! - none is given for an outbox or a position that was copied from another
+//!   database: its transaction ids mean nothing here (see `rebase`);
 //! - whoever takes the row raises its epoch and sets the position's epoch to it,
 //!   in one transaction: from then on writes under older epochs do nothing;
 //! - that transaction is flushed before it is answered even where the database
@@ -20,9 +22,10 @@ use super::position::{self, StoredPosition};
 use super::removed;
 use super::store::PgOutboxStore;
 use crate::core::ports::{Claim, ClaimRequest, Epoch, Outbox, OutboxId, PipelineName, StoreError};
+use crate::core::position::RowId;
 
 const FIND_OUTBOX: &str = "
-SELECT o.outbox_id, o.uuid::text,
+SELECT o.outbox_id, o.uuid::text, tide.relay_is_here(o.place),
     set_config('synchronous_commit', CASE current_setting('synchronous_commit')
         WHEN 'off' THEN 'on' ELSE current_setting('synchronous_commit') END, true)
 FROM tide.outbox AS o WHERE o.name = $1";
@@ -51,8 +54,13 @@ SELECT EXISTS (SELECT 1 FROM tide.relay_pipeline AS r
     WHERE r.name = $1 AND r.enabled AND r.version = $2)";
 
 /// Asked after the position was read: a statement's snapshot is older than what
-/// it waited for.
-const NEXT_XID: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
+/// it waited for. The second column is a message whose transaction id is not
+/// handed out yet: none of this database has one.
+const PRESENT: &str = "
+SELECT pg_snapshot_xmax(pg_current_snapshot())::text, (
+    SELECT m.id FROM tide.outbox_message AS m
+    WHERE m.outbox_id = $1 AND m.xact >= (SELECT pg_snapshot_xmax(pg_current_snapshot()))
+    ORDER BY m.xact, m.id LIMIT 1)";
 
 const RENEW: &str = "
 UPDATE tide.relay_lease AS l
@@ -115,15 +123,17 @@ pub(super) async fn claim(
     };
     let rows = record.removed.rows;
     let stored = position::take(store, connection, pipeline, outbox.id, Epoch(epoch), rows).await?;
-    let next_xid: String = sqlx::query_scalar(NEXT_XID)
+    let (next_xid, future_row): (String, Option<RowId>) = sqlx::query_as(PRESENT)
+        .bind(outbox.id.0)
         .persistent(store.prepares())
         .fetch_one(&mut *connection)
         .await?;
-    check_position(pipeline, &outbox, &stored, &next_xid)?;
+    check_position(pipeline, &outbox, &stored, &next_xid, future_row)?;
     if !record.removed.spares(&stored.position, stored.began_after) {
         return Err(removed::refusal(pipeline, &outbox.name, &record));
     }
     session.finish().await?;
+    store.reads_for(pipeline, outbox.id);
     if rows > 0 && stored.position.has_not_begun() {
         tracing::info!(
             pipeline, outbox = %outbox.name, removed = rows,
@@ -142,16 +152,22 @@ async fn find_outbox(
     connection: &mut PgConnection,
     name: &str,
 ) -> Result<Outbox, StoreError> {
-    let found: Option<(i32, String, String)> = sqlx::query_as(FIND_OUTBOX)
+    let found: Option<(i32, String, bool, String)> = sqlx::query_as(FIND_OUTBOX)
         .bind(name)
         .persistent(store.prepares())
         .fetch_optional(connection)
         .await?;
-    let Some((id, uuid, _synchronous_commit)) = found else {
+    let Some((id, uuid, is_here, _synchronous_commit)) = found else {
         return Err(StoreError::Refused(format!(
             "outbox {name:?} does not exist: SELECT tide.outbox_create('{name}') creates it"
         )));
     };
+    if !is_here {
+        return Err(rebuilt(
+            name,
+            &format!("outbox {name:?} comes from another database"),
+        ));
+    }
     let unreadable =
         |_| StoreError::Refused(format!("outbox {name:?} has an unreadable uuid {uuid:?}"));
     Ok(Outbox {
@@ -199,12 +215,22 @@ async fn look_at_lease(
     })
 }
 
+/// Why a pipeline of a copied database does not run, and what to do.
+fn rebuilt(outbox: &str, what: &str) -> StoreError {
+    StoreError::Refused(format!(
+        "{what}: this database was restored from a dump or moved by logical replication, its transaction ids have \
+         started over, and reading on would skip messages; run `tidegate rebase --outbox {outbox}` (with --dry-run \
+         first), which loses nothing"
+    ))
+}
+
 /// A position must be of this outbox, and of this database's past.
 fn check_position(
     pipeline: &str,
     outbox: &Outbox,
     stored: &StoredPosition,
     next_xid: &str,
+    future_row: Option<RowId>,
 ) -> Result<(), StoreError> {
     let Outbox { id, name, .. } = outbox;
     if stored.outbox != *id {
@@ -215,13 +241,24 @@ fn check_position(
             stored.outbox.0, id.0
         )));
     }
+    if !stored.is_here {
+        let what = format!("the position of pipeline {pipeline:?} comes from another database");
+        return Err(rebuilt(name, &what));
+    }
     let head = stored.position.head().xmax();
     let unreadable = |_| StoreError::Refused(format!("unreadable transaction id {next_xid:?}"));
     if head > next_xid.parse().map_err(unreadable)? {
-        return Err(StoreError::Refused(format!(
+        let what = format!(
             "the position of pipeline {pipeline:?} lies in the database's future (transaction {head}, the next one \
-             is {next_xid}): the database was restored or moved, and reading on would skip messages"
-        )));
+             is {next_xid})"
+        );
+        return Err(rebuilt(name, &what));
+    }
+    if let Some(row) = future_row {
+        let what = format!(
+            "message {row} of outbox {name:?} lies in the database's future (the next transaction is {next_xid})"
+        );
+        return Err(rebuilt(name, &what));
     }
     Ok(())
 }

@@ -11,14 +11,17 @@
 
 pub mod catalog;
 mod error;
+mod highest_read;
 mod lease;
 mod marks;
 pub mod pool;
 mod position;
 mod probe;
+pub mod rebase;
 mod removed;
 mod retention;
 pub mod schema;
+pub mod server;
 mod session;
 mod store;
 mod windows;

@@ -5,13 +5,18 @@
 //!   once, and the session is set up at connect;
 //! - through a pooler that shares sessions between transactions: nothing may
 //!   depend on a session, so nothing is prepared and nothing set up.
+//!
+//! A pool that gets no connection does not say why: it tries until its time is
+//! up. [`acquire`] then asks once more by itself, so that the reason can be shown.
 
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgPool, Postgres, Transaction};
 
+use super::server::ServerWatch;
 use crate::core::ports::StoreError;
 
 /// How `pg_stat_activity` shows the relay.
@@ -36,7 +41,7 @@ pub struct PoolSettings {
     /// How long the server lets one statement run before it cancels it. It must
     /// leave room for finding the bounds of a large window, about 0.1 s per
     /// million rows. Waiting for a lock, or for the relay's next statement inside
-    /// a transaction, is cut off after 10 s if that is less.
+    /// a transaction, is cut off after 10 s, or four fifths of this if that is less.
     pub statement_timeout: Duration,
     /// Whether sessions are the relay's own: false behind a pooler in
     /// transaction mode. Queries on such a pool must say `persistent(false)` and
@@ -45,14 +50,14 @@ pub struct PoolSettings {
 }
 
 impl PoolSettings {
-    /// The settings for a URL with 8 connections, 10 s to get one, and 60 s for a
+    /// The settings for a URL with 8 connections, 5 s to get one, and 60 s for a
     /// statement.
     #[must_use]
     pub fn new(url: &str) -> Self {
         Self {
             url: url.to_owned(),
             max_connections: 8,
-            acquire_timeout: Duration::from_secs(10),
+            acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(60),
             own_sessions: true,
         }
@@ -76,20 +81,73 @@ impl std::fmt::Debug for PoolSettings {
 /// # Errors
 /// [`StoreError::Refused`] if the URL is none. The database need not be there.
 pub fn connect_lazily(settings: &PoolSettings) -> Result<PgPool, StoreError> {
+    Ok(connect_watched(settings)?.0)
+}
+
+/// The same, and which server its connections meet.
+///
+/// # Errors
+/// As for [`connect_lazily`].
+pub fn connect_watched(settings: &PoolSettings) -> Result<(PgPool, ServerWatch), StoreError> {
     let options = connect_options(settings)?;
-    Ok(PgPoolOptions::new()
+    let watch = ServerWatch::default();
+    let (of_new, of_idle) = (watch.clone(), watch.clone());
+    let pool = PgPoolOptions::new()
         .max_connections(settings.max_connections)
         .acquire_timeout(settings.acquire_timeout)
         .test_before_acquire(false)
-        .before_acquire(|connection, state| {
+        .after_connect(move |connection, _| {
+            let watch = of_new.clone();
+            Box::pin(async move { watch.look(connection).await })
+        })
+        .before_acquire(move |connection, state| {
+            let watch = of_idle.clone();
             Box::pin(async move {
+                if !watch.trusts(state.age) {
+                    // A new one is made, which looks at the server again.
+                    return Ok(false);
+                }
                 if state.idle_for > SUSPECT_AFTER {
                     connection.ping().await?;
                 }
                 Ok(true)
             })
         })
-        .connect_lazy_with(options))
+        .connect_lazy_with(options);
+    Ok((pool, watch))
+}
+
+/// How long the one connection may take that tells why a pool has none. With the
+/// time a pool takes itself it stays below the 10 s of a call.
+const EXPLANATION: Duration = Duration::from_secs(2);
+
+/// A connection of the pool, or why there is none.
+pub(super) async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, StoreError> {
+    match pool.acquire().await {
+        Ok(connection) => Ok(connection),
+        Err(sqlx::Error::PoolTimedOut) => Err(explain(pool).await),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A transaction on a connection of the pool, or why there is none.
+pub(super) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
+    match pool.begin().await {
+        Ok(transaction) => Ok(transaction),
+        Err(sqlx::Error::PoolTimedOut) => Err(explain(pool).await),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn explain(pool: &PgPool) -> StoreError {
+    let options = pool.connect_options();
+    let attempt = async move { options.connect().await?.close().await };
+    match tokio::time::timeout(EXPLANATION, attempt).await {
+        Ok(Err(error)) => error.into(),
+        Err(_) => StoreError::Unavailable(format!("no connection within {EXPLANATION:?}")),
+        // It can be connected to: the pool's own connections are all at work.
+        Ok(Ok(())) => sqlx::Error::PoolTimedOut.into(),
+    }
 }
 
 fn connect_options(settings: &PoolSettings) -> Result<PgConnectOptions, StoreError> {
@@ -107,7 +165,8 @@ fn connect_options(settings: &PoolSettings) -> Result<PgConnectOptions, StoreErr
     }
     let milliseconds = |time: Duration| time.as_millis().to_string();
     let statement = milliseconds(settings.statement_timeout);
-    let wait = milliseconds(settings.statement_timeout.min(LONGEST_WAIT));
+    // Less than a statement's own time: a lock is then named as what was waited for.
+    let wait = milliseconds((settings.statement_timeout * 4 / 5).min(LONGEST_WAIT));
     Ok(options.options([
         ("statement_timeout", statement.as_str()),
         ("lock_timeout", &wait),

@@ -33,9 +33,11 @@ pub(super) const NUMBERS_LOST_AT_MOST: i64 = 1_000_000;
 const BEGIN_LIFE: &str = "
 INSERT INTO tide.relay_server_life DEFAULT VALUES ON CONFLICT (only_row) DO NOTHING";
 
+const THIS_DATABASE: &str = "SELECT tide.relay_this_database()::text";
+
 const TAKE: &str = "
-INSERT INTO tide.relay_position AS p (pipeline, outbox_id, epoch, began_after, server_started, server_life)
-SELECT $1, $2, $3, $5, pg_postmaster_start_time(), s.life FROM tide.relay_server_life AS s
+INSERT INTO tide.relay_position AS p (pipeline, outbox_id, epoch, began_after, server_started, server_life, place)
+SELECT $1, $2, $3, $5, pg_postmaster_start_time(), s.life, $6::text::uuid FROM tide.relay_server_life AS s
 ON CONFLICT (pipeline) DO UPDATE
 SET epoch = excluded.epoch, outbox_id = coalesce(p.outbox_id, excluded.outbox_id),
     began_after = CASE WHEN p.outbox_id IS NULL THEN excluded.began_after ELSE p.began_after END,
@@ -43,14 +45,18 @@ SET epoch = excluded.epoch, outbox_id = coalesce(p.outbox_id, excluded.outbox_id
         + CASE WHEN p.server_started = excluded.server_started AND p.server_life = excluded.server_life
             THEN 0 ELSE $4 END,
     server_started = excluded.server_started, server_life = excluded.server_life,
+    -- What begins anew is of no other database.
+    place = CASE WHEN p.base::text = '1:1:' AND p.open_windows = '[]' THEN excluded.place
+        ELSE coalesce(p.place, excluded.place) END,
     save_number = 0, updated_at = clock_timestamp()
 RETURNING p.outbox_id, p.base::text, p.last_number, p.open_windows::text, p.settled_id, p.marks::text,
-    p.began_after";
+    p.began_after, p.place = $6::text::uuid OR tide.relay_is_here(p.place)";
 
 const SAVE: &str = "
 UPDATE tide.relay_position AS p
 SET base = $3::text::pg_snapshot, last_number = $4, open_windows = $5::text::jsonb,
-    settled_id = $6, marks = $7::text::jsonb, save_number = $8, updated_at = clock_timestamp()
+    settled_id = $6, marks = $7::text::jsonb, save_number = $8, updated_at = clock_timestamp(),
+    highest_id = greatest(p.highest_id, $9)
 FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unflushed (setting)
 WHERE p.pipeline = $1 AND p.epoch = $2 AND p.save_number < $8
     AND p.server_started = pg_postmaster_start_time()
@@ -70,6 +76,8 @@ pub(super) struct StoredPosition {
     pub(super) position: Position,
     /// How many rows retention had removed of the outbox when the pipeline began.
     pub(super) began_after: u64,
+    /// Whether it was written in this database, and not in one this is a copy of.
+    pub(super) is_here: bool,
 }
 
 /// Puts the pipeline's position under a new epoch, making it if there is none.
@@ -85,7 +93,11 @@ pub(super) async fn take(
         .persistent(store.prepares())
         .execute(&mut *connection)
         .await?;
-    let (outbox, base, last_number, open_windows, settled_id, marks, began_after): (
+    let place: String = sqlx::query_scalar(THIS_DATABASE)
+        .persistent(store.prepares())
+        .fetch_one(&mut *connection)
+        .await?;
+    let (outbox, base, last_number, open_windows, settled_id, marks, began_after, is_here): (
         i32,
         String,
         i64,
@@ -93,12 +105,14 @@ pub(super) async fn take(
         i64,
         String,
         i64,
+        bool,
     ) = sqlx::query_as(TAKE)
         .bind(pipeline)
         .bind(outbox.0)
         .bind(epoch.0)
         .bind(NUMBERS_LOST_AT_MOST)
         .bind(i64::try_from(removed_rows).unwrap_or(i64::MAX))
+        .bind(place)
         .persistent(store.prepares())
         .fetch_one(connection)
         .await?;
@@ -124,6 +138,7 @@ pub(super) async fn take(
     let last_number = u64::try_from(last_number).map_err(|error| unreadable(&error))?;
     Ok(StoredPosition {
         outbox: OutboxId(outbox),
+        is_here,
         position: Position {
             base: base.parse().map_err(|error| unreadable(&error))?,
             open,
@@ -184,6 +199,7 @@ pub(super) async fn save(
         .bind(position.settled_id)
         .bind(marks)
         .bind(store.next_save_number())
+        .bind(store.highest_read_for(pipeline))
         .persistent(store.prepares())
         .execute(session.connection())
         .await?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Executor, PgConnection, PgPool};
 
+use super::pool as connections;
 use crate::core::ports::StoreError;
 
 /// The oldest server with transaction ids that do not wrap (`xid8`).
@@ -181,7 +182,7 @@ pub async fn migrate(pool: &PgPool) -> Result<Migrated, SchemaError> {
 /// The database refused, or did not answer within 10 s.
 pub async fn current_version(pool: &PgPool) -> Result<Option<i64>, SchemaError> {
     let question = async {
-        let mut transaction = pool.begin().await?;
+        let mut transaction = connections::begin(pool).await?;
         let version = installed_version(&mut transaction).await?;
         transaction.commit().await?;
         Ok(version)

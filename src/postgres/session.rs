@@ -7,6 +7,8 @@
 use sqlx::pool::PoolConnection;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 
+use super::pool;
+use super::server::{IS_STANDBY, ServerWatch, standby};
 use crate::core::ports::StoreError;
 
 /// A connection for one call. Dropped without [`Session::finish`], it rolls
@@ -19,20 +21,41 @@ pub(super) enum Session {
 }
 
 impl Session {
-    /// A connection for one statement.
+    /// A connection for one statement, to a primary.
     pub(super) async fn for_statement(
         pool: &PgPool,
+        watch: &ServerWatch,
         own_sessions: bool,
     ) -> Result<Self, StoreError> {
         if own_sessions {
-            return Ok(Self::Statements(pool.acquire().await?));
+            let connection = pool::acquire(pool).await?;
+            if watch.is_standby() {
+                return Err(standby());
+            }
+            return Ok(Self::Statements(connection));
         }
-        Self::for_transaction(pool).await
+        Self::for_transaction(pool, watch, own_sessions).await
     }
 
-    /// A connection for several statements that commit together.
-    pub(super) async fn for_transaction(pool: &PgPool) -> Result<Self, StoreError> {
-        Ok(Self::Transaction(pool.begin().await?))
+    /// A connection to a primary for several statements that commit together.
+    pub(super) async fn for_transaction(
+        pool: &PgPool,
+        watch: &ServerWatch,
+        own_sessions: bool,
+    ) -> Result<Self, StoreError> {
+        let mut transaction = pool::begin(pool).await?;
+        let is_standby = if own_sessions {
+            watch.is_standby()
+        } else {
+            sqlx::query_scalar(IS_STANDBY)
+                .persistent(false)
+                .fetch_one(&mut *transaction)
+                .await?
+        };
+        if is_standby {
+            return Err(standby());
+        }
+        Ok(Self::Transaction(transaction))
     }
 
     pub(super) fn connection(&mut self) -> &mut PgConnection {

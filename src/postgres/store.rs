@@ -8,11 +8,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use sqlx::PgPool;
 
+use super::error::is_of_the_session;
+use super::highest_read::HighestRead;
+use super::server::ServerWatch;
 use super::session::Session;
 use super::{lease, position, probe, retention, windows};
 use crate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Opened, OutboxId, OutboxStore, PageRequest,
-    PipelineName, ProbeReport, ProbeTarget, StoreError, WindowRows,
+    PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError, WindowRows,
 };
 use crate::core::position::{Position, RowId};
 use crate::core::row::OutboxRow;
@@ -29,6 +32,8 @@ pub struct PgOutboxStore {
     timeout: Duration,
     own_sessions: bool,
     save_number: Arc<AtomicI64>,
+    highest_read: Arc<HighestRead>,
+    watch: ServerWatch,
 }
 
 impl PgOutboxStore {
@@ -56,6 +61,8 @@ impl PgOutboxStore {
             timeout: Self::DEFAULT_TIMEOUT,
             own_sessions: true,
             save_number: Arc::new(AtomicI64::new(0)),
+            highest_read: Arc::default(),
+            watch: ServerWatch::default(),
         }
     }
 
@@ -74,6 +81,28 @@ impl PgOutboxStore {
         self
     }
 
+    /// Lets the store know which server the connections meet: without it, it takes
+    /// every server for a primary, and the same as before.
+    #[must_use]
+    pub fn with_watch(mut self, watch: ServerWatch) -> Self {
+        self.watch = watch;
+        self
+    }
+
+    pub(super) fn reads_for(&self, pipeline: &str, outbox: OutboxId) {
+        self.highest_read.reads_for(pipeline, outbox);
+    }
+
+    pub(super) fn has_read(&self, outbox: OutboxId, highest: Option<RowId>) {
+        if let Some(id) = highest {
+            self.highest_read.has_read(outbox, id);
+        }
+    }
+
+    pub(super) fn highest_read_for(&self, pipeline: &str) -> RowId {
+        self.highest_read.of(pipeline)
+    }
+
     /// A number above those of all saves before.
     pub(super) fn next_save_number(&self) -> i64 {
         self.save_number.fetch_add(1, Ordering::Relaxed) + 1
@@ -85,11 +114,11 @@ impl PgOutboxStore {
     }
 
     pub(super) async fn statement(&self) -> Result<Session, StoreError> {
-        Session::for_statement(&self.pool, self.own_sessions).await
+        Session::for_statement(&self.pool, &self.watch, self.own_sessions).await
     }
 
     pub(super) async fn transaction(&self) -> Result<Session, StoreError> {
-        Session::for_transaction(&self.pool).await
+        Session::for_transaction(&self.pool, &self.watch, self.own_sessions).await
     }
 
     pub(super) fn bounded<'a, T: 'a>(
@@ -99,11 +128,15 @@ impl PgOutboxStore {
     ) -> BoxFuture<'a, Result<T, StoreError>> {
         let limit = self.timeout.saturating_mul(patience);
         Box::pin(async move {
-            tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+            let result = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
                 Err(StoreError::Unavailable(format!(
                     "no answer within {limit:?}"
                 )))
-            })
+            });
+            if result.as_ref().is_err_and(is_of_the_session) {
+                self.watch.distrust_sessions();
+            }
+            result
         })
     }
 }
@@ -196,5 +229,9 @@ impl OutboxStore for PgOutboxStore {
         bound: u32,
     ) -> BoxFuture<'a, Result<Backlog, StoreError>> {
         self.bounded(1, probe::backlog(self, outbox, seen, bound))
+    }
+
+    fn server(&self) -> Option<Arc<ServerInfo>> {
+        self.watch.server()
     }
 }

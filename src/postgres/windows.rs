@@ -231,6 +231,7 @@ pub(super) async fn open(
         .await?;
     session.finish().await?;
     let (snapshot, rows) = decode_window(&answer)?;
+    note_read(store, outbox, &rows);
     Ok(Opened {
         snapshot: snapshot
             .parse()
@@ -259,6 +260,7 @@ pub(super) async fn reopen(
         .await?;
     session.finish().await?;
     let (_, rows) = decode_window(&answer)?;
+    note_read(store, outbox, &rows);
     Ok(rows)
 }
 
@@ -290,7 +292,9 @@ pub(super) async fn read_page(
         .fetch_all(session.connection())
         .await?;
     session.finish().await?;
-    decode_rows(&answer)
+    let rows = decode_rows(&answer)?;
+    store.has_read(*outbox, rows.last().map(|row| row.id));
+    Ok(rows)
 }
 
 pub(super) async fn read_rows(
@@ -310,6 +314,14 @@ pub(super) async fn read_rows(
         .await?;
     session.finish().await?;
     decode_rows(&answer)
+}
+
+fn note_read(store: &PgOutboxStore, outbox: OutboxId, rows: &WindowRows) {
+    match rows {
+        WindowRows::Whole(rows) => store.has_read(outbox, rows.last().map(|row| row.id)),
+        // Its rows come page by page.
+        WindowRows::Bounds { .. } => {}
+    }
 }
 
 fn decode_rows(answer: &[PgRow]) -> Result<Vec<OutboxRow>, StoreError> {

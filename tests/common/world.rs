@@ -19,7 +19,7 @@ use tidegate::demo::consumer::{Arrived, StreamConsumer};
 use tidegate::demo::delivered::{Delivered, EventId};
 use tidegate::demo::emulator::{Emulator, EmulatorOptions};
 use tidegate::demo::load::{Load, LoadOptions, LoadReport, OutboxLoad};
-use tidegate::demo::verdict::{Committed, Verdict, judge};
+use tidegate::demo::verdict::{Committed, Verdict, consume_by_seq, judge};
 use tokio::time::Instant;
 
 use crate::database;
@@ -285,6 +285,32 @@ impl World {
         let is_quiet = self.consumer.wait_until_quiet(count, QUIET, PATIENCE).await;
         assert!(is_quiet, "records come without end");
         judge(rows, &self.delivered(), &self.consumer.ranges())
+    }
+
+    /// Waits until all these rows have arrived and nothing more comes, and asserts
+    /// that they came in order, under a rising `seq`, and that a consumer that
+    /// drops by `seq` has each of them. Answers how many were sent again.
+    ///
+    /// A crash of the server may take back which windows were open. Rows that were
+    /// sent already may then come once more under a higher `seq`: never a lower
+    /// one, which a consumer would drop.
+    pub(crate) async fn judge_after_a_crash(&self, rows: &[Committed]) -> u64 {
+        let verdict = self.judge(rows).await;
+        let delivered = self.delivered();
+        let mut seen = HashSet::new();
+        let mut firsts = delivered.clone();
+        firsts.retain(|record| seen.insert(record.event()));
+        let of_firsts = judge(rows, &firsts, &self.consumer.ranges());
+        assert!(of_firsts.is_clean(), "{of_firsts:#?}\n{verdict:#?}");
+        let consumed: HashSet<EventId> = consume_by_seq(&delivered).into_iter().collect();
+        assert_eq!(consumed, seen, "{verdict:#?}");
+        eprintln!(
+            "{} rows, {} sent again, {} of them under another seq",
+            rows.len(),
+            verdict.duplicates,
+            verdict.seq_violations
+        );
+        verdict.duplicates
     }
 
     /// Ends a load, waits for all it committed, and asserts that no promise was

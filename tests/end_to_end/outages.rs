@@ -1,15 +1,12 @@
 //! What is not there yet is waited for, and what went away comes back, without
 //! anybody touching the relay.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate::demo::delivered::EventId;
 use tidegate::demo::emulator::EmulatorOptions;
 use tidegate::demo::load::{KeyOrder, OutboxLoad};
 use tidegate::demo::private_postgres::{PrivatePostgres, PrivatePostgresOptions};
-use tidegate::demo::verdict::{Committed, consume_by_seq, judge};
 
 use crate::relay::{Relay, program};
 use crate::scenario::{PATIENCE, scenario, until};
@@ -82,30 +79,6 @@ async fn a_relay_waits_for_database_schema_and_stream() {
     .await;
 }
 
-/// Asserts that all rows have arrived, in order, under a rising `seq`, and that a
-/// consumer that drops by `seq` has each of them.
-///
-/// A crash of the server may take back which windows were open. Rows that were
-/// sent already may then come once more under a higher `seq`: never a lower one,
-/// which a consumer would drop.
-async fn assert_whole_after_a_crash(world: &World, rows: &[Committed]) {
-    let verdict = world.judge(rows).await;
-    let delivered = world.delivered();
-    let mut seen = HashSet::new();
-    let mut firsts = delivered.clone();
-    firsts.retain(|record| seen.insert(record.event()));
-    let of_firsts = judge(rows, &firsts, &world.consumer.ranges());
-    assert!(of_firsts.is_clean(), "{of_firsts:#?}\n{verdict:#?}");
-    let consumed: HashSet<EventId> = consume_by_seq(&delivered).into_iter().collect();
-    assert_eq!(consumed, seen, "{verdict:#?}");
-    eprintln!(
-        "{} rows, {} sent again, {} of them under another seq",
-        rows.len(),
-        verdict.duplicates,
-        verdict.seq_violations
-    );
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_killed_under_load_loses_nothing() {
     scenario(3 * PATIENCE, async {
@@ -135,7 +108,7 @@ async fn a_database_that_is_killed_under_load_loses_nothing() {
             .expect("rows");
         let report = load.stop().await.expect("the books");
         assert!(report.counts.reconnects > 0, "{:?}", report.counts);
-        assert_whole_after_a_crash(&world, &report.rows()).await;
+        world.judge_after_a_crash(&report.rows()).await;
         assert_eq!(relay.terminate().await, 0);
     })
     .await;
@@ -196,7 +169,7 @@ async fn a_database_and_a_relay_that_are_killed_at_once_lose_nothing() {
         }
         let relay = world.relay_with(&named).await;
         let report = load.stop().await.expect("the books");
-        assert_whole_after_a_crash(&world, &report.rows()).await;
+        world.judge_after_a_crash(&report.rows()).await;
         assert_eq!(relay.terminate().await, 0);
     })
     .await;

@@ -39,7 +39,16 @@ impl OutboxReader {
                     self.opened = Some((window, fetched));
                 }
             }
-            Done::Reopened { window, fetched } => self.take_window(window, fetched),
+            Done::Reopened { window, fetched } => {
+                // The write is fenced: it tells whether the database that was read
+                // is the one whose position says what this window is.
+                self.intake.must_be_written();
+                self.opened = Some((window, fetched));
+            }
+            Done::ServerChanged => {
+                tracing::warn!(pipeline = %self.key, "another server answers than before, or the same one after a restart; the pipeline is taken anew");
+                self.end(Exit::LeaseLost, context);
+            }
             Done::Page {
                 window,
                 rows,

@@ -20,6 +20,9 @@ pub(super) struct Work {
     pub(super) pipeline: Arc<str>,
     pub(super) epoch: Epoch,
     pub(super) clock: Clock,
+    /// Which server was behind the store when the reader began, see
+    /// [`crate::core::ports::ServerInfo::generation`].
+    pub(super) server: Option<u64>,
 }
 
 /// Rows that were read and rendered, up to the first that cannot be.
@@ -67,6 +70,9 @@ pub(super) enum Done {
         rows: Rendered,
     },
     Saved(Fenced),
+    /// Another server answers than when the reader began: what was read says
+    /// nothing together with what it knows.
+    ServerChanged,
 }
 
 impl Work {
@@ -145,6 +151,10 @@ impl Work {
             }
             Wish::Save | Wish::Wait { .. } => return Ok(None),
         };
+        let server = self.store.server().map(|server| server.generation);
+        if server != self.server {
+            return Ok(Some(Done::ServerChanged));
+        }
         Ok(Some(done))
     }
 

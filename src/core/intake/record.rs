@@ -89,6 +89,11 @@ impl Intake {
         self.violations.take()
     }
 
+    /// Nothing more happens before the position is written.
+    pub const fn must_be_written(&mut self) {
+        self.must_save = true;
+    }
+
     /// The position was written down.
     pub const fn saved(&mut self, now: Moment) {
         self.must_save = false;
