@@ -235,6 +235,14 @@ BEGIN
             WHERE p.pipeline = one.name;
         END LOOP;
         UPDATE tide.outbox AS o SET place = here WHERE o.outbox_id = target;
+        -- Retention's memory speaks of the old ids too. It never removed what a
+        -- position had not settled, so no position of this copy is behind it.
+        UPDATE tide.outbox_retention AS t
+        SET swept_id = 0, left_behind = '{}', removed_xact = '0', removed_seen = '1:1:'
+        WHERE t.outbox_id = target;
+        UPDATE tide.relay_position AS p SET began_after = t.removed_rows
+        FROM tide.outbox_retention AS t
+        WHERE t.outbox_id = target AND p.outbox_id = target;
 
         -- Message ids above all that consumers may have seen: a sequence is not
         -- replicated, and ids handed out after the dump must not mean two messages.
