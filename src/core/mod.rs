@@ -16,6 +16,7 @@ pub mod ports;
 pub mod position;
 pub mod rate_limit;
 pub mod render;
+pub mod resend;
 pub mod row;
 pub mod send_queue;
 pub mod shard_map;
