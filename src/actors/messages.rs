@@ -126,6 +126,12 @@ pub struct NothingNew {
     pub taken_at: Moment,
 }
 
+/// Something is to be sent again for this pipeline. Supervisor to reader, once a
+/// second while it is so.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LookForResends;
+
 /// The probe was started again: what it watched is forgotten. Supervisor to
 /// reader.
 #[derive(Debug, Message)]
@@ -342,6 +348,8 @@ pub struct CatalogRead {
     pub database: Arc<str>,
     /// Its pipelines; `None` when they are what they were.
     pub result: Result<Option<Vec<crate::core::ports::PipelineRow>>, StoreError>,
+    /// The pipelines for which something is to be sent again.
+    pub resends: Vec<String>,
 }
 
 /// Stop everything in order. From the signal handler.

@@ -9,6 +9,7 @@
 
 mod ending;
 mod parts;
+mod resend;
 mod resharding;
 mod showing;
 mod taking;
@@ -41,9 +42,10 @@ use crate::core::ports::StoreError;
 use crate::core::position::WindowNumber;
 use crate::core::rate_limit::{RateLimiter, RateLimits};
 use crate::core::render::Renderer;
+use crate::core::resend::Resend;
 use crate::core::send_queue::Flow;
 use crate::core::time::Moment;
-use work::{Done, Fetched, Work};
+use work::{Done, Fetched, Rendered, Work};
 
 pub use parts::ReaderParts;
 
@@ -60,6 +62,10 @@ const PERMIT_RETRY: Duration = Duration::from_millis(20);
 
 /// With more windows open, those that can be are merged.
 const MERGE_ABOVE: usize = 64;
+
+/// The part of a pipeline's permits that rows sent again may use: the live flow
+/// keeps three quarters.
+const RESENT_SHARE: usize = 4;
 
 /// What a row is taken to weigh before one has been seen, in bytes.
 const UNKNOWN_WEIGHT: usize = 16 * 1024;
@@ -83,6 +89,12 @@ pub struct OutboxReader {
     busy: bool,
     /// Rows of a window that is being written down.
     opened: Option<(WindowNumber, Fetched)>,
+    /// Rows sent again beside the live flow.
+    resend: Resend,
+    /// Such rows whose window number is being written down.
+    opened_again: Option<Rendered>,
+    /// They had their turn.
+    live_first: bool,
     last_number: WindowNumber,
     floor: Option<Moment>,
     weight: usize,
@@ -175,6 +187,9 @@ impl OutboxReader {
             state: PipelineState::Starting,
             busy: false,
             opened: None,
+            resend: Resend::new((parts.most_rows / RESENT_SHARE).max(1), now),
+            opened_again: None,
+            live_first: false,
             floor: None,
             weight: UNKNOWN_WEIGHT,
             watching: false,
@@ -209,14 +224,21 @@ impl OutboxReader {
             return;
         }
         self.paused_until = None;
-        if self.draining && self.intake.nothing_handed() {
+        if self.draining && self.intake.nothing_handed() && self.resend.handed() == 0 {
             self.release(context);
+            return;
+        }
+        if self.resend(now, context) {
             return;
         }
         let room = self.room(now);
         match self.intake.next_wish(room, now) {
             Wish::Save => self.save(context),
-            Wish::Wait { until } => self.wait(until, room, now, context),
+            Wish::Wait { until } => {
+                if !self.resend(now, context) {
+                    self.wait(until, room, now, context);
+                }
+            }
             Wish::Open { seen, page } => {
                 self.floor = self.intake.head_taken_at();
                 self.read(Wish::Open { seen, page }, context);
@@ -346,6 +368,7 @@ impl OutboxReader {
             }
             Err(StoreError::Unavailable(reason)) => {
                 self.opened = None;
+                self.opened_again = None;
                 self.intake.not_saved();
                 let pause = self.backoff.after_failure(fastrand::f64());
                 self.paused_until = Some(self.now() + pause);
@@ -423,7 +446,9 @@ impl Handler<Outcomes> for OutboxReader {
         fault::point("outbox_reader.Outcomes");
         let now = self.now();
         for (seq, hash) in &outcomes.stored {
-            if let Some(since) = self.intake.settled(*seq, *hash, now) {
+            if self.resend.settled(*seq) {
+                self.metrics.resent();
+            } else if let Some(since) = self.intake.settled(*seq, *hash, now) {
                 self.metrics.acked(now.since(since));
             }
         }

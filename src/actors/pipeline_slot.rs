@@ -7,7 +7,7 @@ use actix::{Addr, AsyncContext, Context};
 
 use super::child::{self, ChildId, Exit};
 use super::desired::PipelineKey;
-use super::messages::Drain;
+use super::messages::{Drain, LookForResends};
 use super::outbox_reader::{OutboxReader, ReaderParts};
 use super::permits::Void;
 use super::pipeline_lease::STANDBY_PAUSE;
@@ -99,6 +99,13 @@ impl PipelineSlot {
             self.life.drains();
         }
         true
+    }
+
+    /// Has its reader look for what is to be sent again, if it runs.
+    pub(super) fn look_for_resends(&self) {
+        if let Run::Running { reader, .. } = &self.run {
+            reader.try_send(LookForResends).ok();
+        }
     }
 
     /// The stream its reader writes to, which a new definition may have left.

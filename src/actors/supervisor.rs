@@ -247,11 +247,18 @@ impl Supervisor {
                 Arc::clone(&slot.database.name),
                 Arc::clone(&slot.database.catalog),
             );
+            let store = Arc::clone(&slot.database.store);
             let supervisor = context.address();
             tokio::spawn(async move {
                 let result = catalog.read().await;
+                let resends = store.wanted_resends().await.unwrap_or_default();
+                let read = CatalogRead {
+                    database,
+                    result,
+                    resends,
+                };
                 // Only a stopped supervisor does not hear it.
-                supervisor.try_send(CatalogRead { database, result }).ok();
+                supervisor.try_send(read).ok();
             });
         }
         context.run_later(CATALOG_EVERY, Self::read_catalogs);
@@ -358,6 +365,14 @@ impl Handler<CatalogRead> for Supervisor {
             return;
         };
         slot.reading_catalog = false;
+        for pipeline in &message.resends {
+            let of_name = |(key, _): &(&PipelineKey, &PipelineSlot)| {
+                key.database == message.database && *key.name == **pipeline
+            };
+            if let Some((_, slot)) = self.pipelines.iter().find(of_name) {
+                slot.look_for_resends();
+            }
+        }
         let database = &message.database;
         match message.result {
             Ok(changed) => {

@@ -20,6 +20,7 @@ pub mod ports;
 pub mod position;
 pub mod rate_limit;
 pub mod render;
+pub mod resend;
 pub mod retention;
 pub mod routing;
 pub mod row;

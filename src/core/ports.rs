@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::position::{Position, RowId};
+use super::resend::ResendStore;
 use super::row::OutboxRow;
 use super::shard_map::{Shard, ShardId};
 use super::snapshot::Snapshot;
@@ -214,7 +215,7 @@ pub struct Backlog {
 }
 
 /// The database of some outboxes. Implementations bound every call in time.
-pub trait OutboxStore: Send + Sync {
+pub trait OutboxStore: ResendStore {
     /// Takes the pipeline for a node under a new epoch, unless another node's
     /// lease on it still runs. A node that holds it already gets a new epoch. A
     /// definition that is not in force any more is refused.

@@ -12,12 +12,13 @@ use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
 use super::server::ServerWatch;
 use super::session::Session;
-use super::{lease, position, probe, retention, windows};
+use super::{lease, position, probe, replay, retention, windows};
 use crate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Opened, OutboxId, OutboxStore, PageRequest,
     PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError, WindowRows,
 };
 use crate::core::position::{Position, RowId};
+use crate::core::resend::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite, ResendStore};
 use crate::core::row::OutboxRow;
 use crate::core::snapshot::Snapshot;
 
@@ -233,5 +234,37 @@ impl OutboxStore for PgOutboxStore {
 
     fn server(&self) -> Option<Arc<ServerInfo>> {
         self.watch.server()
+    }
+}
+
+// === impl ResendStore ===
+
+impl ResendStore for PgOutboxStore {
+    fn wanted_resends(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        self.bounded(1, replay::wanted(self))
+    }
+
+    fn next_replay<'a>(
+        &'a self,
+        pipeline: &'a str,
+        epoch: Epoch,
+    ) -> BoxFuture<'a, Result<Option<ReplayRequest>, StoreError>> {
+        self.bounded(1, replay::next(self, pipeline, epoch))
+    }
+
+    fn read_again<'a>(
+        &'a self,
+        request: &'a AgainRequest,
+    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+        self.bounded(1, replay::read_again(self, request))
+    }
+
+    fn save_replay<'a>(
+        &'a self,
+        pipeline: &'a str,
+        epoch: Epoch,
+        progress: &'a ReplayProgress,
+    ) -> BoxFuture<'a, Result<ReplayWrite, StoreError>> {
+        self.bounded(1, replay::save(self, pipeline, epoch, progress))
     }
 }

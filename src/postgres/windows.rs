@@ -161,6 +161,17 @@ pub(super) const READ_ROWS: &str = concat!(
     ORDER BY wanted.place"
 );
 
+/// $1 outbox, $2 after, $3 last, $4 what the reader has read, $5 limit.
+pub(super) const READ_AGAIN: &str = concat!(
+    "SELECT ",
+    row_columns!(),
+    "
+    FROM tide.outbox_message AS r
+    WHERE r.outbox_id = $1 AND r.id > $2 AND r.id <= $3
+        AND pg_visible_in_snapshot(r.xact, (SELECT $4::text::pg_snapshot))
+    ORDER BY r.id LIMIT $5"
+);
+
 fn texts(xids: &[Xid]) -> Vec<String> {
     xids.iter().map(Xid::to_string).collect()
 }
@@ -324,7 +335,7 @@ fn note_read(store: &PgOutboxStore, outbox: OutboxId, rows: &WindowRows) {
     }
 }
 
-fn decode_rows(answer: &[PgRow]) -> Result<Vec<OutboxRow>, StoreError> {
+pub(super) fn decode_rows(answer: &[PgRow]) -> Result<Vec<OutboxRow>, StoreError> {
     let mut rows = Vec::with_capacity(answer.len());
     for row in answer {
         rows.push(decode_row(row, 0)?);

@@ -10,6 +10,7 @@ use tidegate::core::ports::{
     PageRequest, PipelineName, PipelineRow, ProbeReport, ProbeTarget, StoreError, WindowRows,
 };
 use tidegate::core::position::{Position, RowId};
+use tidegate::core::resend::ResendStore;
 use tidegate::core::row::OutboxRow;
 use tidegate::core::snapshot::Snapshot;
 
@@ -140,6 +141,9 @@ fn arrives<T>(
     }
     work(world)
 }
+
+/// Nothing is sent again here.
+impl ResendStore for SimStore {}
 
 impl OutboxStore for SimStore {
     fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>> {

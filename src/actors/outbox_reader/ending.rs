@@ -13,10 +13,14 @@ impl OutboxReader {
         self.releasing = true;
         let position = self.intake.position_to_save(self.now());
         let work = self.work.clone();
+        let replay = self.resend.last_progress();
         let node = Arc::clone(&self.node);
         let last_acts = async move {
             let (store, pipeline, epoch) = (work.store, work.pipeline, work.epoch);
             store.save_position(&pipeline, epoch, &position).await?;
+            if let Some(replay) = replay {
+                store.save_replay(&pipeline, epoch, &replay).await?;
+            }
             store.release(&pipeline, &node, epoch).await
         };
         let last_acts = self.workers.spawn(last_acts);

@@ -73,6 +73,8 @@ impl OutboxReader {
     /// The service does not take a row: nothing more is read, what else was
     /// handed goes on. After a while the pipeline starts again before that row.
     pub(super) fn hold_at(&mut self, rejected: RejectedRow) {
+        // A row of a replay is left out when the pipeline starts again.
+        self.resend.rejected(rejected.seq);
         let reason = rejected.reason.clone();
         tracing::error!(
             pipeline = %self.key, row = rejected.seq.id, %reason,
@@ -120,7 +122,10 @@ impl OutboxReader {
             || self.timer.is_some()
             || self.releasing
             || self.stopped.is_some();
-        !waits && self.intake.nothing_handed() && !self.intake.is_held()
+        !waits
+            && self.intake.nothing_handed()
+            && self.resend.handed() == 0
+            && !self.intake.is_held()
     }
 
     pub(super) fn report(&mut self, context: &mut Context<Self>) {

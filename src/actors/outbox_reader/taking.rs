@@ -66,7 +66,21 @@ impl OutboxReader {
                 if let Some((window, fetched)) = self.opened.take() {
                     self.take_window(window, fetched);
                 }
+                self.hand_again();
             }
+            Done::LookedForReplay(found) => {
+                if let Some(replay) = &found {
+                    tracing::info!(pipeline = %self.key, replay = replay.id, from = replay.from, to = replay.to, next = replay.next, "a replay goes on");
+                }
+                self.resend.looked(found);
+            }
+            Done::ReadAgain {
+                after,
+                ids,
+                is_last,
+                rows,
+            } => self.take_again(after, &ids, is_last, rows),
+            Done::ReplaySaved(progress, written) => self.replay_saved(&progress, written, context),
             Done::Saved(Fenced::Written | Fenced::Stale) => {
                 self.all_metrics.position_write(PositionWrite::Stale);
                 self.end(Exit::LeaseLost, context);
@@ -157,14 +171,14 @@ impl OutboxReader {
         }
     }
 
-    fn learn_weight(&mut self, rows: &[Ready]) {
+    pub(super) fn learn_weight(&mut self, rows: &[Ready]) {
         let largest = rows.iter().map(|ready| ready.envelope.weight()).max();
         if let Some(largest) = largest {
             self.weight = largest.max(self.weight - self.weight / 8);
         }
     }
 
-    fn hand(&mut self, envelopes: Vec<Envelope>) {
+    pub(super) fn hand(&mut self, envelopes: Vec<Envelope>) {
         if envelopes.is_empty() {
             return;
         }

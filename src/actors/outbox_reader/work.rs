@@ -8,6 +8,7 @@ use crate::core::intake::{Ready, StashOf, Wish};
 use crate::core::ports::{Epoch, Fenced, OutboxStore, PageRequest, StoreError, WindowRows};
 use crate::core::position::{Position, RowId, Seq, WindowNumber};
 use crate::core::render::{Poison, Renderer};
+use crate::core::resend::{ReplayProgress, ReplayRequest, ReplayWrite};
 use crate::core::row::OutboxRow;
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
@@ -26,10 +27,12 @@ pub(super) struct Work {
 }
 
 /// Rows that were read and rendered, up to the first that cannot be.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Rendered {
     pub(super) ready: Vec<Ready>,
     pub(super) poison: Option<(Seq, Poison)>,
+    /// Those that cannot be, where the others go on without them.
+    pub(super) skipped: Vec<(Seq, Poison)>,
     /// How many rows were read, and the bytes of the rendered ones.
     pub(super) read: usize,
     pub(super) bytes: usize,
@@ -73,6 +76,14 @@ pub(super) enum Done {
     /// Another server answers than when the reader began: what was read says
     /// nothing together with what it knows.
     ServerChanged,
+    LookedForReplay(Option<ReplayRequest>),
+    ReadAgain {
+        after: RowId,
+        ids: Vec<RowId>,
+        is_last: bool,
+        rows: Rendered,
+    },
+    ReplaySaved(ReplayProgress, ReplayWrite),
 }
 
 impl Work {
@@ -192,6 +203,7 @@ impl Work {
         let mut rendered = Rendered {
             ready: Vec::with_capacity(rows.len()),
             poison: None,
+            skipped: Vec::new(),
             read: rows.len(),
             bytes: 0,
         };
@@ -218,8 +230,27 @@ impl Work {
         }
         rendered
     }
+
+    /// Renders all rows under one number; those that cannot be are set apart.
+    pub(super) fn render_all(&self, rows: Vec<OutboxRow>, window: WindowNumber) -> Rendered {
+        let mut rendered = Rendered {
+            read: rows.len(),
+            ..Rendered::default()
+        };
+        for row in rows {
+            let seq = Seq { window, id: row.id };
+            match self.renderer.render(row, window) {
+                Ok(envelope) => rendered.ready.push(Ready {
+                    envelope,
+                    visible_since: self.clock.now(),
+                }),
+                Err(poison) => rendered.skipped.push((seq, poison)),
+            }
+        }
+        rendered
+    }
 }
 
-fn clamp(page: usize) -> u32 {
+pub(super) fn clamp(page: usize) -> u32 {
     u32::try_from(page).unwrap_or(u32::MAX)
 }

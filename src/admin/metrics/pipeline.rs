@@ -42,6 +42,9 @@ const RETRY_REASONS: [(RetryReason, &str); 5] = [
     (RetryReason::Operator, "operator"),
 ];
 
+/// Why rows are sent again although they were delivered.
+const REPLAY: &str = "replay";
+
 /// The handle of one pipeline.
 #[derive(Debug, Clone)]
 pub struct PipelineMetrics {
@@ -53,6 +56,7 @@ pub struct PipelineMetrics {
     throttled: IntCounter,
     blocked: IntCounter,
     returned: IntCounter,
+    resent: IntCounter,
     vanished: IntCounter,
     commit_to_ack: Histogram,
     lag_rows: IntGauge,
@@ -74,6 +78,7 @@ pub(super) struct PipelineFamilies {
     throttled: IntCounterVec,
     blocked: IntCounterVec,
     returned: IntCounterVec,
+    resent: IntCounterVec,
     vanished: IntCounterVec,
     commit_to_ack: HistogramVec,
     lag_rows: IntGaugeVec,
@@ -122,6 +127,11 @@ impl PipelineMetrics {
     /// Rows were read and given up unsettled, since their reader ended.
     pub fn rows_returned(&self, rows: usize) {
         self.returned.inc_by(counter_value(rows));
+    }
+
+    /// A row of a replay was confirmed. It counts as read and as delivered too.
+    pub fn resent(&self) {
+        self.resent.inc();
     }
 
     /// A row was deleted from the outbox before it was delivered.
@@ -205,6 +215,12 @@ impl PipelineFamilies {
                 "tidegate_rows_returned_total",
                 "Rows read and given up unsettled when a reader ended: they are read again",
             )?,
+            resent: super::counters(
+                registry,
+                "tidegate_rows_resent_total",
+                "Rows confirmed that were asked for again; counted as read and as delivered too",
+                &[pipeline, tenant, stream, "source"],
+            )?,
             vanished: counters(
                 "tidegate_rows_vanished_total",
                 "Rows that were deleted from the outbox before they were delivered",
@@ -258,6 +274,7 @@ impl PipelineFamilies {
             throttled: self.throttled.with_label_values(&labels),
             blocked: self.blocked.with_label_values(&labels),
             returned: self.returned.with_label_values(&labels),
+            resent: self.resent.with_label_values(&with(REPLAY)),
             vanished: self.vanished.with_label_values(&labels),
             commit_to_ack: self.commit_to_ack.with_label_values(&labels),
             lag_rows: self.lag_rows.with_label_values(&labels),
@@ -294,6 +311,7 @@ impl PipelineFamilies {
         for (_, name) in RETRY_REASONS {
             remove_series!(&[pipeline, tenant, stream, name], self.retried);
         }
+        remove_series!(&[pipeline, tenant, stream, REPLAY], self.resent);
         for name in PipelineState::NAMES {
             remove_series!(&[pipeline, tenant, stream, name], self.state);
         }

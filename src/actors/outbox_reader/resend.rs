@@ -1,0 +1,169 @@
+//! What a reader does for rows that are sent again (see [`crate::core::resend`]).
+//!
+//! They take turns with the live flow: after each page of them the intake's wish
+//! comes first.
+
+use actix::{Context, Handler};
+
+use super::OutboxReader;
+use super::work::{Done, Rendered, Work, clamp};
+use crate::actors::child::Exit;
+use crate::actors::fault;
+use crate::actors::messages::LookForResends;
+use crate::core::ports::StoreError;
+use crate::core::position::{RowId, WindowNumber};
+use crate::core::resend::{AgainRequest, ReplayProgress, ReplayWrite, ResendWish};
+use crate::core::snapshot::Snapshot;
+use crate::core::time::Moment;
+
+impl OutboxReader {
+    /// Does something for the rows that are sent again, if it is their turn;
+    /// answers whether it did.
+    pub(super) fn resend(&mut self, now: Moment, context: &mut Context<Self>) -> bool {
+        let is_their_turn = !std::mem::take(&mut self.live_first);
+        if self.draining || self.opened.is_some() || self.opened_again.is_some() {
+            return false;
+        }
+        let room = self.room(now);
+        let room_rows = if room.bytes == 0 { 0 } else { room.rows };
+        let may_hand = is_their_turn && self.intake.may_resend();
+        let work = self.work.clone();
+        match self.resend.next_wish(may_hand, room_rows, now) {
+            ResendWish::Look => self.start(work.look_for_replay(), context),
+            ResendWish::Read { after, to, limit } => {
+                let seen = self.intake.head().clone();
+                let window = self.last_number.next();
+                self.start(work.read_again(seen, after, to, limit, window), context);
+            }
+            ResendWish::Save(progress) => self.start(work.save_replay(progress), context),
+            ResendWish::Wait { until } => {
+                if let Some(until) = until {
+                    self.wake_at(until, context);
+                }
+                return false;
+            }
+        }
+        self.live_first = true;
+        true
+    }
+
+    /// Rows were read again: those that can go get a window number, which is
+    /// written down first.
+    pub(super) fn take_again(
+        &mut self,
+        after: RowId,
+        ids: &[RowId],
+        is_last: bool,
+        mut rows: Rendered,
+    ) {
+        self.resend.rows_read(after, ids, is_last);
+        for (seq, poison) in rows.skipped.drain(..) {
+            if self.resend.is_wanted(seq.id) {
+                tracing::warn!(
+                    pipeline = %self.key, row = seq.id, reason = %poison,
+                    "a row of a replay cannot be sent; it is left out"
+                );
+                self.resend.skip(seq.id);
+            }
+        }
+        let free = self.resend.free();
+        // Behind a row that has to wait, the rows of its lane wait too.
+        let (intake, resend) = (&self.intake, &self.resend);
+        rows.ready.retain(|ready| {
+            resend.is_wanted(ready.envelope.seq.id) && intake.takes_resent(ready.envelope.hash)
+        });
+        rows.ready.truncate(free);
+        self.resend.passed(rows.ready.len(), self.now());
+        if !rows.ready.is_empty() && self.intake.may_resend() {
+            self.last_number = self.intake.number_resend();
+            self.opened_again = Some(rows);
+        }
+    }
+
+    /// The number of these rows is written down: they go.
+    pub(super) fn hand_again(&mut self) {
+        let Some(rows) = self.opened_again.take() else {
+            return;
+        };
+        self.learn_weight(&rows.ready);
+        let envelopes: Vec<_> = rows.ready.into_iter().map(|ready| ready.envelope).collect();
+        let bytes = envelopes.iter().map(|envelope| envelope.weight()).sum();
+        self.metrics.rows_read(envelopes.len(), bytes);
+        for envelope in &envelopes {
+            self.resend.hand(envelope.seq);
+        }
+        self.hand(envelopes);
+    }
+
+    pub(super) fn replay_saved(
+        &mut self,
+        progress: &ReplayProgress,
+        written: ReplayWrite,
+        context: &mut Context<Self>,
+    ) {
+        let wanted = match written {
+            ReplayWrite::Written => true,
+            ReplayWrite::Cancelled => false,
+            ReplayWrite::Stale => {
+                self.end(Exit::LeaseLost, context);
+                return;
+            }
+        };
+        if progress.done || !wanted {
+            tracing::info!(pipeline = %self.key, replay = progress.request, cancelled = !wanted, "a replay is over");
+        }
+        self.resend.saved(progress, wanted, self.now());
+    }
+}
+
+impl Work {
+    async fn look_for_replay(self) -> Result<Option<Done>, StoreError> {
+        let found = self.store.next_replay(&self.pipeline, self.epoch).await?;
+        Ok(Some(Done::LookedForReplay(found)))
+    }
+
+    async fn read_again(
+        self,
+        seen: Snapshot,
+        after: RowId,
+        to: RowId,
+        limit: usize,
+        window: WindowNumber,
+    ) -> Result<Option<Done>, StoreError> {
+        let request = AgainRequest {
+            outbox: self.renderer.outbox.id,
+            seen,
+            after,
+            to,
+            limit: clamp(limit),
+        };
+        let found = self.store.read_again(&request).await?;
+        let ids: Vec<RowId> = found.iter().map(|row| row.id).collect();
+        let is_last = found.len() < limit;
+        let rows = self.render_all(found, window);
+        Ok(Some(Done::ReadAgain {
+            after,
+            ids,
+            is_last,
+            rows,
+        }))
+    }
+
+    async fn save_replay(self, progress: ReplayProgress) -> Result<Option<Done>, StoreError> {
+        let written = self
+            .store
+            .save_replay(&self.pipeline, self.epoch, &progress)
+            .await?;
+        Ok(Some(Done::ReplaySaved(progress, written)))
+    }
+}
+
+impl Handler<LookForResends> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, _: LookForResends, context: &mut Self::Context) {
+        fault::point("outbox_reader.LookForResends");
+        self.resend.notice();
+        self.go_on(context);
+    }
+}
