@@ -45,6 +45,8 @@ mod panics;
 mod poison;
 #[path = "end_to_end/records.rs"]
 mod records;
+#[path = "end_to_end/replay.rs"]
+mod replay;
 #[path = "end_to_end/running.rs"]
 mod running;
 #[path = "end_to_end/stuck_shard.rs"]

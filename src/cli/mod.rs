@@ -8,6 +8,7 @@ mod demo;
 mod logging;
 mod migrate;
 mod output;
+mod replay;
 mod run;
 mod validate;
 
@@ -61,6 +62,8 @@ enum Command {
     Migrate,
     /// Check the configuration offline and list everything that is wrong with it
     Validate,
+    /// Have rows sent again that a pipeline has read; its position stays
+    Replay(replay::Arguments),
     /// Publish, relay, read back and check: with a private PostgreSQL and a
     /// Kinesis emulator
     #[cfg(feature = "demo")]
@@ -105,6 +108,9 @@ pub fn main() -> ExitCode {
         Command::Run { check: true } | Command::Validate => validate::run(settings(), output),
         Command::Run { check: false } => settings().and_then(run::run),
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
+        Command::Replay(options) => {
+            settings().and_then(|settings| replay::run(&settings, &options, output))
+        }
         #[cfg(feature = "demo")]
         Command::Demo(options) => demo::run(&options, output),
     };

@@ -15,7 +15,7 @@ mod lease;
 pub mod pool;
 mod position;
 mod probe;
-mod replay;
+pub mod replay;
 pub mod schema;
 mod session;
 mod store;
