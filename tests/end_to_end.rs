@@ -49,6 +49,8 @@ mod peers;
 mod poison;
 #[path = "end_to_end/records.rs"]
 mod records;
+#[path = "end_to_end/replay.rs"]
+mod replay;
 #[path = "end_to_end/resharding.rs"]
 mod resharding;
 #[path = "end_to_end/retention.rs"]

@@ -96,6 +96,23 @@ pub struct PipelineStatus {
     pub deferred_rows: u64,
     /// Rows confirmed since this process took the pipeline.
     pub delivered_rows: u64,
+    /// The rows that are sent again now, if any are.
+    pub replay: Option<ReplayStatus>,
+}
+
+/// A replay on the board.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplayStatus {
+    /// Its id.
+    pub replay: i64,
+    /// The first row that was asked for.
+    pub from_id: RowId,
+    /// The last one.
+    pub to_id: RowId,
+    /// Every row of the range below this is confirmed, or cannot be sent.
+    pub next_id: RowId,
+    /// `running`, or `waiting` while the live flow is behind.
+    pub state: &'static str,
 }
 
 /// A stream on the board.
@@ -278,6 +295,7 @@ impl PipelineStatus {
             open_windows: 0,
             deferred_rows: 0,
             delivered_rows: 0,
+            replay: None,
         }
     }
 }

@@ -9,6 +9,7 @@ mod logging;
 mod migrate;
 mod output;
 mod rebase;
+mod replay;
 mod run;
 mod validate;
 
@@ -65,6 +66,8 @@ enum Command {
     /// Make outboxes deliverable again after their database was restored from a
     /// dump or moved by logical replication; loses nothing, see docs/postgresql.md
     Rebase(rebase::Arguments),
+    /// Have rows sent again that a pipeline has read; its position stays
+    Replay(replay::Arguments),
     /// Publish, relay, read back and check: with a private PostgreSQL and a
     /// Kinesis emulator
     #[cfg(feature = "demo")]
@@ -111,6 +114,9 @@ pub fn main() -> ExitCode {
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
         Command::Rebase(options) => {
             settings().and_then(|settings| rebase::run(&settings, &options, output))
+        }
+        Command::Replay(options) => {
+            settings().and_then(|settings| replay::run(&settings, &options, output))
         }
         #[cfg(feature = "demo")]
         Command::Demo(options) => demo::run(&options, output),

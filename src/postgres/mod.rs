@@ -19,7 +19,7 @@ mod position;
 mod probe;
 pub mod rebase;
 mod removed;
-mod replay;
+pub mod replay;
 mod retention;
 pub mod schema;
 pub mod server;

@@ -3,9 +3,12 @@
 //! Progress is fenced like a position: the statement that writes it locks the
 //! pipeline's position under the epoch it names.
 
+use sqlx::PgPool;
+
 use super::store::PgOutboxStore;
 use super::windows::{READ_AGAIN, decode_rows};
 use crate::core::ports::{Epoch, StoreError};
+use crate::core::position::RowId;
 use crate::core::resend::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite};
 use crate::core::row::OutboxRow;
 
@@ -103,4 +106,98 @@ pub(super) async fn save(
         (true, false) => ReplayWrite::Cancelled,
         (true, true) => ReplayWrite::Written,
     })
+}
+
+// === For the command ===
+
+/// An error of the database with its hint: it says what to do.
+fn said(error: sqlx::Error) -> StoreError {
+    let hint = error.as_database_error().and_then(|database| {
+        let database = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
+        let hint = database.hint()?;
+        Some(format!("{} ({hint})", database.message()))
+    });
+    hint.map_or_else(|| error.into(), StoreError::Refused)
+}
+
+/// What a replay of these rows would do, as `tide.relay_replay_plan()` says it.
+///
+/// # Errors
+/// The database does not answer, or refuses the range, saying why.
+pub async fn plan_replay(
+    pool: &PgPool,
+    pipeline: &str,
+    from: RowId,
+    to: RowId,
+) -> Result<serde_json::Value, StoreError> {
+    let plan: String = sqlx::query_scalar("SELECT tide.relay_replay_plan($1, $2, $3)::text")
+        .bind(pipeline)
+        .bind(from)
+        .bind(to)
+        .persistent(false)
+        .fetch_one(pool)
+        .await
+        .map_err(said)?;
+    serde_json::from_str(&plan).map_err(|error| StoreError::Refused(error.to_string()))
+}
+
+/// Asks for a replay; answers its id.
+///
+/// # Errors
+/// The database does not answer, or refuses the range, saying why.
+pub async fn request_replay(
+    pool: &PgPool,
+    pipeline: &str,
+    from: RowId,
+    to: RowId,
+) -> Result<i64, StoreError> {
+    sqlx::query_scalar("SELECT tide.relay_replay($1, $2, $3)")
+        .bind(pipeline)
+        .bind(from)
+        .bind(to)
+        .persistent(false)
+        .fetch_one(pool)
+        .await
+        .map_err(said)
+}
+
+/// Ends the replays of a pipeline; answers how many were queued or running.
+///
+/// # Errors
+/// The database does not answer, or the pipeline does not exist.
+pub async fn cancel_replays(pool: &PgPool, pipeline: &str) -> Result<i32, StoreError> {
+    sqlx::query_scalar("SELECT tide.relay_replay_cancel($1)")
+        .bind(pipeline)
+        .persistent(false)
+        .fetch_one(pool)
+        .await
+        .map_err(said)
+}
+
+/// A replay as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct ReplayStanding {
+    /// `queued`, `running`, `done` or `cancelled`.
+    pub state: String,
+    /// As [`ReplayRequest::next`].
+    pub next_id: RowId,
+    /// Rows confirmed so far.
+    pub sent: i64,
+    /// Rows that cannot be sent.
+    pub skipped: i64,
+}
+
+/// How a replay stands.
+///
+/// # Errors
+/// The database does not answer, or there is no such replay.
+pub async fn replay_standing(pool: &PgPool, replay: i64) -> Result<ReplayStanding, StoreError> {
+    sqlx::query_as(
+        "SELECT q.state, q.next_id, q.sent, q.skipped FROM tide.relay_replay AS q WHERE q.replay_id = $1",
+    )
+    .bind(replay)
+    .persistent(false)
+    .fetch_one(pool)
+    .await
+    .map_err(said)
 }

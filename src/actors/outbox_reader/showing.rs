@@ -7,7 +7,7 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::OutboxReader;
 use crate::actors::messages::RejectedRow;
-use crate::admin::status::PipelineState;
+use crate::admin::status::{PipelineState, ReplayStatus};
 use crate::core::position::Seq;
 use crate::core::render::Poison;
 
@@ -136,6 +136,14 @@ impl OutboxReader {
         let unsettled = self.intake.handed() + self.intake.stashed();
         let (in_flight, bytes) = (self.tag.own.rows(), self.tag.own.bytes());
         let (windows, stashed) = (self.intake.open_windows(), self.intake.stashed());
+        let is_waiting = self.resend.handed() == 0 && !self.intake.may_resend();
+        let replay = self.resend.request().map(|request| ReplayStatus {
+            replay: request.id,
+            from_id: request.from,
+            to_id: request.to,
+            next_id: request.next,
+            state: if is_waiting { "waiting" } else { "running" },
+        });
         self.metrics.in_flight(in_flight + stashed, bytes);
         self.metrics.windows_open(windows);
         self.metrics.deferred_rows(stashed);
@@ -145,6 +153,7 @@ impl OutboxReader {
                 entry.in_flight_bytes = bytes as u64;
                 entry.open_windows = windows as u64;
                 entry.deferred_rows = stashed as u64;
+                entry.replay = replay;
             });
         if self.reports.is_multiple_of(BACKLOG_EVERY) {
             self.count_backlog(context);
