@@ -294,7 +294,7 @@ impl OutboxReader {
 
     fn save(&mut self, context: &mut Context<Self>) {
         let position = self.intake.position_to_save(self.now());
-        let task = self.work.clone().save(position);
+        let task = self.work.clone().save(position, Vec::new());
         self.start(task, context);
     }
 

@@ -16,7 +16,9 @@ impl OutboxReader {
         let node = Arc::clone(&self.node);
         let last_acts = async move {
             let (store, pipeline, epoch) = (work.store, work.pipeline, work.epoch);
-            store.save_position(&pipeline, epoch, &position).await?;
+            store
+                .save_position(&pipeline, epoch, &position, &[])
+                .await?;
             store.release(&pipeline, &node, epoch).await
         };
         let last_acts = self.workers.spawn(last_acts);
@@ -44,7 +46,9 @@ impl OutboxReader {
     ) {
         self.releasing = true;
         let position = self.intake.position_to_save(self.now());
-        let last_act = self.workers.spawn(self.work.clone().save(position));
+        let last_act = self
+            .workers
+            .spawn(self.work.clone().save(position, Vec::new()));
         context.spawn(last_act.into_actor(self).map(move |result, reader, context| {
             if let Ok(Err(error)) = result {
                 tracing::debug!(pipeline = %reader.key, %error, "the last position was not written");

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::actors::clock::Clock;
+use crate::core::dead_letter::DeadLetter;
 use crate::core::intake::{Ready, Wish};
 use crate::core::ports::{Epoch, Fenced, OutboxStore, PageRequest, StoreError, WindowRows};
 use crate::core::position::{Position, RowId, Seq, WindowNumber};
@@ -149,10 +150,14 @@ impl Work {
     }
 
     /// Writes the position down.
-    pub(super) async fn save(self, position: Position) -> Result<Option<Done>, StoreError> {
+    pub(super) async fn save(
+        self,
+        position: Position,
+        letters: Vec<DeadLetter>,
+    ) -> Result<Option<Done>, StoreError> {
         let fenced = self
             .store
-            .save_position(&self.pipeline, self.epoch, &position)
+            .save_position(&self.pipeline, self.epoch, &position, &letters)
             .await?;
         Ok(Some(Done::Saved(fenced)))
     }
