@@ -85,6 +85,9 @@ pub struct DeadLetter {
 // === impl OnPoison ===
 
 impl OnPoison {
+    /// All of them, the default first.
+    pub const ALL: [Self; 3] = [Self::Park, Self::BlockKey, Self::Halt];
+
     /// Its name in configurations.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -49,12 +49,12 @@ impl OutboxReader {
     pub(super) fn hold_at(&mut self, rejected: RejectedRow) {
         let reason = rejected.reason.clone();
         tracing::error!(
-            pipeline = %self.key, row = rejected.seq.id, %reason,
+            pipeline = %self.key, row = rejected.row.envelope.seq.id, %reason,
             "a row cannot be sent; the pipeline waits before it, nothing is skipped"
         );
         self.metrics.row_blocked();
         self.intake.stop_reading();
-        let row_id = rejected.seq.id;
+        let row_id = rejected.row.envelope.seq.id;
         self.set_state(PipelineState::Blocked { row_id, reason });
         self.rejected = Some(rejected);
     }
@@ -97,10 +97,11 @@ impl OutboxReader {
         if !self.is_stalled() {
             self.pulse.beat();
         }
-        let unsettled = self.intake.handed() + self.intake.stashed();
+        let letters = self.intake.letters();
+        let unsettled = self.intake.handed() + self.intake.stashed() + letters;
         let (in_flight, bytes) = (self.tag.own.rows(), self.tag.own.bytes());
         let (windows, stashed) = (self.intake.open_windows(), self.intake.stashed());
-        self.metrics.in_flight(in_flight + stashed, bytes);
+        self.metrics.in_flight(in_flight + stashed + letters, bytes);
         self.metrics.windows_open(windows);
         self.metrics.deferred_rows(stashed);
         self.board
@@ -112,6 +113,10 @@ impl OutboxReader {
             });
         if self.reports.is_multiple_of(BACKLOG_EVERY) {
             self.count_backlog(context);
+            if self.has_letters && !self.draining {
+                self.letters_due = true;
+                self.go_on(context);
+            }
         }
         self.reports = self.reports.wrapping_add(1);
         context.run_later(REPORT_EVERY, Self::report);

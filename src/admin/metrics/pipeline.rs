@@ -9,6 +9,7 @@ use prometheus::{
 
 use super::{counter_value, counters, gauge_value, gauges, histograms, int_gauges, remove_series};
 use crate::admin::status::PipelineState;
+use crate::core::dead_letter::LetterReason;
 
 const LABELS: [&str; 3] = ["pipeline", "tenant", "stream"];
 
@@ -53,6 +54,8 @@ pub struct PipelineMetrics {
     throttled: IntCounter,
     blocked: IntCounter,
     returned: IntCounter,
+    parked: [(LetterReason, IntCounter); LetterReason::ALL.len()],
+    letters_open: IntGauge,
     vanished: IntCounter,
     commit_to_ack: Histogram,
     lag_rows: IntGauge,
@@ -74,6 +77,8 @@ pub(super) struct PipelineFamilies {
     throttled: IntCounterVec,
     blocked: IntCounterVec,
     returned: IntCounterVec,
+    parked: IntCounterVec,
+    letters_open: IntGaugeVec,
     vanished: IntCounterVec,
     commit_to_ack: HistogramVec,
     lag_rows: IntGaugeVec,
@@ -122,6 +127,21 @@ impl PipelineMetrics {
     /// Rows were read and given up unsettled, since their reader ended.
     pub fn rows_returned(&self, rows: usize) {
         self.returned.inc_by(counter_value(rows));
+    }
+
+    /// A row became a dead letter.
+    pub fn parked(&self, reason: LetterReason) {
+        for (known, counter) in &self.parked {
+            if *known == reason {
+                counter.inc();
+            }
+        }
+    }
+
+    /// So many dead letters wait for a person (counted up to 10,000).
+    pub fn letters_open(&self, letters: u64) {
+        self.letters_open
+            .set(i64::try_from(letters).unwrap_or(i64::MAX));
     }
 
     /// A row was deleted from the outbox before it was delivered.
@@ -205,6 +225,16 @@ impl PipelineFamilies {
                 "tidegate_rows_returned_total",
                 "Rows read and given up unsettled when a reader ended: they are read again",
             )?,
+            parked: super::counters(
+                registry,
+                "tidegate_rows_parked_total",
+                "Rows that became dead letters instead of being delivered",
+                &[pipeline, tenant, stream, "reason"],
+            )?,
+            letters_open: int_gauges(
+                "tidegate_dead_letters_open",
+                "Dead letters that wait for a person, counted up to 10,000",
+            )?,
             vanished: counters(
                 "tidegate_rows_vanished_total",
                 "Rows that were deleted from the outbox before they were delivered",
@@ -258,6 +288,11 @@ impl PipelineFamilies {
             throttled: self.throttled.with_label_values(&labels),
             blocked: self.blocked.with_label_values(&labels),
             returned: self.returned.with_label_values(&labels),
+            parked: LetterReason::ALL.map(|reason| {
+                let labels = with(reason.code());
+                (reason, self.parked.with_label_values(&labels))
+            }),
+            letters_open: self.letters_open.with_label_values(&labels),
             vanished: self.vanished.with_label_values(&labels),
             commit_to_ack: self.commit_to_ack.with_label_values(&labels),
             lag_rows: self.lag_rows.with_label_values(&labels),
@@ -281,6 +316,7 @@ impl PipelineFamilies {
             self.throttled,
             self.blocked,
             self.returned,
+            self.letters_open,
             self.vanished,
             self.commit_to_ack,
             self.lag_rows,
@@ -293,6 +329,9 @@ impl PipelineFamilies {
         let [pipeline, tenant, stream] = labels;
         for (_, name) in RETRY_REASONS {
             remove_series!(&[pipeline, tenant, stream, name], self.retried);
+        }
+        for reason in LetterReason::ALL {
+            remove_series!(&[pipeline, tenant, stream, reason.code()], self.parked);
         }
         for name in PipelineState::NAMES {
             remove_series!(&[pipeline, tenant, stream, name], self.state);
