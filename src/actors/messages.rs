@@ -88,19 +88,21 @@ pub struct GivenBack {
 pub struct Outcomes {
     /// Rows that are in the stream, with their hash keys.
     pub stored: Vec<(Seq, u128)>,
-    /// A row the service does not take: the reader holds its pipeline there.
+    /// A row the service does not take.
     pub rejected: Option<RejectedRow>,
+    /// Rows behind a rejected one of their key: they were not sent
+    /// (`on_poison = block_key`).
+    pub unsent: Vec<RoutedRow>,
 }
 
 /// A row the service refused by itself.
 #[derive(Debug)]
 pub struct RejectedRow {
-    /// The row.
-    pub seq: Seq,
+    /// The row. While the reader keeps its permit, the other rows of the flow go
+    /// on.
+    pub row: RoutedRow,
     /// Why, with the service's code.
     pub reason: String,
-    /// Its permit: while the reader keeps it, the other rows of the flow go on.
-    pub ticket: Ticket,
 }
 
 // === Reader ===

@@ -8,6 +8,7 @@
 //! decides what follows.
 
 mod ending;
+mod parking;
 mod parts;
 mod resend;
 mod resharding;
@@ -28,7 +29,7 @@ use super::messages::{
     Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RejectedRow, ShardsChanged, StopNow,
     Wake, Watch,
 };
-use super::permits::{FlowTag, Pool};
+use super::permits::{FlowTag, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
@@ -45,7 +46,8 @@ use crate::core::render::Renderer;
 use crate::core::resend::Resend;
 use crate::core::send_queue::Flow;
 use crate::core::time::Moment;
-use work::{Done, Fetched, Rendered, Work};
+use parking::ComingBack;
+use work::{Done, Fetched, RenderedAgain, Work};
 
 pub use parts::ReaderParts;
 
@@ -92,7 +94,7 @@ pub struct OutboxReader {
     /// Rows sent again beside the live flow.
     resend: Resend,
     /// Such rows whose window number is being written down.
-    opened_again: Option<Rendered>,
+    opened_again: Option<RenderedAgain>,
     /// They had their turn.
     live_first: bool,
     last_number: WindowNumber,
@@ -107,6 +109,11 @@ pub struct OutboxReader {
     changed: Option<ShardsChanged>,
     /// Why the stream must not be written to.
     stopped: Option<String>,
+    coming_back: Vec<ComingBack>,
+    /// Whether it has looked up the letters of its pipeline.
+    knows_letters: bool,
+    has_letters: bool,
+    letters_due: bool,
     backoff: Backoff,
     paused_until: Option<Moment>,
     timer: Option<(Moment, SpawnHandle)>,
@@ -139,6 +146,8 @@ impl OutboxReader {
             own: Pool::new(parts.most_rows, parts.most_bytes),
             shared: parts.shared.join(),
             void: parts.void,
+            on_poison: spec.on_poison,
+            rejected_keys: RejectedKeys::default(),
         });
         let limits = IntakeLimits {
             rows: parts.most_rows,
@@ -153,12 +162,17 @@ impl OutboxReader {
                 burst_rows: limit.burst_size,
                 bytes_per_second: limit.max_bytes_per_second,
             });
-        let keyed_by = format!("{} {}", spec.tenant, spec.partition_key);
+        let mut keyed_by = format!("{} {}", spec.tenant, spec.partition_key);
+        if let Some(default) = &spec.on_missing {
+            keyed_by.push(' ');
+            keyed_by.push_str(default);
+        }
         let renderer = Renderer {
             template: spec.partition_key.clone(),
             format: spec.format,
             outbox: parts.outbox,
             tenant: Arc::clone(&spec.tenant),
+            on_missing: spec.on_missing.clone(),
             max_record_bytes: parts.max_record_bytes,
         };
         let work = Work {
@@ -168,6 +182,8 @@ impl OutboxReader {
             pipeline: Arc::clone(&spec.name),
             epoch: parts.epoch,
             clock: parts.clock,
+            on_poison: spec.on_poison,
+            highest_lettered: 0,
         };
         Self {
             key: parts.key,
@@ -175,7 +191,8 @@ impl OutboxReader {
             note,
             work,
             last_number: parts.position.last_number,
-            intake: Intake::new(parts.position, &keyed_by, &ranges, limits, now),
+            intake: Intake::new(parts.position, &keyed_by, &ranges, limits, now)
+                .with_policy(spec.on_poison),
             limiter: RateLimiter::new(rate, now),
             tag,
             router: parts.router,
@@ -198,6 +215,10 @@ impl OutboxReader {
             rejected: None,
             changed: None,
             stopped: None,
+            coming_back: Vec::new(),
+            knows_letters: false,
+            has_letters: false,
+            letters_due: true,
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             paused_until: None,
             timer: None,
@@ -225,7 +246,15 @@ impl OutboxReader {
         }
         self.paused_until = None;
         if self.draining && self.intake.nothing_handed() && self.resend.handed() == 0 {
-            self.release(context);
+            if self.intake.letters() > 0 {
+                self.save(context);
+            } else {
+                self.release(context);
+            }
+            return;
+        }
+        if self.letters_due {
+            self.look_up_letters(context);
             return;
         }
         if self.resend(now, context) {
@@ -328,9 +357,9 @@ impl OutboxReader {
     }
 
     fn save(&mut self, context: &mut Context<Self>) {
-        let position = self.intake.position_to_save(self.now());
+        let (position, letters) = self.intake.to_save(self.now());
         self.report_violations();
-        let task = self.work.clone().save(position);
+        let task = self.work.clone().save(position, letters);
         self.start(task, context);
     }
 
@@ -392,7 +421,8 @@ impl Drop for OutboxReader {
         self.tag.shared.leave();
         // Rows on their way are counted when their tickets are dropped: some may
         // still be confirmed.
-        self.metrics.rows_returned(self.intake.stashed());
+        self.metrics
+            .rows_returned(self.intake.stashed() + self.intake.letters());
         self.metrics.in_flight(0, 0);
         self.board
             .update_pipeline(&self.key.database, &self.key.name, |entry| {
@@ -423,22 +453,6 @@ impl Actor for OutboxReader {
     }
 }
 
-impl OutboxReader {
-    fn look_again(&mut self, context: &mut Context<Self>) {
-        if let Some(rejected) = self.rejected.take() {
-            self.save_and_end(
-                Exit::Blocked(rejected.reason.clone()),
-                Some(rejected),
-                context,
-            );
-        } else if self.intake.is_held() && !self.draining {
-            self.intake.resume_reading();
-            self.go_on(context);
-        }
-        context.run_later(BLOCKED_RETRY, Self::look_again);
-    }
-}
-
 impl Handler<Outcomes> for OutboxReader {
     type Result = ();
 
@@ -460,9 +474,8 @@ impl Handler<Outcomes> for OutboxReader {
             .update_pipeline(&self.key.database, &self.key.name, |entry| {
                 entry.delivered_rows += stored;
             });
-        if let Some(rejected) = outcomes.rejected {
-            self.hold_at(rejected);
-        }
+        self.take_rejected(outcomes.rejected, outcomes.unsent);
+        self.free_rejected_keys();
         self.go_on(context);
     }
 }

@@ -60,7 +60,8 @@ pub struct Stored<T> {
 pub struct Answer<T> {
     /// In the stream.
     pub stored: Vec<Stored<T>>,
-    /// Refused alone in a call: this very record is not acceptable.
+    /// Refused alone in a call: this very record is not acceptable. Nothing of its
+    /// key goes before [`Dispatch::pass_over`] or [`Dispatch::take_key`].
     pub rejected: Option<Rejected<T>>,
     /// To be sent again because the shard was over its limit.
     pub throttled: usize,
@@ -75,6 +76,8 @@ pub struct Answer<T> {
 /// A record the service does not take.
 #[derive(Debug)]
 pub struct Rejected<T> {
+    /// Whose it is.
+    pub flow: FlowId,
     /// The row.
     pub row: T,
     /// The service's error code.
@@ -93,6 +96,8 @@ pub struct Dispatch<T> {
     lasting: Backoff,
     not_before: Moment,
     most_records: usize,
+    /// Rows of a refused call that may be the one that spoils it.
+    suspects: usize,
     violations: Violations,
     #[cfg(feature = "demo")]
     was_partial: bool,
@@ -110,6 +115,7 @@ impl<T: Sendable> Dispatch<T> {
             lasting: Backoff::new(SLOWLY.0, SLOWLY.1),
             not_before: now,
             most_records: most_call_records(),
+            suspects: 0,
             violations: Violations::default(),
             #[cfg(feature = "demo")]
             was_partial: false,
@@ -299,8 +305,23 @@ impl<T: Sendable> Dispatch<T> {
             self.passing.reset();
             self.lasting.reset();
         }
-        self.most_records = (self.most_records * 2).min(most_call_records());
+        self.suspects = self.suspects.saturating_sub(answer.stored.len());
+        self.most_records = match self.suspects {
+            0 => (self.most_records * 2).min(most_call_records()),
+            // The bad record is among the rest: no larger call before it is found.
+            rest => rest.div_ceil(2),
+        };
         answer
+    }
+
+    /// A rejected row is given up alone: the next of its key may go.
+    pub fn pass_over(&mut self, flow: FlowId, hash: u128) {
+        self.queue.confirmed(flow, hash);
+    }
+
+    /// A rejected row is given up with all that waits behind it of its key.
+    pub fn take_key(&mut self, flow: FlowId, hash: u128) -> Vec<T> {
+        self.queue.take_key(flow, hash)
     }
 
     fn answered_none(
@@ -358,7 +379,9 @@ impl<T: Sendable> Dispatch<T> {
         outcomes
     }
 
-    /// Halves the next call until the record that spoils it is alone.
+    /// Halves the next call until the record that spoils it is alone. Suspects go
+    /// first, and no call grows before they are cleared, so each refusal is of half
+    /// the records of the one before: 500 are searched in at most 18 calls.
     fn search_bad_record(
         &mut self,
         mut sent: Vec<Taken<T>>,
@@ -369,7 +392,10 @@ impl<T: Sendable> Dispatch<T> {
         if sent.len() == 1
             && let Some(alone) = sent.pop()
         {
+            self.suspects = 0;
+            self.most_records = most_call_records();
             answer.rejected = Some(Rejected {
+                flow: alone.flow,
                 row: alone.row,
                 code,
                 message,
@@ -377,8 +403,11 @@ impl<T: Sendable> Dispatch<T> {
             return answer;
         }
         answer.refused = sent.len();
+        self.suspects = sent.len();
         self.most_records = (sent.len() / 2).max(1);
-        self.give_back(sent);
+        for taken in sent.into_iter().rev() {
+            self.queue.failed_first(taken.flow, taken.row);
+        }
         answer
     }
 

@@ -17,10 +17,12 @@
 //!   row of them was handed and no mark lies inside. The merged rows take the
 //!   highest number; the position is written before any of them is handed.
 
+pub mod parking;
 mod record;
 mod resharding;
 mod wish;
 
+use super::dead_letter::OnPoison;
 use super::invariants::{self, Books, Invariant, Violations};
 use super::lane::Lane;
 use super::position::{Mark, OpenWindow, Position, RowId, Seq, WindowNumber};
@@ -30,6 +32,7 @@ use super::shard_map::HashRange;
 use super::snapshot::Snapshot;
 use super::time::Moment;
 
+use parking::Parking;
 use resharding::{Backlog, most_share};
 
 pub use resharding::StashOf;
@@ -113,6 +116,7 @@ pub struct Intake {
     unmergeable_up_to: WindowNumber,
     books: Books,
     violations: Violations,
+    parking: Parking,
 }
 
 impl Intake {
@@ -168,7 +172,15 @@ impl Intake {
             books: Books::default(),
             violations: Violations::default(),
             recorded,
+            parking: Parking::default(),
         }
+    }
+
+    /// What becomes of rows that cannot be sent; parked unless this is said.
+    #[must_use]
+    pub fn with_policy(mut self, policy: OnPoison) -> Self {
+        self.parking = Parking::new(policy);
+        self
     }
 
     // === What to do next ===
@@ -197,7 +209,10 @@ impl Intake {
     /// Whether all that was read is settled, and nothing more is known of.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.scan == Scan::Done && !self.news && self.first_unsettled().is_none()
+        self.scan == Scan::Done
+            && !self.news
+            && self.letters() == 0
+            && self.first_unsettled().is_none()
     }
 
     /// Whether no handed row is waited for.
@@ -339,18 +354,26 @@ impl Intake {
         }
     }
 
+    /// Notes that the scan has come to this row; answers whether it is new.
+    fn read_on_to(&mut self, row: Seq) -> bool {
+        if row.id <= self.read_in(row.window) {
+            return false;
+        }
+        if let Scan::Reopen { window, after } | Scan::Paging { window, after, .. } = &mut self.scan
+            && *window == row.window
+        {
+            *after = row.id;
+        }
+        true
+    }
+
     /// A row was read: hands it to its lane. Answers it when it goes to the
     /// writer now; otherwise it is stashed, or was settled by an earlier
     /// incarnation.
     pub fn take_in(&mut self, ready: Ready, room: &mut Room) -> Option<Envelope> {
         let seq = ready.envelope.seq;
-        if seq.id <= self.read_in(seq.window) {
+        if !self.read_on_to(seq) {
             return None;
-        }
-        if let Scan::Reopen { window, after } | Scan::Paging { window, after, .. } = &mut self.scan
-            && *window == seq.window
-        {
-            *after = seq.id;
         }
         if self.recorded.has_settled(seq, ready.envelope.hash) {
             return None;
@@ -361,8 +384,20 @@ impl Intake {
             self.backlogs.get_mut(place)?.rows.push(seq);
             return None;
         }
+        self.sort(ready, room)
+    }
+
+    /// Hands a row, stashes it in its lane, or parks it behind a poison row of its
+    /// key. No earlier row of the lane waits elsewhere.
+    fn sort(&mut self, ready: Ready, room: &mut Room) -> Option<Envelope> {
+        let hash = ready.envelope.hash;
+        let is_behind_poison = self.is_behind_poison(hash);
         let place = self.lane_of(hash);
         let lane = self.lanes.get_mut(place)?;
+        if is_behind_poison && lane.stash().is_empty() {
+            self.park_behind(&ready);
+            return None;
+        }
         Self::hand_or_stash(lane, ready, room, &mut self.violations)
     }
 
@@ -371,26 +406,35 @@ impl Intake {
         let StashOf::Lane(lane) = from else {
             return self.sort_in(ready, room);
         };
+        let is_behind_poison = self.is_behind_poison(ready.envelope.hash);
         let lane = self.lanes.get_mut(lane)?;
         if lane.stash().first() != Some(ready.envelope.seq) {
             return None;
         }
         lane.unstash();
+        if is_behind_poison {
+            self.park_behind(&ready);
+            return None;
+        }
         Self::hand(lane, ready, room, &mut self.violations)
     }
 
     /// A stashed row is gone from the outbox: there is nothing left to deliver.
     pub fn stashed_row_is_gone(&mut self, from: StashOf, seq: Seq) {
-        let is_known = match from {
+        if self.take_out(from, seq) {
+            self.books.gone += 1;
+            self.dirty = true;
+        }
+    }
+
+    /// Removes a row from where it is stashed, if it is the first there.
+    fn take_out(&mut self, from: StashOf, seq: Seq) -> bool {
+        match from {
             StashOf::Backlog => self.leave_backlog(seq),
             StashOf::Lane(lane) => self.lanes.get_mut(lane).is_some_and(|lane| {
                 let is_first = lane.stash().first() == Some(seq);
                 is_first && lane.unstash().is_some()
             }),
-        };
-        if is_known {
-            self.books.gone += 1;
-            self.dirty = true;
         }
     }
 
@@ -444,7 +488,8 @@ impl Intake {
             .iter()
             .filter_map(|backlog| backlog.rows.first());
         let in_lanes = self.lanes.iter().filter_map(Lane::first_unsettled);
-        in_lanes.chain(in_backlogs).min()
+        let in_letters = self.parking.first();
+        in_lanes.chain(in_backlogs).chain(in_letters).min()
     }
 
     /// The first row that has not been read, as far as windows are open.

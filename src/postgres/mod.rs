@@ -13,6 +13,7 @@ pub mod catalog;
 mod error;
 mod highest_read;
 mod lease;
+mod letters;
 mod marks;
 pub mod pool;
 mod position;

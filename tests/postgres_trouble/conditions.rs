@@ -105,7 +105,9 @@ async fn a_read_only_database_is_named_and_recovers_on_new_sessions() {
             }
         }
         assert_unavailable(store.claim(request("node")).await, &words);
-        let saved = store.save_position("p", epoch, &Position::start()).await;
+        let saved = store
+            .save_position("p", epoch, &Position::start(), &[])
+            .await;
         assert_unavailable(saved, &words);
         let held = [("p".into(), epoch)];
         assert_unavailable(store.renew("node", &held, LEASE).await, &words);

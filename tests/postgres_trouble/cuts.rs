@@ -148,7 +148,7 @@ impl Cuts {
                 Answer::Done
             }
             Statement::SavePosition => {
-                Answer::Fenced(store.save_position("p", epoch, &self.position).await?)
+                Answer::Fenced(store.save_position("p", epoch, &self.position, &[]).await?)
             }
             Statement::OpenWindow => Answer::Rows(ids(&whole(
                 store.open_window(outbox, &nothing, 100).await?.rows,
@@ -223,7 +223,7 @@ impl Cuts {
             let saved = self
                 .direct
                 .store
-                .save_position("p", epoch, &self.position)
+                .save_position("p", epoch, &self.position, &[])
                 .await;
             assert_eq!(saved, Ok(Fenced::Written));
             let (store, catalog) = self.connect();

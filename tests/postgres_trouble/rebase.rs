@@ -113,7 +113,7 @@ async fn fill(fixture: &Fixture) -> Before {
         last_number: tidegate::core::position::WindowNumber(1),
         ..Position::start()
     };
-    let fenced = store.save_position("behind", behind, &inside).await;
+    let fenced = store.save_position("behind", behind, &inside, &[]).await;
     assert_eq!(fenced, Ok(Fenced::Written));
     let behind: BTreeSet<RowId> = rows[..25].iter().copied().collect();
     for _ in 0..30 {
@@ -126,7 +126,7 @@ async fn fill(fixture: &Fixture) -> Before {
         last_number: tidegate::core::position::WindowNumber(2),
         ..Position::start()
     };
-    let fenced = store.save_position("ahead", ahead, &settled).await;
+    let fenced = store.save_position("ahead", ahead, &settled, &[]).await;
     assert_eq!(fenced, Ok(Fenced::Written));
     let settled_ahead: BTreeSet<RowId> = rows.iter().chain(&more).copied().collect();
     late.commit().await.expect("committed");

@@ -44,7 +44,7 @@ async fn transaction_ids_beyond_32_bits_are_read_like_small_ones() {
         last_number: WindowNumber(1),
         ..Position::start()
     };
-    let saved = fixture.store.save_position("p", epoch, &settled).await;
+    let saved = fixture.store.save_position("p", epoch, &settled, &[]).await;
     assert!(saved.is_ok());
     let backlog = fixture.store.backlog(fixture.outbox, &seen, 10).await;
     assert_eq!(backlog.expect("a count").rows, 0);

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tidegate::core::dead_letter::DeadLetter;
 use tidegate::core::ports::{
-    Backlog, Catalog, Claim, ClaimRequest, Epoch, Fenced, Opened, OutboxId, OutboxStore,
+    Backlog, Catalog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
     PageRequest, PipelineName, PipelineRow, ProbeReport, ProbeTarget, StoreError, WindowRows,
 };
 use tidegate::core::position::{Position, RowId};
@@ -203,12 +204,31 @@ impl OutboxStore for SimStore {
         pipeline: &'a str,
         epoch: Epoch,
         position: &'a Position,
+        letters: &'a [DeadLetter],
     ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
+        assert!(letters.is_empty(), "no row here is poison: {letters:?}");
         let (pipeline, position) = (pipeline.to_owned(), position.clone());
         let number = self.saves.fetch_add(1, Ordering::Relaxed) + 1;
         self.call("save", move |world| {
             Ok(save(world, &pipeline, epoch, &position, number))
         })
+    }
+
+    fn letters<'a>(
+        &'a self,
+        _pipeline: &'a str,
+        _outbox: OutboxId,
+    ) -> BoxFuture<'a, Result<Letters, StoreError>> {
+        self.call("letters", |_| Ok(Letters::default()))
+    }
+
+    fn rows_with_letters<'a>(
+        &'a self,
+        _pipeline: &'a str,
+        _outbox: OutboxId,
+        _rows: &'a [RowId],
+    ) -> BoxFuture<'a, Result<Vec<RowId>, StoreError>> {
+        self.call("rows with letters", |_| Ok(Vec::new()))
     }
 
     fn open_window<'a>(

@@ -6,7 +6,7 @@
 use actix::{Context, Handler};
 
 use super::OutboxReader;
-use super::work::{Done, Rendered, Work, clamp};
+use super::work::{Done, RenderedAgain, Work, clamp};
 use crate::actors::child::Exit;
 use crate::actors::fault;
 use crate::actors::messages::LookForResends;
@@ -54,7 +54,7 @@ impl OutboxReader {
         after: RowId,
         ids: &[RowId],
         is_last: bool,
-        mut rows: Rendered,
+        mut rows: RenderedAgain,
     ) {
         self.resend.rows_read(after, ids, is_last);
         for (seq, poison) in rows.skipped.drain(..) {
@@ -85,7 +85,8 @@ impl OutboxReader {
         let Some(rows) = self.opened_again.take() else {
             return;
         };
-        self.learn_weight(&rows.ready);
+        let weights = rows.ready.iter().map(|ready| ready.envelope.weight());
+        self.learn_largest(weights.max());
         let envelopes: Vec<_> = rows.ready.into_iter().map(|ready| ready.envelope).collect();
         let bytes = envelopes.iter().map(|envelope| envelope.weight()).sum();
         self.metrics.rows_read(envelopes.len(), bytes);

@@ -74,15 +74,15 @@ impl OutboxReader {
     /// handed goes on. After a while the pipeline starts again before that row.
     pub(super) fn hold_at(&mut self, rejected: RejectedRow) {
         // A row of a replay is left out when the pipeline starts again.
-        self.resend.rejected(rejected.seq);
+        self.resend.rejected(rejected.row.envelope.seq);
         let reason = rejected.reason.clone();
         tracing::error!(
-            pipeline = %self.key, row = rejected.seq.id, %reason,
+            pipeline = %self.key, row = rejected.row.envelope.seq.id, %reason,
             "a row cannot be sent; the pipeline waits before it, nothing is skipped"
         );
         self.metrics.row_blocked();
         self.intake.stop_reading();
-        let row_id = rejected.seq.id;
+        let row_id = rejected.row.envelope.seq.id;
         self.set_state(PipelineState::Blocked { row_id, reason });
         self.rejected = Some(rejected);
     }
@@ -133,7 +133,8 @@ impl OutboxReader {
             self.pulse.beat();
         }
         self.look_at_stream();
-        let unsettled = self.intake.handed() + self.intake.stashed();
+        let letters = self.intake.letters();
+        let unsettled = self.intake.handed() + self.intake.stashed() + letters;
         let (in_flight, bytes) = (self.tag.own.rows(), self.tag.own.bytes());
         let (windows, stashed) = (self.intake.open_windows(), self.intake.stashed());
         let is_waiting = self.resend.handed() == 0 && !self.intake.may_resend();
@@ -144,7 +145,7 @@ impl OutboxReader {
             next_id: request.next,
             state: if is_waiting { "waiting" } else { "running" },
         });
-        self.metrics.in_flight(in_flight + stashed, bytes);
+        self.metrics.in_flight(in_flight + stashed + letters, bytes);
         self.metrics.windows_open(windows);
         self.metrics.deferred_rows(stashed);
         self.board
@@ -157,6 +158,10 @@ impl OutboxReader {
             });
         if self.reports.is_multiple_of(BACKLOG_EVERY) {
             self.count_backlog(context);
+            if self.has_letters && !self.draining {
+                self.letters_due = true;
+                self.go_on(context);
+            }
         }
         self.reports = self.reports.wrapping_add(1);
         context.run_later(REPORT_EVERY, Self::report);

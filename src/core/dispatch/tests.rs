@@ -126,24 +126,83 @@ fn a_call_stays_within_its_bytes() {
     assert!(largest >= 2 * weight, "two large records fit");
 }
 
-#[test]
-fn the_record_that_spoils_its_calls_is_found() {
+/// Drives a writer of 300 keys with two rows each against a service that refuses
+/// every call with one of the bad keys' first rows; answers the order in which
+/// rows were stored and rejected, and in how many calls.
+fn drive(
+    bad: &[u128],
+    mut given_up: impl FnMut(&mut Dispatch<Row>, u128),
+) -> (Vec<u128>, Vec<u128>, usize) {
     let mut writer = writer(300);
-    let mut now = 10;
-    let rejected = loop {
-        now += 100;
-        assert_eq!(writer.next(at(now)), Next::Call);
-        let is_bad = keys(&writer).contains(&77);
-        let outcome = if is_bad {
+    let (mut accepted, mut refused, mut calls) = (Vec::new(), Vec::new(), 0);
+    while writer.next(at(10_000 + 100 * calls as u64)) == Next::Call {
+        calls += 1;
+        assert!(calls < 100, "no end: {refused:?}");
+        let sent = keys(&writer);
+        let spoilt = |key: &u128| bad.contains(key) && !refused.contains(key);
+        let outcome = if sent.iter().any(spoilt) {
             let (code, message) = ("InvalidArgumentException".to_owned(), "no".to_owned());
             Err(CallFailure::BadRecord { code, message })
         } else {
-            Ok(keys(&writer).iter().map(|_| stored()).collect())
+            Ok(sent.iter().map(|_| stored()).collect())
         };
-        if let Some(rejected) = writer.answered(outcome, at(now), 0.0).rejected {
-            break rejected;
+        let answer = writer.answered(outcome, at(10_000 + 100 * calls as u64), 0.0);
+        accepted.extend(answer.stored.iter().map(|stored| stored.row.0));
+        if let Some(rejected) = answer.rejected {
+            refused.push(rejected.row.0);
+            given_up(&mut writer, rejected.row.0);
         }
-        assert!(now < 10_000, "never found");
+    }
+    (accepted, refused, calls)
+}
+
+#[test]
+fn the_records_that_spoil_their_calls_are_found_and_passed_over() {
+    for bad in [vec![77], vec![0, 299], vec![12, 13, 14], vec![299, 150, 3]] {
+        let (accepted, mut refused, calls) = drive(&bad, |writer, key| writer.pass_over(1, key));
+        refused.sort_unstable();
+        let mut expected = bad.clone();
+        expected.sort_unstable();
+        assert_eq!(refused, expected);
+        assert_eq!(
+            accepted.len(),
+            600 - bad.len(),
+            "the next row of each key goes"
+        );
+        assert!(calls <= 20 * bad.len() + 4, "{calls} calls for {bad:?}");
+    }
+}
+
+#[test]
+fn what_waits_behind_a_rejected_row_is_taken_out_on_demand() {
+    let mut taken = Vec::new();
+    let (accepted, refused, _) = drive(&[77, 200], |writer, key| {
+        taken.extend(writer.take_key(1, key).iter().map(|row| row.0));
+    });
+    taken.sort_unstable();
+    assert_eq!((refused.len(), taken), (2, vec![77, 200]));
+    assert!(!accepted.contains(&77) && !accepted.contains(&200));
+    assert_eq!(accepted.len(), 2 * 298);
+}
+
+#[test]
+fn calls_are_full_again_after_a_search() {
+    let mut writer = writer(500);
+    let refuse = |code: &str| CallFailure::BadRecord {
+        code: code.to_owned(),
+        message: String::new(),
     };
-    assert_eq!(rejected.row.0, 77);
+    assert_eq!(writer.next(at(10_000)), Next::Call);
+    let mut now = 10_000;
+    while keys(&writer).len() > 1 {
+        writer.answered(Err(refuse("ValidationException")), at(now), 0.0);
+        now += 1000;
+        assert_eq!(writer.next(at(now)), Next::Call);
+    }
+    let rejected = writer
+        .answered(Err(refuse("ValidationException")), at(now), 0.0)
+        .rejected;
+    writer.pass_over(1, rejected.expect("alone").row.0);
+    assert_eq!(writer.next(at(now + 1000)), Next::Call);
+    assert_eq!(keys(&writer).len(), 500);
 }

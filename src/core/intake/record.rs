@@ -42,7 +42,7 @@ impl Intake {
         let on_their_way = |lane: &Lane| lane.unsettled() + lane.stash().len();
         let in_lanes: usize = self.lanes.iter().map(on_their_way).sum();
         let in_backlogs: usize = self.backlogs.iter().map(|one| one.rows.len()).sum();
-        let in_flight = in_lanes + in_backlogs;
+        let in_flight = in_lanes + in_backlogs + self.parking.len();
         Books {
             in_flight: in_flight as u64,
             ..self.books
@@ -183,6 +183,13 @@ impl Intake {
                 (None, Some(mark)) => reached.max(mark.settled),
                 _ => reached,
             };
+            // A row that is to be parked belongs to no lane, or to one.
+            let settled = self.parking.first().map_or(settled, |row| {
+                settled.min(Seq {
+                    window: row.window,
+                    id: row.id.saturating_sub(1),
+                })
+            });
             if settled > prefix {
                 marks.push(Mark {
                     range: lane.range(),
@@ -205,6 +212,7 @@ impl Intake {
                     .chain(lane.first_unsettled().map(|row| row.window))
             })
             .chain(self.next_unread().map(|row| row.window))
+            .chain(self.parking.rows().map(|row| row.window))
             .collect();
         fixed.extend(self.position.open.first().map(|open| open.number));
         fixed.extend(self.position.open.last().map(|open| open.number));

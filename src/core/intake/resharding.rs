@@ -162,8 +162,6 @@ impl Intake {
         if !self.leave_backlog(ready.envelope.seq) {
             return None;
         }
-        let place = self.lane_of(ready.envelope.hash);
-        let lane = self.lanes.get_mut(place)?;
-        Self::hand_or_stash(lane, ready, room, &mut self.violations)
+        self.sort(ready, room)
     }
 }
