@@ -142,7 +142,10 @@ async fn every_mistake_in_a_configuration_is_named() {
         ),
         (
             r#"{"on_poison": "skip"}"#,
-            &["\"on_poison\"", "Expected \"park\", \"block_key\" or \"halt\""],
+            &[
+                "\"on_poison\"",
+                "Expected \"park\", \"block_key\" or \"halt\"",
+            ],
         ),
         (
             r#"{"endpoint_url": "http://x"}"#,

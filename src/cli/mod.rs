@@ -5,6 +5,7 @@
 
 #[cfg(feature = "demo")]
 mod demo;
+mod dlq;
 mod logging;
 mod migrate;
 mod output;
@@ -59,6 +60,8 @@ enum Command {
     },
     /// Install or upgrade schema `tide` in every configured database
     Migrate,
+    /// List, show, retry and discard dead letters: rows that could not be sent
+    Dlq(dlq::Arguments),
     /// Check the configuration offline and list everything that is wrong with it
     Validate,
     /// Publish, relay, read back and check: with a private PostgreSQL and a
@@ -105,6 +108,9 @@ pub fn main() -> ExitCode {
         Command::Run { check: true } | Command::Validate => validate::run(settings(), output),
         Command::Run { check: false } => settings().and_then(run::run),
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
+        Command::Dlq(options) => {
+            settings().and_then(|settings| dlq::run(&settings, options, output))
+        }
         #[cfg(feature = "demo")]
         Command::Demo(options) => demo::run(&options, output),
     };
