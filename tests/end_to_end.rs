@@ -43,6 +43,8 @@ mod order;
 mod outages;
 #[path = "end_to_end/panics.rs"]
 mod panics;
+#[path = "end_to_end/parking.rs"]
+mod parking;
 #[path = "end_to_end/peers.rs"]
 mod peers;
 #[path = "end_to_end/poison.rs"]

@@ -71,7 +71,10 @@ impl Fixture {
         let (epoch, mut position) = self.take(pipeline).await;
         position.base = base.clone();
         position.open.clear();
-        let saved = self.store.save_position(pipeline, epoch, &position).await;
+        let saved = self
+            .store
+            .save_position(pipeline, epoch, &position, &[])
+            .await;
         assert_eq!(saved, Ok(tidegate::core::ports::Fenced::Written));
     }
 

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "demo")]
 mod demo;
+mod dlq;
 mod logging;
 mod migrate;
 mod output;
@@ -61,6 +62,8 @@ enum Command {
     },
     /// Install or upgrade schema `tide` in every configured database
     Migrate,
+    /// List, show, retry and discard dead letters: rows that could not be sent
+    Dlq(dlq::Arguments),
     /// Check the configuration offline and list everything that is wrong with it
     Validate,
     /// Make outboxes deliverable again after their database was restored from a
@@ -117,6 +120,9 @@ pub fn main() -> ExitCode {
         }
         Command::Replay(options) => {
             settings().and_then(|settings| replay::run(&settings, &options, output))
+        }
+        Command::Dlq(options) => {
+            settings().and_then(|settings| dlq::run(&settings, options, output))
         }
         #[cfg(feature = "demo")]
         Command::Demo(options) => demo::run(&options, output),

@@ -1,4 +1,4 @@
-//! Rows that cannot be sent hold their pipeline, name themselves, and harm nothing
+//! Under on_poison = halt rows that cannot be sent hold their pipeline, name themselves, and harm nothing
 //! else; mended, they flow.
 
 use std::collections::HashSet;
@@ -98,7 +98,7 @@ async fn a_row_that_cannot_be_sent_holds_its_pipeline_until_it_is_mended() {
         let mut after = Vec::new();
         let mut bad = Vec::new();
         for poison in poisons() {
-            let more = json!({"partition_key": poison.template});
+            let more = json!({"partition_key": poison.template, "on_poison": "halt"});
             world.pipeline(poison.name, more).await;
             let row = async |key: &str, payload: &Value, order| Committed {
                 outbox: poison.name.into(),

@@ -70,7 +70,10 @@ async fn bloat_stays_bounded() {
         }
         run(&fixture.pool, &publish(STEP - 2_000)).await;
         position.base = fixture.now().await;
-        let saved = fixture.store.save_position("p", epoch, &position).await;
+        let saved = fixture
+            .store
+            .save_position("p", epoch, &position, &[])
+            .await;
         assert_eq!(saved, Ok(Fenced::Written));
         loop {
             let batch = Instant::now();

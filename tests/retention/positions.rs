@@ -86,7 +86,7 @@ async fn a_position_moved_back_within_what_is_kept_is_taken() {
     position.settled_id = kept[0] - 1;
     fixture
         .store
-        .save_position("p", epoch, &position)
+        .save_position("p", epoch, &position, &[])
         .await
         .expect("saved");
     let (epoch, taken) = fixture.take("p").await;
@@ -94,7 +94,7 @@ async fn a_position_moved_back_within_what_is_kept_is_taken() {
     position.settled_id = kept[0] - 2;
     fixture
         .store
-        .save_position("p", epoch, &position)
+        .save_position("p", epoch, &position, &[])
         .await
         .expect("saved");
     let text = refused(fixture.store.claim(of_file("p")).await);
@@ -119,7 +119,7 @@ async fn a_new_pipeline_begins_at_the_oldest_row_kept() {
     });
     fixture
         .store
-        .save_position("new", epoch, &position)
+        .save_position("new", epoch, &position, &[])
         .await
         .expect("saved");
     assert_eq!(fixture.take("new").await.1, position);

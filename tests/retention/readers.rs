@@ -131,7 +131,7 @@ async fn open_windows_hold_their_rows() {
     position.settled_id = i64::MAX;
     fixture
         .store
-        .save_position("p", epoch, &position)
+        .save_position("p", epoch, &position, &[])
         .await
         .expect("saved");
     assert_eq!(fixture.batch(10).await, BatchDone::default());
@@ -139,7 +139,7 @@ async fn open_windows_hold_their_rows() {
     position.open.clear();
     fixture
         .store
-        .save_position("p", epoch, &position)
+        .save_position("p", epoch, &position, &[])
         .await
         .expect("saved");
     assert_eq!(fixture.batch(10).await.rows, 2);
