@@ -100,7 +100,7 @@ async fn an_expired_lease_is_taken_over_and_its_owner_fenced_off() {
     };
     assert!(new > old);
     position.settled_id = 7;
-    let fenced = fixture.store.save_position("p", old, &position).await;
+    let fenced = fixture.store.save_position("p", old, &position, &[]).await;
     assert_eq!(fenced, Ok(Fenced::Stale));
     let renewed = fixture
         .store
@@ -164,7 +164,10 @@ async fn a_position_is_kept_as_written() {
         keyed_by: "tenant {dedup_key}".to_owned(),
     };
     for _ in 0..2 {
-        let written = fixture.store.save_position("p", epoch, &position).await;
+        let written = fixture
+            .store
+            .save_position("p", epoch, &position, &[])
+            .await;
         assert_eq!(written, Ok(Fenced::Written));
     }
     let (next, kept) = granted(fixture.claim("node").await);
@@ -172,18 +175,18 @@ async fn a_position_is_kept_as_written() {
     assert_eq!(
         fixture
             .store
-            .save_position("p", epoch, &Position::start())
+            .save_position("p", epoch, &Position::start(), &[])
             .await,
         Ok(Fenced::Stale)
     );
     assert_eq!(
-        fixture.store.save_position("q", next, &position).await,
+        fixture.store.save_position("q", next, &position, &[]).await,
         Ok(Fenced::Stale)
     );
     assert_eq!(
         fixture
             .store
-            .save_position("p", next, &Position::start())
+            .save_position("p", next, &Position::start(), &[])
             .await,
         Ok(Fenced::Written)
     );
@@ -200,7 +203,10 @@ async fn saving_a_position_does_not_wait_for_the_disk_but_a_claim_does() {
     let (mut epoch, position) = granted(fixture.claim("node").await);
     let mut unflushed_saves = 0;
     for _ in 0..40 {
-        let written = fixture.store.save_position("p", epoch, &position).await;
+        let written = fixture
+            .store
+            .save_position("p", epoch, &position, &[])
+            .await;
         assert_eq!(written, Ok(Fenced::Written));
         let behind: bool = sqlx::query_scalar(unflushed)
             .fetch_one(&fixture.pool)
@@ -299,12 +305,12 @@ async fn a_deleted_pipeline_begins_anew_above_its_old_numbers() {
         snapshot: snapshot("3:3:"),
     }];
     assert_eq!(
-        fixture.store.save_position("p", old, &position).await,
+        fixture.store.save_position("p", old, &position, &[]).await,
         Ok(Fenced::Written)
     );
     fixture.run("SELECT tide.relay_delete('p')").await;
     assert_eq!(
-        fixture.store.save_position("p", old, &position).await,
+        fixture.store.save_position("p", old, &position, &[]).await,
         Ok(Fenced::Stale)
     );
     assert_eq!(
@@ -426,7 +432,10 @@ async fn everything_works_on_shared_sessions_too() {
     assert_eq!(ids(&whole(again.expect("a window"))), [id]);
     position.settled_id = id;
     assert_eq!(
-        fixture.store.save_position("p", epoch, &position).await,
+        fixture
+            .store
+            .save_position("p", epoch, &position, &[])
+            .await,
         Ok(Fenced::Written)
     );
     let target = ProbeTarget {

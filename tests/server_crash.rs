@@ -76,7 +76,7 @@ async fn a_backend_that_is_killed_voids_what_relays_know() {
     let save = async |position: &Position| {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            match store.save_position("p", epoch, position).await {
+            match store.save_position("p", epoch, position, &[]).await {
                 Ok(fenced) => return fenced,
                 Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
             }

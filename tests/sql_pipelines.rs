@@ -142,7 +142,10 @@ async fn every_mistake_in_a_configuration_is_named() {
         ),
         (
             r#"{"on_poison": "skip"}"#,
-            &["\"on_poison\"", "Expected \"halt\""],
+            &[
+                "\"on_poison\"",
+                "Expected \"park\", \"block_key\" or \"halt\"",
+            ],
         ),
         (
             r#"{"endpoint_url": "http://x"}"#,
@@ -323,7 +326,7 @@ async fn a_full_configuration_is_accepted() {
         "access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "${file:/run/secrets/key}",
         "session_token": "token", "role_arn": "arn:aws:iam::123456789012:role/path/relay", "external_id": "id",
         "batch_size": 500, "weight": 1, "tenant": "acme", "format": "cloudevents", "ordering": "key",
-        "aggregation": "none", "compression": "none", "on_poison": "halt",
+        "aggregation": "none", "compression": "none", "on_poison": "block_key", "on_missing": {"default": "unknown"},
         "rate_limit": {"enabled": true, "max_messages_per_second": 0.5, "burst_size": 10, "max_bytes_per_second": 1}
     });
     sqlx::query("SELECT tide.relay_set_outbox('p', 'a', 'g', $1::text::jsonb)")

@@ -29,6 +29,18 @@ pub struct RoutedRow {
     pub envelope: Envelope,
     /// Its permit, and whose it is.
     pub ticket: Ticket,
+    /// Why it is sent.
+    pub purpose: Purpose,
+}
+
+/// Why a row is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It comes in its turn.
+    Live,
+    /// It was delivered before and asked for again: refused, it is left out and
+    /// holds nothing up.
+    Again,
 }
 
 impl Sendable for RoutedRow {
@@ -59,19 +71,21 @@ pub struct Batch {
 pub struct Outcomes {
     /// Rows that are in the stream, with their hash keys.
     pub stored: Vec<(Seq, u128)>,
-    /// A row the service does not take: the reader holds its pipeline there.
+    /// A row the service does not take.
     pub rejected: Option<RejectedRow>,
+    /// Rows behind a rejected one of their key: they were not sent
+    /// (`on_poison = block_key`).
+    pub unsent: Vec<RoutedRow>,
 }
 
 /// A row the service refused by itself.
 #[derive(Debug)]
 pub struct RejectedRow {
-    /// The row.
-    pub seq: Seq,
+    /// The row. While the reader keeps its permit, the other rows of the flow go
+    /// on.
+    pub row: RoutedRow,
     /// Why, with the service's code.
     pub reason: String,
-    /// Its permit: while the reader keeps it, the other rows of the flow go on.
-    pub ticket: Ticket,
 }
 
 // === Reader ===

@@ -8,6 +8,7 @@
 //! decides what follows.
 
 mod ending;
+mod parking;
 mod parts;
 mod resend;
 mod showing;
@@ -23,10 +24,8 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::desired::PipelineKey;
 use super::fault;
-use super::messages::{
-    Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RejectedRow, StopNow, Wake, Watch,
-};
-use super::permits::{FlowTag, Pool};
+use super::messages::{FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RejectedRow, Wake, Watch};
+use super::permits::{FlowTag, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
@@ -41,7 +40,9 @@ use crate::core::render::Renderer;
 use crate::core::resend::Resend;
 use crate::core::send_queue::Flow;
 use crate::core::time::Moment;
-use work::{Done, Fetched, Rendered, Work};
+use parking::ComingBack;
+use resend::Again;
+use work::{Done, Fetched, Work};
 
 pub use parts::ReaderParts;
 
@@ -87,7 +88,7 @@ pub struct OutboxReader {
     /// Rows sent again beside the live flow.
     resend: Resend,
     /// Such rows whose window number is being written down.
-    opened_again: Option<Rendered>,
+    opened_again: Option<Again>,
     /// They had their turn.
     live_first: bool,
     last_number: WindowNumber,
@@ -98,6 +99,11 @@ pub struct OutboxReader {
     releasing: bool,
     /// A row the service does not take.
     rejected: Option<RejectedRow>,
+    coming_back: Vec<ComingBack>,
+    /// Whether it has looked up the letters of its pipeline.
+    knows_letters: bool,
+    has_letters: bool,
+    letters_due: bool,
     backoff: Backoff,
     paused_until: Option<Moment>,
     timer: Option<(Moment, SpawnHandle)>,
@@ -130,6 +136,8 @@ impl OutboxReader {
             own: Pool::new(parts.most_rows, parts.most_bytes),
             shared: parts.shared,
             void: parts.void,
+            on_poison: spec.on_poison,
+            rejected_keys: RejectedKeys::default(),
         });
         let limits = IntakeLimits {
             rows: parts.most_rows,
@@ -144,12 +152,17 @@ impl OutboxReader {
                 burst_rows: limit.burst_size,
                 bytes_per_second: limit.max_bytes_per_second,
             });
-        let keyed_by = format!("{} {}", spec.tenant, spec.partition_key);
+        let mut keyed_by = format!("{} {}", spec.tenant, spec.partition_key);
+        if let Some(default) = &spec.on_missing {
+            keyed_by.push(' ');
+            keyed_by.push_str(default);
+        }
         let renderer = Renderer {
             template: spec.partition_key.clone(),
             format: spec.format,
             outbox: parts.outbox,
             tenant: Arc::clone(&spec.tenant),
+            on_missing: spec.on_missing.clone(),
             max_record_bytes: parts.max_record_bytes,
         };
         let work = Work {
@@ -158,6 +171,8 @@ impl OutboxReader {
             pipeline: Arc::clone(&spec.name),
             epoch: parts.epoch,
             clock: parts.clock,
+            on_poison: spec.on_poison,
+            highest_lettered: 0,
         };
         Self {
             key: parts.key,
@@ -165,7 +180,8 @@ impl OutboxReader {
             note,
             work,
             last_number: parts.position.last_number,
-            intake: Intake::new(parts.position, &keyed_by, &ranges, limits, now),
+            intake: Intake::new(parts.position, &keyed_by, &ranges, limits, now)
+                .with_policy(spec.on_poison),
             limiter: RateLimiter::new(rate, now),
             tag,
             router: parts.router,
@@ -185,6 +201,10 @@ impl OutboxReader {
             draining: false,
             releasing: false,
             rejected: None,
+            coming_back: Vec::new(),
+            knows_letters: false,
+            has_letters: false,
+            letters_due: true,
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             paused_until: None,
             timer: None,
@@ -211,7 +231,15 @@ impl OutboxReader {
         }
         self.paused_until = None;
         if self.draining && self.intake.nothing_handed() && self.resend.handed() == 0 {
-            self.release(context);
+            if self.intake.letters() > 0 {
+                self.save(context);
+            } else {
+                self.release(context);
+            }
+            return;
+        }
+        if self.letters_due {
+            self.look_up_letters(context);
             return;
         }
         if self.resend(now, context) {
@@ -315,8 +343,8 @@ impl OutboxReader {
     }
 
     fn save(&mut self, context: &mut Context<Self>) {
-        let position = self.intake.position_to_save(self.now());
-        let task = self.work.clone().save(position);
+        let (position, letters) = self.intake.to_save(self.now());
+        let task = self.work.clone().save(position, letters);
         self.start(task, context);
     }
 
@@ -371,7 +399,7 @@ impl Drop for OutboxReader {
     fn drop(&mut self) {
         self.tag.make_void();
         self.metrics
-            .rows_returned(self.tag.own.rows() + self.intake.stashed());
+            .rows_returned(self.tag.own.rows() + self.intake.stashed() + self.intake.letters());
         self.metrics.in_flight(0, 0);
     }
 }
@@ -392,22 +420,6 @@ impl Actor for OutboxReader {
         context.run_later(BLOCKED_RETRY, Self::look_again);
         self.report(context);
         self.go_on(context);
-    }
-}
-
-impl OutboxReader {
-    fn look_again(&mut self, context: &mut Context<Self>) {
-        if let Some(rejected) = self.rejected.take() {
-            self.save_and_end(
-                Exit::Blocked(rejected.reason.clone()),
-                Some(rejected),
-                context,
-            );
-        } else if self.intake.is_held() && !self.draining {
-            self.intake.resume_reading();
-            self.go_on(context);
-        }
-        context.run_later(BLOCKED_RETRY, Self::look_again);
     }
 }
 
@@ -432,9 +444,8 @@ impl Handler<Outcomes> for OutboxReader {
             .update_pipeline(&self.key.database, &self.key.name, |entry| {
                 entry.delivered_rows += stored;
             });
-        if let Some(rejected) = outcomes.rejected {
-            self.hold_at(rejected);
-        }
+        self.take_rejected(outcomes.rejected, outcomes.unsent);
+        self.free_rejected_keys();
         self.go_on(context);
     }
 }
@@ -470,33 +481,5 @@ impl Handler<NothingNew> for OutboxReader {
         if !self.busy {
             self.intake.advance_head(message.snapshot, message.taken_at);
         }
-    }
-}
-
-impl Handler<FlowBecameVoid> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, _: FlowBecameVoid, context: &mut Self::Context) {
-        fault::point("outbox_reader.FlowBecameVoid");
-        self.end(Exit::RowsLost, context);
-    }
-}
-
-impl Handler<Drain> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, _: Drain, context: &mut Self::Context) {
-        fault::point("outbox_reader.Drain");
-        self.draining = true;
-        self.intake.stop_reading();
-        self.go_on(context);
-    }
-}
-
-impl Handler<StopNow> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, _: StopNow, context: &mut Self::Context) {
-        self.end(Exit::Stopped, context);
     }
 }

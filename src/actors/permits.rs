@@ -10,14 +10,16 @@
 //! from its durable position. So a crash harms just the flows that had rows in
 //! it, and nobody has to know who that was.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::Recipient;
 use tokio::sync::Notify;
 
 use super::messages::Outcomes;
 use crate::admin::metrics::PipelineMetrics;
+use crate::core::dead_letter::OnPoison;
 use crate::core::ports::{Epoch, PipelineName};
 use crate::core::send_queue::Flow;
 
@@ -129,6 +131,52 @@ pub struct FlowTag {
     pub shared: Arc<Pool>,
     /// Whether nothing of it may be sent any more.
     pub void: Void,
+    /// What becomes of a row the service does not take.
+    pub on_poison: OnPoison,
+    /// Keys of which nothing that was handed so far may be sent.
+    pub rejected_keys: RejectedKeys,
+}
+
+/// Hash keys of rejected rows, shared by the writer that learnt of one and the
+/// reader: what was handed of such a key before the reader knew comes back.
+#[derive(Debug, Default)]
+pub struct RejectedKeys {
+    count: AtomicUsize,
+    keys: Mutex<HashSet<u128>>,
+}
+
+impl RejectedKeys {
+    fn change(&self, change: impl FnOnce(&mut HashSet<u128>)) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut keys);
+        self.count.store(keys.len(), Ordering::Release);
+    }
+
+    /// Nothing of this key is to be sent.
+    pub fn add(&self, hash: u128) {
+        self.change(|keys| {
+            keys.insert(hash);
+        });
+    }
+
+    /// All that was handed of it has come back.
+    pub fn remove(&self, hash: u128) {
+        self.change(|keys| {
+            keys.remove(&hash);
+        });
+    }
+
+    /// Whether nothing of this key is to be sent. Costs no lock while there is no
+    /// such key.
+    #[must_use]
+    pub fn contains(&self, hash: u128) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+            && self
+                .keys
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .contains(&hash)
+    }
 }
 
 impl FlowTag {

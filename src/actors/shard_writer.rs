@@ -16,14 +16,15 @@ use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
 use super::messages::{
-    Batch, Outcomes, PurgeVoid, RejectedRow, RoutedRow, StopNow, UnexpectedShard,
+    Batch, Outcomes, PurgeVoid, Purpose, RejectedRow, RoutedRow, StopNow, UnexpectedShard,
 };
 use super::permits::FlowTag;
 use super::pulse::Pulse;
 use super::stream_router::{StreamKey, StreamRouter};
 use crate::admin::metrics::{CallOutcome, RetryReason, ShardMetrics};
 use crate::admin::status::{ShardStatus, StatusBoard};
-use crate::core::dispatch::{Answer, Dispatch, Next, SharedBudget};
+use crate::core::dead_letter::OnPoison;
+use crate::core::dispatch::{Answer, Dispatch, Next, Rejected, SharedBudget};
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamService};
 use crate::core::position::Seq;
 use crate::core::send_queue::FlowId;
@@ -266,10 +267,12 @@ impl ShardWriter {
     }
 
     /// Frees the permits of stored rows and tells the readers.
-    fn settle(&self, answer: Answer<RoutedRow>) {
+    fn settle(&mut self, answer: Answer<RoutedRow>) {
         let mut per_flow: HashMap<FlowId, Settled> = HashMap::new();
         for stored in answer.stored {
-            let RoutedRow { envelope, ticket } = stored.row;
+            let RoutedRow {
+                envelope, ticket, ..
+            } = stored.row;
             let flow = ticket.tag().flow.id;
             let tag = ticket.settle();
             tag.metrics.delivered(1, envelope.weight());
@@ -285,26 +288,48 @@ impl ShardWriter {
                 Outcomes {
                     stored,
                     rejected: None,
+                    unsent: Vec::new(),
                 },
             );
         }
-        let Some(rejected) = answer.rejected else {
-            return;
+        if let Some(rejected) = answer.rejected {
+            self.give_up(rejected);
+        }
+    }
+
+    /// The service does not take a row: what follows of its key is the pipeline's
+    /// choice.
+    fn give_up(&mut self, rejected: Rejected<RoutedRow>) {
+        let (flow, hash) = (rejected.flow, rejected.row.envelope.hash);
+        let tag = Arc::clone(rejected.row.ticket.tag());
+        let policy = match rejected.row.purpose {
+            Purpose::Live => tag.on_poison,
+            Purpose::Again => OnPoison::Park,
         };
-        let RoutedRow { envelope, ticket } = rejected.row;
-        let tag = Arc::clone(ticket.tag());
+        let unsent = match policy {
+            OnPoison::Park => {
+                self.dispatch.pass_over(flow, hash);
+                Vec::new()
+            }
+            OnPoison::BlockKey => {
+                tag.rejected_keys.add(hash);
+                self.dispatch.take_key(flow, hash)
+            }
+            // The key stays held: its reader ends this flow.
+            OnPoison::Halt => Vec::new(),
+        };
         let reason = format!(
             "Kinesis refuses the record: {} ({})",
             rejected.message, rejected.code
         );
         let rejected = RejectedRow {
-            seq: envelope.seq,
+            row: rejected.row,
             reason,
-            ticket,
         };
         let outcomes = Outcomes {
             stored: Vec::new(),
             rejected: Some(rejected),
+            unsent,
         };
         tell(&tag, outcomes);
     }
@@ -409,7 +434,17 @@ impl Handler<Batch> for ShardWriter {
         if batch.tag.is_void() {
             return;
         }
-        for row in batch.rows {
+        let is_unsent = |row: &RoutedRow| batch.tag.rejected_keys.contains(row.envelope.hash);
+        let (unsent, rows): (Vec<_>, Vec<_>) = batch.rows.into_iter().partition(is_unsent);
+        if !unsent.is_empty() {
+            let outcomes = Outcomes {
+                stored: Vec::new(),
+                rejected: None,
+                unsent,
+            };
+            tell(&batch.tag, outcomes);
+        }
+        for row in rows {
             self.dispatch.push(&batch.tag.flow, row);
         }
         self.tags.entry(batch.tag.flow.id).or_insert(batch.tag);

@@ -92,6 +92,12 @@ pub struct PipelineStatus {
     pub deferred_rows: u64,
     /// Rows confirmed since this process took the pipeline.
     pub delivered_rows: u64,
+    /// Rows that became dead letters since then.
+    pub parked_rows: u64,
+    /// Dead letters that wait for a person, counted up to 10,000.
+    pub dead_letters_open: u64,
+    /// Keys that wait behind a dead letter (`on_poison = block_key`).
+    pub blocked_keys: u64,
     /// The rows that are sent again now, if any are.
     pub replay: Option<ReplayStatus>,
 }
@@ -257,6 +263,9 @@ impl PipelineStatus {
             open_windows: 0,
             deferred_rows: 0,
             delivered_rows: 0,
+            parked_rows: 0,
+            dead_letters_open: 0,
+            blocked_keys: 0,
             replay: None,
         }
     }

@@ -14,6 +14,7 @@ use super::problem::ConfigProblem;
 use super::settings::Settings;
 use super::table::{Report, Table, Typing};
 use crate::core::body::BodyFormat;
+use crate::core::dead_letter::OnPoison;
 use crate::core::ports::PipelineName;
 use crate::core::template::KeyTemplate;
 
@@ -40,6 +41,11 @@ pub struct PipelineSpec {
     pub format: BodyFormat,
     /// The most of its records in one PutRecords call: 1 to 500.
     pub batch_size: usize,
+    /// What becomes of a row that can never be sent.
+    pub on_poison: OnPoison,
+    /// The text that stands for a variable the row lacks; `None`: such a row can
+    /// never be sent.
+    pub on_missing: Option<Arc<str>>,
     /// Its own limits, if it has any.
     pub rate_limit: Option<RateLimit>,
     /// Whom it belongs to: tenants share a shard fairly.

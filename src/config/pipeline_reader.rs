@@ -1,6 +1,8 @@
 //! Reads the keys of a pipeline. The rules are those of
 //! `tide.relay_set_outbox`, so that what the database accepts is accepted here.
 
+use std::sync::Arc;
+
 use super::client_spec::{ClientSpec, CredentialSource, Secret};
 use super::pipeline::{
     DEFAULT_BATCH_SIZE, DEFAULT_TENANT, PipelineSpec, RateLimit, ShardBudgetSettings, StreamRef,
@@ -9,6 +11,8 @@ use super::pipeline::{
 use super::settings::Settings;
 use super::table::Table;
 use crate::core::body::BodyFormat;
+use crate::core::dead_letter::OnPoison;
+use crate::core::render::MAX_KEY_CHARACTERS;
 use crate::core::template::KeyTemplate;
 
 /// Who defined a pipeline, and so what it may ask for.
@@ -62,7 +66,11 @@ pub(super) fn read(
     only(table, "ordering", "key");
     only(table, "aggregation", "none");
     only(table, "compression", "none");
-    only(table, "on_poison", "halt");
+    let on_poison = table.choice(
+        "on_poison",
+        &OnPoison::ALL.map(|choice| (choice.name(), choice)),
+    );
+    let on_missing = read_on_missing(table);
 
     let stream = stream?;
     let known = settings
@@ -76,6 +84,8 @@ pub(super) fn read(
         partition_key: partition_key.unwrap_or_default(),
         format: format.unwrap_or_default(),
         batch_size: usize::try_from(batch_size).ok()?,
+        on_poison: on_poison.unwrap_or_default(),
+        on_missing,
         rate_limit,
         tenant: tenant.into(),
         weight: weight.unwrap_or_else(|| settings.tenant_weight(tenant)),
@@ -267,6 +277,30 @@ fn read_rate_limit(table: &mut Table<'_, '_>) -> Option<RateLimit> {
         table.refuse("rate_limit", "enabled without a limit", expected);
     }
     (enabled && has_rate).then_some(limit)
+}
+
+/// The text that stands for a missing variable; `None`: the row is poison.
+fn read_on_missing(table: &mut Table<'_, '_>) -> Option<Arc<str>> {
+    let value = table.value("on_missing")?;
+    if value.as_str() == Some("park") {
+        return None;
+    }
+    if !value.is_object() {
+        let expected = "\"park\", or a text to take in its place: {default = \"unknown\"}";
+        table.refuse("on_missing", format!("got {value}"), expected);
+        return None;
+    }
+    let mut inner = table.table("on_missing");
+    if inner.value("default").is_none() {
+        inner.missing("default", "the text to take in place of a missing variable");
+    }
+    let text = inner.parsed("default", |text| {
+        let is_key = (1..=MAX_KEY_CHARACTERS).contains(&text.chars().count());
+        let text = is_key.then(|| Arc::from(text));
+        text.ok_or("a text of 1 to 256 characters")
+    });
+    inner.finish();
+    text
 }
 
 /// Accepts the one value of a key that this version knows.

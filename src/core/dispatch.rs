@@ -58,7 +58,8 @@ pub struct Stored<T> {
 pub struct Answer<T> {
     /// In the stream.
     pub stored: Vec<Stored<T>>,
-    /// Refused alone in a call: this very record is not acceptable.
+    /// Refused alone in a call: this very record is not acceptable. Nothing of its
+    /// key goes before [`Dispatch::pass_over`] or [`Dispatch::take_key`].
     pub rejected: Option<Rejected<T>>,
     /// To be sent again because the shard was over its limit.
     pub throttled: usize,
@@ -73,6 +74,8 @@ pub struct Answer<T> {
 /// A record the service does not take.
 #[derive(Debug)]
 pub struct Rejected<T> {
+    /// Whose it is.
+    pub flow: FlowId,
     /// The row.
     pub row: T,
     /// The service's error code.
@@ -91,6 +94,8 @@ pub struct Dispatch<T> {
     lasting: Backoff,
     not_before: Moment,
     most_records: usize,
+    /// Rows of a refused call that may be the one that spoils it.
+    suspects: usize,
 }
 
 impl<T: Sendable> Dispatch<T> {
@@ -105,6 +110,7 @@ impl<T: Sendable> Dispatch<T> {
             lasting: Backoff::new(SLOWLY.0, SLOWLY.1),
             not_before: now,
             most_records: most_call_records(),
+            suspects: 0,
         }
     }
 
@@ -232,8 +238,23 @@ impl<T: Sendable> Dispatch<T> {
             self.passing.reset();
             self.lasting.reset();
         }
-        self.most_records = (self.most_records * 2).min(most_call_records());
+        self.suspects = self.suspects.saturating_sub(answer.stored.len());
+        self.most_records = match self.suspects {
+            0 => (self.most_records * 2).min(most_call_records()),
+            // The bad record is among the rest: no larger call before it is found.
+            rest => rest.div_ceil(2),
+        };
         answer
+    }
+
+    /// A rejected row is given up alone: the next of its key may go.
+    pub fn pass_over(&mut self, flow: FlowId, hash: u128) {
+        self.queue.confirmed(flow, hash);
+    }
+
+    /// A rejected row is given up with all that waits behind it of its key.
+    pub fn take_key(&mut self, flow: FlowId, hash: u128) -> Vec<T> {
+        self.queue.take_key(flow, hash)
     }
 
     fn answered_none(
@@ -268,7 +289,9 @@ impl<T: Sendable> Dispatch<T> {
         answer
     }
 
-    /// Halves the next call until the record that spoils it is alone.
+    /// Halves the next call until the record that spoils it is alone. Suspects go
+    /// first, and no call grows before they are cleared, so each refusal is of half
+    /// the records of the one before: 500 are searched in at most 18 calls.
     fn search_bad_record(
         &mut self,
         mut sent: Vec<Taken<T>>,
@@ -279,7 +302,10 @@ impl<T: Sendable> Dispatch<T> {
         if sent.len() == 1
             && let Some(alone) = sent.pop()
         {
+            self.suspects = 0;
+            self.most_records = most_call_records();
             answer.rejected = Some(Rejected {
+                flow: alone.flow,
                 row: alone.row,
                 code,
                 message,
@@ -287,8 +313,11 @@ impl<T: Sendable> Dispatch<T> {
             return answer;
         }
         answer.refused = sent.len();
+        self.suspects = sent.len();
         self.most_records = (sent.len() / 2).max(1);
-        self.give_back(sent);
+        for taken in sent.into_iter().rev() {
+            self.queue.failed_first(taken.flow, taken.row);
+        }
         answer
     }
 
@@ -318,124 +347,4 @@ const fn most_call_records() -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::budget::ShardLimits;
-    use super::*;
-
-    #[derive(Debug)]
-    struct Row(u128);
-
-    impl Sendable for Row {
-        fn hash(&self) -> u128 {
-            self.0
-        }
-
-        fn weight(&self) -> usize {
-            100
-        }
-    }
-
-    fn writer(keys: u128) -> Dispatch<Row> {
-        let unlimited = ShardLimits {
-            records_per_second: 1e9,
-            bytes_per_second: 1e12,
-            fraction: 1.0,
-        };
-        let budget = ShardBudget::new(unlimited, Moment::ORIGIN);
-        let mut writer = Dispatch::new(Arc::new(Mutex::new(budget)), Moment::ORIGIN);
-        let flow = Flow {
-            id: 1,
-            tenant: "t".into(),
-            tenant_weight: 1,
-            weight: 1,
-            batch_size: 500,
-        };
-        for key in 0..keys {
-            writer.push(&flow, Row(key));
-            writer.push(&flow, Row(key));
-        }
-        writer
-    }
-
-    fn at(millis: u64) -> Moment {
-        Moment::from_origin(Duration::from_millis(millis))
-    }
-
-    fn keys(writer: &Dispatch<Row>) -> Vec<u128> {
-        writer.in_flight().iter().map(|taken| taken.row.0).collect()
-    }
-
-    fn stored() -> RecordOutcome {
-        RecordOutcome::Stored {
-            shard: "s".into(),
-            sequence: "1".into(),
-        }
-    }
-
-    #[test]
-    fn one_call_in_flight_and_only_failed_records_again() {
-        let mut writer = writer(4);
-        assert_eq!(writer.next(at(10)), Next::Call);
-        assert_eq!(keys(&writer), [0, 1, 2, 3]);
-        assert_eq!(writer.next(at(11)), Next::Nothing);
-        let failed = RecordOutcome::Failed {
-            code: "InternalFailure".into(),
-            message: String::new(),
-        };
-        let answer = writer.answered(
-            Ok(vec![stored(), RecordOutcome::Throttled, stored(), failed]),
-            at(12),
-            0.5,
-        );
-        assert_eq!(
-            (answer.stored.len(), answer.throttled, answer.failed),
-            (2, 1, 1)
-        );
-        assert_eq!(writer.next(at(13)), Next::Call);
-        assert_eq!(keys(&writer), [1, 3, 0, 2], "the failed ones first");
-    }
-
-    #[test]
-    fn an_unknown_outcome_sends_the_same_records_first_after_a_pause() {
-        let mut writer = writer(2);
-        assert_eq!(writer.next(at(10)), Next::Call);
-        let failure = CallFailure::Unknown {
-            reason: "time-out".into(),
-        };
-        let answer = writer.answered(Err(failure), at(20), 1.0);
-        assert_eq!(answer.unknown, 2);
-        assert_eq!(writer.next(at(21)), Next::Wait(at(70)));
-        assert_eq!(writer.next(at(70)), Next::Call);
-        assert_eq!(keys(&writer), [0, 1]);
-    }
-
-    #[test]
-    fn an_answer_of_the_wrong_length_is_an_unknown_outcome() {
-        let mut writer = writer(2);
-        assert_eq!(writer.next(at(10)), Next::Call);
-        let answer = writer.answered(Ok(vec![stored()]), at(20), 0.0);
-        assert_eq!((answer.stored.len(), answer.unknown), (0, 2));
-    }
-
-    #[test]
-    fn the_record_that_spoils_its_calls_is_found() {
-        let mut writer = writer(300);
-        let mut now = 10;
-        let rejected = loop {
-            now += 100;
-            assert_eq!(writer.next(at(now)), Next::Call);
-            let is_bad = keys(&writer).contains(&77);
-            let outcome = if is_bad {
-                let (code, message) = ("InvalidArgumentException".to_owned(), "no".to_owned());
-                Err(CallFailure::BadRecord { code, message })
-            } else {
-                Ok(keys(&writer).iter().map(|_| stored()).collect())
-            };
-            if let Some(rejected) = writer.answered(outcome, at(now), 0.0).rejected {
-                break rejected;
-            }
-            assert!(now < 10_000, "never found");
-        };
-        assert_eq!(rejected.row.0, 77);
-    }
-}
+mod tests;

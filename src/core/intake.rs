@@ -17,9 +17,12 @@
 //!   row of them was handed and no mark lies inside. The merged rows take the
 //!   highest number; the position is written before any of them is handed.
 
+pub mod parking;
 mod record;
+mod resent;
 mod wish;
 
+use super::dead_letter::OnPoison;
 use super::lane::Lane;
 use super::position::{Mark, OpenWindow, Position, RowId, Seq, WindowNumber};
 use super::row::Envelope;
@@ -27,6 +30,7 @@ use super::shard_map::HashRange;
 use super::snapshot::Snapshot;
 use super::time::Moment;
 
+use parking::Parking;
 pub use wish::{PAGE, Wish};
 
 /// The bounds of one pipeline.
@@ -99,6 +103,7 @@ pub struct Intake {
     saved_at: Moment,
     marks_up_to: WindowNumber,
     unmergeable_up_to: WindowNumber,
+    parking: Parking,
 }
 
 impl Intake {
@@ -152,7 +157,15 @@ impl Intake {
             marks_up_to: highest_mark.unwrap_or_default(),
             unmergeable_up_to: recorded.last_number,
             recorded,
+            parking: Parking::default(),
         }
+    }
+
+    /// What becomes of rows that cannot be sent; parked unless this is said.
+    #[must_use]
+    pub fn with_policy(mut self, policy: OnPoison) -> Self {
+        self.parking = Parking::new(policy);
+        self
     }
 
     // === What to do next ===
@@ -181,7 +194,10 @@ impl Intake {
     /// Whether all that was read is settled, and nothing more is known of.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.scan == Scan::Done && !self.news && self.first_unsettled().is_none()
+        self.scan == Scan::Done
+            && !self.news
+            && self.letters() == 0
+            && self.first_unsettled().is_none()
     }
 
     /// Whether no handed row is waited for.
@@ -194,33 +210,6 @@ impl Intake {
     #[must_use]
     pub fn wants_news(&self) -> bool {
         self.scan == Scan::Done && !self.news
-    }
-
-    // === Rows sent again beside the live flow (see [`super::resend`]) ===
-
-    /// Whether rows may be handed that were delivered before: all open windows
-    /// have been read to their end.
-    #[must_use]
-    pub fn may_resend(&self) -> bool {
-        self.scan == Scan::Done && !self.stopped && !self.must_save
-    }
-
-    /// Uses a window number up for rows that are sent again. It must be written
-    /// down before any of them is handed.
-    pub const fn number_resend(&mut self) -> WindowNumber {
-        let number = self.position.last_number.next();
-        self.position.last_number = number;
-        self.must_save = true;
-        number
-    }
-
-    /// Whether a row of this hash key may be handed under a number of its own:
-    /// no live row of its lane waits, which would then come after it under a
-    /// lower number.
-    #[must_use]
-    pub fn takes_resent(&self, hash: u128) -> bool {
-        let lane = self.lanes.get(self.lane_of(hash));
-        lane.is_some_and(Lane::takes_more)
     }
 
     // === How it went ===
@@ -321,24 +310,37 @@ impl Intake {
         }
     }
 
+    /// Notes that the scan has come to this row; answers whether it is new.
+    fn read_on_to(&mut self, row: Seq) -> bool {
+        if row.id <= self.read_in(row.window) {
+            return false;
+        }
+        if let Scan::Reopen { window, after } | Scan::Paging { window, after, .. } = &mut self.scan
+            && *window == row.window
+        {
+            *after = row.id;
+        }
+        true
+    }
+
     /// A row was read: hands it to its lane. Answers it when it goes to the
     /// writer now; otherwise it is stashed, or was settled by an earlier
     /// incarnation.
     pub fn take_in(&mut self, ready: Ready, room: &mut Room) -> Option<Envelope> {
         let seq = ready.envelope.seq;
-        if seq.id <= self.read_in(seq.window) {
+        if !self.read_on_to(seq) {
             return None;
-        }
-        if let Scan::Reopen { window, after } | Scan::Paging { window, after, .. } = &mut self.scan
-            && *window == seq.window
-        {
-            *after = seq.id;
         }
         if self.recorded.has_settled(seq, ready.envelope.hash) {
             return None;
         }
         let place = self.lane_of(ready.envelope.hash);
+        let is_behind_poison = self.is_behind_poison(ready.envelope.hash);
         let lane = self.lanes.get_mut(place)?;
+        if is_behind_poison && lane.stash().is_empty() {
+            self.park_behind(&ready);
+            return None;
+        }
         if room.rows == 0 || room.bytes == 0 || !lane.takes_more() {
             lane.stash_row(seq);
             return None;
@@ -348,11 +350,16 @@ impl Intake {
 
     /// A stashed row was read again: answers it to go to the writer.
     pub fn take_back(&mut self, lane: usize, ready: Ready, room: &mut Room) -> Option<Envelope> {
+        let is_behind_poison = self.is_behind_poison(ready.envelope.hash);
         let lane = self.lanes.get_mut(lane)?;
         if lane.stash().first() != Some(ready.envelope.seq) {
             return None;
         }
         lane.unstash();
+        if is_behind_poison {
+            self.park_behind(&ready);
+            return None;
+        }
         Self::hand(lane, ready, room)
     }
 
@@ -387,7 +394,8 @@ impl Intake {
     }
 
     fn first_unsettled(&self) -> Option<Seq> {
-        self.lanes.iter().filter_map(Lane::first_unsettled).min()
+        let in_lanes = self.lanes.iter().filter_map(Lane::first_unsettled);
+        in_lanes.chain(self.parking.first()).min()
     }
 
     /// The first row that has not been read, as far as windows are open.

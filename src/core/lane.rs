@@ -141,6 +141,18 @@ impl Lane {
         Some(visible_since)
     }
 
+    /// The first handed row that is not settled.
+    #[must_use]
+    pub fn first_handed(&self) -> Option<Seq> {
+        self.handed.front().map(|row| row.seq)
+    }
+
+    /// The last handed row that is not settled in order.
+    #[must_use]
+    pub fn last_handed(&self) -> Option<Seq> {
+        self.handed.back().map(|row| row.seq)
+    }
+
     /// The first row in delivery order that is not settled.
     #[must_use]
     pub fn first_unsettled(&self) -> Option<Seq> {

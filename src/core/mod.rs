@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod body;
 pub mod budget;
 pub mod classify;
+pub mod dead_letter;
 pub mod dispatch;
 pub mod event_id;
 pub mod fair_ring;

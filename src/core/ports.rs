@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+use super::dead_letter::DeadLetter;
 use super::position::{Position, RowId};
 use super::resend::ResendStore;
 use super::row::OutboxRow;
@@ -180,6 +181,24 @@ pub struct Backlog {
     pub oldest: Duration,
 }
 
+/// What is known of the letters of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Letters {
+    /// No row above this id has a letter; 0 when there is none.
+    pub highest_row: RowId,
+    /// The keys that are blocked, at most [`MOST_BLOCKED_KEYS`] and one more.
+    pub blocked_keys: Vec<String>,
+    /// Letters that wait for a person, counted up to [`LETTERS_COUNTED`].
+    pub open: u64,
+}
+
+/// The most keys of a pipeline that may be blocked at a time: with more, the
+/// fault is not in single rows, and the pipeline stops.
+pub const MOST_BLOCKED_KEYS: usize = 10_000;
+
+/// Counting letters stops here: it must be cheap at any number.
+pub const LETTERS_COUNTED: u64 = 10_000;
+
 /// The database of some outboxes. Implementations bound every call in time.
 pub trait OutboxStore: ResendStore {
     /// Takes the pipeline for a node under a new epoch, unless another node's
@@ -203,13 +222,30 @@ pub trait OutboxStore: ResendStore {
         epoch: Epoch,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
 
-    /// Writes a position down, if `epoch` is the pipeline's newest.
+    /// Writes a position down, if `epoch` is the pipeline's newest, and with it
+    /// the letters of rows it steps over: both or neither.
     fn save_position<'a>(
         &'a self,
         pipeline: &'a str,
         epoch: Epoch,
         position: &'a Position,
+        letters: &'a [DeadLetter],
     ) -> BoxFuture<'a, Result<Fenced, StoreError>>;
+
+    /// What a reader must know of the letters of its pipeline before it reads.
+    fn letters<'a>(
+        &'a self,
+        pipeline: &'a str,
+        outbox: OutboxId,
+    ) -> BoxFuture<'a, Result<Letters, StoreError>>;
+
+    /// Which of these rows have a letter, whatever its state: they are settled.
+    fn rows_with_letters<'a>(
+        &'a self,
+        pipeline: &'a str,
+        outbox: OutboxId,
+        rows: &'a [RowId],
+    ) -> BoxFuture<'a, Result<Vec<RowId>, StoreError>>;
 
     /// Takes a fresh snapshot and reads the rows it sees and `seen` does not,
     /// both in one statement.

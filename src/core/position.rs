@@ -114,15 +114,21 @@ impl Position {
             .map_or(&self.base, |window| &window.snapshot)
     }
 
-    /// Whether a row was settled when this position was written.
+    /// Whether a row lies before all that was unsettled when this position was
+    /// written.
     #[must_use]
-    pub fn has_settled(&self, seq: Seq, hash: u128) -> bool {
-        let in_prefix = match self.open.first() {
+    pub fn has_settled_all_before(&self, seq: Seq) -> bool {
+        match self.open.first() {
             None => seq.window <= self.last_number,
             Some(first) if seq.window == first.number => seq.id <= self.settled_id,
             Some(first) => seq.window < first.number,
-        };
-        in_prefix
+        }
+    }
+
+    /// Whether a row was settled when this position was written.
+    #[must_use]
+    pub fn has_settled(&self, seq: Seq, hash: u128) -> bool {
+        self.has_settled_all_before(seq)
             || self
                 .marks
                 .iter()

@@ -1,7 +1,7 @@
 //! Makes a row ready to send: its event id, partition key, hash and body.
 //!
-//! A row that cannot be made ready is poison. It is named and held, never
-//! skipped and never sent in a changed form.
+//! A row that cannot be made ready is poison. It is named, and parked or held as
+//! its pipeline says, never skipped and never sent in a changed form.
 
 use std::sync::Arc;
 
@@ -49,6 +49,8 @@ pub enum Poison {
     /// Data and key together weigh more than the stream takes.
     #[error("the record weighs {bytes} bytes with its key (the stream takes at most {limit})")]
     RecordTooLarge {
+        /// Its partition key.
+        key: Arc<str>,
         /// What it weighs.
         bytes: usize,
         /// What the stream takes.
@@ -66,6 +68,18 @@ impl Poison {
             Self::VariableMissing { .. } => "variable_missing",
             Self::VariableNotScalar { .. } => "variable_not_scalar",
             Self::RecordTooLarge { .. } => "record_too_large",
+        }
+    }
+
+    /// The row's partition key, if it has one that the stream takes.
+    #[must_use]
+    pub const fn key(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::KeyEmpty
+            | Self::KeyTooLong { .. }
+            | Self::VariableMissing { .. }
+            | Self::VariableNotScalar { .. } => None,
+            Self::RecordTooLarge { key, .. } => Some(key),
         }
     }
 }
@@ -90,6 +104,8 @@ pub struct Renderer {
     pub outbox: Outbox,
     /// The pipeline's tenant.
     pub tenant: Arc<str>,
+    /// What stands for a variable that the row lacks, if anything may.
+    pub on_missing: Option<Arc<str>>,
     /// The most a record may weigh, data plus key, in bytes: what the stream
     /// says of itself.
     pub max_record_bytes: usize,
@@ -111,6 +127,7 @@ impl Renderer {
             outbox: &self.outbox.name,
             tenant: &self.tenant,
             event_id,
+            missing: self.on_missing.as_deref(),
         };
         let key = self.template.render(&row, &context)?;
         check_key(&key)?;
@@ -132,6 +149,7 @@ impl Renderer {
         let bytes = envelope.weight();
         if bytes > self.max_record_bytes {
             return Err(Poison::RecordTooLarge {
+                key: envelope.key,
                 bytes,
                 limit: self.max_record_bytes,
             });
@@ -173,6 +191,7 @@ mod tests {
                 uuid: Uuid::from_u128(0x0123_4567_89ab_4def_8123_4567_89ab_cdef),
             },
             tenant: "default".into(),
+            on_missing: None,
             max_record_bytes: 1 << 20,
         }
     }
@@ -246,6 +265,7 @@ mod tests {
         assert_eq!(
             renderer.render(row(Some("k")), WindowNumber(1)),
             Err(Poison::RecordTooLarge {
+                key: "k".into(),
                 bytes: weight,
                 limit: weight - 1
             })

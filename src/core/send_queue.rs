@@ -235,6 +235,39 @@ impl<T: Sendable> SendQueue<T> {
         self.count_ready(weight);
     }
 
+    /// Like [`Self::failed`], for rows that must be first in the next call.
+    pub fn failed_first(&mut self, flow: FlowId, row: T) {
+        let queued = self.retry.len();
+        self.failed(flow, row);
+        if self.retry.len() > queued
+            && let Some(last) = self.retry.pop_back()
+        {
+            self.retry.push_front(last);
+        }
+    }
+
+    /// Takes out every row that waits behind the record in flight of this key:
+    /// they are not to be sent. The key is then free.
+    pub fn take_key(&mut self, flow: FlowId, hash: u128) -> Vec<T> {
+        let Some(queue) = self.flows.get_mut(&flow) else {
+            return Vec::new();
+        };
+        if !queue.keys.get(&hash).is_some_and(|key| key.in_flight) {
+            return Vec::new();
+        }
+        let rows: Vec<T> = queue
+            .keys
+            .remove(&hash)
+            .map_or_else(Vec::new, |key| key.rows.into());
+        let bytes: usize = rows.iter().map(Sendable::weight).sum();
+        queue.rows -= rows.len();
+        queue.bytes -= bytes;
+        self.rows -= rows.len();
+        self.bytes -= bytes;
+        self.forget_flow_if_done(flow);
+        rows
+    }
+
     /// Drops everything of a flow; answers how many rows that were.
     pub fn purge(&mut self, flow: FlowId) -> usize {
         let Some(queue) = self.flows.remove(&flow) else {

@@ -109,6 +109,8 @@ pub struct KeyContext<'a> {
     pub tenant: &'a str,
     /// The row's event id.
     pub event_id: &'a str,
+    /// What stands for a field that is missing or null, if anything may.
+    pub missing: Option<&'a str>,
 }
 
 // === impl KeyTemplate ===
@@ -145,14 +147,13 @@ impl KeyTemplate {
                 Part::Tenant => key.push_str(context.tenant),
                 Part::Header(name) => {
                     let value = scalar_at(&row.headers, &[name]);
-                    key.push_str(&value.map_err(|why| no_value(why, format!("headers.{name}")))?);
+                    let name = || format!("headers.{name}");
+                    push_value(&mut key, value, context, name)?;
                 }
                 Part::Payload(path) => {
                     let value = scalar_at(&row.payload, path);
-                    key.push_str(
-                        &value
-                            .map_err(|why| no_value(why, format!("payload.{}", path.join("."))))?,
-                    );
+                    let name = || format!("payload.{}", path.join("."));
+                    push_value(&mut key, value, context, name)?;
                 }
             }
         }
@@ -160,11 +161,19 @@ impl KeyTemplate {
     }
 }
 
-fn no_value(why: NoScalar, name: String) -> VariableError {
-    match why {
-        NoScalar::Missing => VariableError::Missing { name },
-        NoScalar::Container => VariableError::NotScalar { name },
+fn push_value(
+    key: &mut String,
+    value: Result<impl AsRef<str>, NoScalar>,
+    context: &KeyContext<'_>,
+    name: impl FnOnce() -> String,
+) -> Result<(), VariableError> {
+    match (value, context.missing) {
+        (Ok(value), _) => key.push_str(value.as_ref()),
+        (Err(NoScalar::Missing), Some(default)) => key.push_str(default),
+        (Err(NoScalar::Missing), None) => return Err(VariableError::Missing { name: name() }),
+        (Err(NoScalar::Container), _) => return Err(VariableError::NotScalar { name: name() }),
     }
+    Ok(())
 }
 
 impl Default for KeyTemplate {
@@ -272,6 +281,7 @@ mod tests {
         outbox: "events",
         tenant: "acme",
         event_id: "the-event-id",
+        missing: None,
     };
 
     fn row(dedup_key: Option<&str>) -> OutboxRow {
@@ -347,6 +357,27 @@ mod tests {
         assert_eq!(
             error("{payload.order.lines}"),
             not_scalar("payload.order.lines")
+        );
+    }
+
+    #[test]
+    fn a_default_stands_for_what_is_missing_and_for_nothing_else() {
+        let context = KeyContext {
+            missing: Some("unknown"),
+            ..CONTEXT
+        };
+        let render = |template: &str| {
+            let template: KeyTemplate = template.parse().expect("a template");
+            template.render(&row(None), &context)
+        };
+        assert_eq!(
+            render("{headers.absent}/{payload.none}/{payload.order.id}").as_deref(),
+            Ok("unknown/unknown/42")
+        );
+        let name = "payload.order".to_owned();
+        assert_eq!(
+            render("{payload.order}"),
+            Err(VariableError::NotScalar { name })
         );
     }
 

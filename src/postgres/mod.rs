@@ -12,6 +12,7 @@
 pub mod catalog;
 mod error;
 mod lease;
+mod letters;
 pub mod pool;
 mod position;
 mod probe;

@@ -20,7 +20,9 @@
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
+use super::letters;
 use super::store::PgOutboxStore;
+use crate::core::dead_letter::DeadLetter;
 use crate::core::ports::{Epoch, Fenced, OutboxId, StoreError};
 use crate::core::position::{Mark, OpenWindow, Position, RowId, Seq, WindowNumber};
 use crate::core::shard_map::HashRange;
@@ -182,6 +184,7 @@ pub(super) async fn save(
     pipeline: &str,
     epoch: Epoch,
     position: &Position,
+    letters: &[DeadLetter],
 ) -> Result<Fenced, StoreError> {
     let unwritable = |error: &dyn std::fmt::Display| {
         StoreError::Refused(format!(
@@ -207,7 +210,11 @@ pub(super) async fn save(
     };
     let marks = serde_json::to_string(&marks).map_err(|error| unwritable(&error))?;
     let last_number = i64::try_from(position.last_number.0).map_err(|error| unwritable(&error))?;
-    let mut session = store.statement().await?;
+    let mut session = if letters.is_empty() {
+        store.statement().await?
+    } else {
+        store.transaction().await?
+    };
     let result = sqlx::query(SAVE)
         .bind(pipeline)
         .bind(epoch.0)
@@ -220,10 +227,11 @@ pub(super) async fn save(
         .persistent(store.prepares())
         .execute(session.connection())
         .await?;
+    if result.rows_affected() == 0 {
+        session.finish().await?;
+        return Ok(Fenced::Stale);
+    }
+    letters::park(store, session.connection(), pipeline, letters).await?;
     session.finish().await?;
-    Ok(if result.rows_affected() == 0 {
-        Fenced::Stale
-    } else {
-        Fenced::Written
-    })
+    Ok(Fenced::Written)
 }

@@ -9,10 +9,11 @@ use futures::future::BoxFuture;
 use sqlx::PgPool;
 
 use super::session::Session;
-use super::{lease, position, probe, replay, windows};
+use super::{lease, letters, position, probe, replay, windows};
+use crate::core::dead_letter::DeadLetter;
 use crate::core::ports::{
-    Backlog, Claim, ClaimRequest, Epoch, Fenced, Opened, OutboxId, OutboxStore, PageRequest,
-    PipelineName, ProbeReport, ProbeTarget, StoreError, WindowRows,
+    Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
+    PageRequest, PipelineName, ProbeReport, ProbeTarget, StoreError, WindowRows,
 };
 use crate::core::position::{Position, RowId};
 use crate::core::resend::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite, ResendStore};
@@ -136,8 +137,26 @@ impl OutboxStore for PgOutboxStore {
         pipeline: &'a str,
         epoch: Epoch,
         position: &'a Position,
+        letters: &'a [DeadLetter],
     ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
-        self.bounded(1, position::save(self, pipeline, epoch, position))
+        self.bounded(1, position::save(self, pipeline, epoch, position, letters))
+    }
+
+    fn letters<'a>(
+        &'a self,
+        pipeline: &'a str,
+        outbox: OutboxId,
+    ) -> BoxFuture<'a, Result<Letters, StoreError>> {
+        self.bounded(1, letters::known(self, pipeline, outbox))
+    }
+
+    fn rows_with_letters<'a>(
+        &'a self,
+        pipeline: &'a str,
+        outbox: OutboxId,
+        rows: &'a [RowId],
+    ) -> BoxFuture<'a, Result<Vec<RowId>, StoreError>> {
+        self.bounded(1, letters::rows_with(self, pipeline, outbox, rows))
     }
 
     fn open_window<'a>(

@@ -132,7 +132,7 @@ fn a_bad_pipeline_is_refused_with_every_reason() {
             "ordering: got \"none\"; expected \"key\": nothing else is supported in this version",
             "aggregation: got \"kpl\"",
             "compression: got \"gzip\"",
-            "on_poison: got \"skip\"; expected \"halt\"",
+            "on_poison: got \"skip\"; expected \"park\" or \"block_key\" or \"halt\"",
             "strem_name: unknown key; expected stream_name, perhaps",
         ],
     );

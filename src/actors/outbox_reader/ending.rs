@@ -2,22 +2,42 @@
 
 use std::sync::Arc;
 
-use actix::{ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 
-use super::OutboxReader;
+use super::{BLOCKED_RETRY, OutboxReader};
 use crate::actors::child::Exit;
+use crate::actors::fault;
+use crate::actors::messages::{Drain, FlowBecameVoid, StopNow};
 
 impl OutboxReader {
+    /// Looks again at a row that holds the pipeline.
+    pub(super) fn look_again(&mut self, context: &mut Context<Self>) {
+        if let Some(rejected) = self.rejected.take() {
+            self.save_and_end(
+                Exit::Blocked(rejected.reason.clone()),
+                Some(rejected),
+                context,
+            );
+        } else if self.intake.is_held() && !self.draining {
+            self.intake.resume_reading();
+            self.go_on(context);
+        }
+        context.run_later(BLOCKED_RETRY, Self::look_again);
+    }
+
     /// The last acts of a drain: write the position, give the lease back.
     pub(super) fn release(&mut self, context: &mut Context<Self>) {
         self.releasing = true;
+        // No letter is left to be written: see `go_on`.
         let position = self.intake.position_to_save(self.now());
         let work = self.work.clone();
         let replay = self.resend.last_progress();
         let node = Arc::clone(&self.node);
         let last_acts = async move {
             let (store, pipeline, epoch) = (work.store, work.pipeline, work.epoch);
-            store.save_position(&pipeline, epoch, &position).await?;
+            store
+                .save_position(&pipeline, epoch, &position, &[])
+                .await?;
             if let Some(replay) = replay {
                 store.save_replay(&pipeline, epoch, &replay).await?;
             }
@@ -48,7 +68,9 @@ impl OutboxReader {
     ) {
         self.releasing = true;
         let position = self.intake.position_to_save(self.now());
-        let last_act = self.workers.spawn(self.work.clone().save(position));
+        let last_act = self
+            .workers
+            .spawn(self.work.clone().save(position, Vec::new()));
         context.spawn(last_act.into_actor(self).map(move |result, reader, context| {
             if let Ok(Err(error)) = result {
                 tracing::debug!(pipeline = %reader.key, %error, "the last position was not written");
@@ -56,5 +78,33 @@ impl OutboxReader {
             reader.end(exit, context);
             drop(kept);
         }));
+    }
+}
+
+impl Handler<FlowBecameVoid> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, _: FlowBecameVoid, context: &mut Self::Context) {
+        fault::point("outbox_reader.FlowBecameVoid");
+        self.end(Exit::RowsLost, context);
+    }
+}
+
+impl Handler<Drain> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, context: &mut Self::Context) {
+        fault::point("outbox_reader.Drain");
+        self.draining = true;
+        self.intake.stop_reading();
+        self.go_on(context);
+    }
+}
+
+impl Handler<StopNow> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, _: StopNow, context: &mut Self::Context) {
+        self.end(Exit::Stopped, context);
     }
 }

@@ -47,16 +47,14 @@ impl OutboxReader {
     /// The service does not take a row: nothing more is read, what else was
     /// handed goes on. After a while the pipeline starts again before that row.
     pub(super) fn hold_at(&mut self, rejected: RejectedRow) {
-        // A row of a replay is left out when the pipeline starts again.
-        self.resend.rejected(rejected.seq);
         let reason = rejected.reason.clone();
         tracing::error!(
-            pipeline = %self.key, row = rejected.seq.id, %reason,
+            pipeline = %self.key, row = rejected.row.envelope.seq.id, %reason,
             "a row cannot be sent; the pipeline waits before it, nothing is skipped"
         );
         self.metrics.row_blocked();
         self.intake.stop_reading();
-        let row_id = rejected.seq.id;
+        let row_id = rejected.row.envelope.seq.id;
         self.set_state(PipelineState::Blocked { row_id, reason });
         self.rejected = Some(rejected);
     }
@@ -102,7 +100,8 @@ impl OutboxReader {
         if !self.is_stalled() {
             self.pulse.beat();
         }
-        let unsettled = self.intake.handed() + self.intake.stashed();
+        let letters = self.intake.letters();
+        let unsettled = self.intake.handed() + self.intake.stashed() + letters;
         let (in_flight, bytes) = (self.tag.own.rows(), self.tag.own.bytes());
         let (windows, stashed) = (self.intake.open_windows(), self.intake.stashed());
         let is_waiting = self.resend.handed() == 0 && !self.intake.may_resend();
@@ -113,7 +112,7 @@ impl OutboxReader {
             next_id: request.next,
             state: if is_waiting { "waiting" } else { "running" },
         });
-        self.metrics.in_flight(in_flight + stashed, bytes);
+        self.metrics.in_flight(in_flight + stashed + letters, bytes);
         self.metrics.windows_open(windows);
         self.metrics.deferred_rows(stashed);
         self.board
@@ -126,6 +125,10 @@ impl OutboxReader {
             });
         if self.reports.is_multiple_of(BACKLOG_EVERY) {
             self.count_backlog(context);
+            if self.has_letters && !self.draining {
+                self.letters_due = true;
+                self.go_on(context);
+            }
         }
         self.reports = self.reports.wrapping_add(1);
         context.run_later(REPORT_EVERY, Self::report);

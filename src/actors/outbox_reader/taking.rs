@@ -5,12 +5,13 @@ use std::sync::Arc;
 use actix::Context;
 
 use super::OutboxReader;
-use super::work::{Done, Fetched, Rendered};
+use super::work::{Done, Fetched, Item, Rendered};
 use crate::actors::child::Exit;
-use crate::actors::messages::{Batch, RoutedRow};
+use crate::actors::messages::{Batch, Purpose, RoutedRow};
 use crate::actors::permits::Ticket;
 use crate::admin::metrics::PositionWrite;
-use crate::core::intake::{Ready, Room};
+use crate::core::dead_letter::OnPoison;
+use crate::core::intake::Room;
 use crate::core::ports::Fenced;
 use crate::core::position::{Seq, WindowNumber};
 use crate::core::row::Envelope;
@@ -47,6 +48,7 @@ impl OutboxReader {
             Done::Saved(Fenced::Written) => {
                 self.all_metrics.position_write(PositionWrite::Written);
                 self.intake.saved(self.now());
+                self.letters_written();
                 if let Some((window, fetched)) = self.opened.take() {
                     self.take_window(window, fetched);
                 }
@@ -65,6 +67,7 @@ impl OutboxReader {
                 rows,
             } => self.take_again(after, &ids, is_last, rows),
             Done::ReplaySaved(progress, written) => self.replay_saved(&progress, written, context),
+            Done::Letters(letters) => self.know_letters(letters, context),
             Done::Saved(Fenced::Stale) => {
                 self.all_metrics.position_write(PositionWrite::Stale);
                 self.end(Exit::LeaseLost, context);
@@ -89,18 +92,31 @@ impl OutboxReader {
 
     /// Takes rows in; answers whether reading is held before one of them.
     fn take_rows(&mut self, rows: Rendered) -> bool {
-        let mut room = self.room_for(rows.ready.len());
-        self.learn_weight(&rows.ready);
-        let mut handed = Vec::with_capacity(rows.ready.len());
-        let stashed = self.intake.stashed();
-        for ready in rows.ready {
-            handed.extend(self.intake.take_in(ready, &mut room));
+        let mut room = self.room_for(rows.items.len());
+        self.learn_weight(&rows.items);
+        let mut handed = Vec::with_capacity(rows.items.len());
+        let (stashed, letters) = (self.intake.stashed(), self.intake.letters());
+        let mut held = None;
+        for item in rows.items {
+            match item {
+                Item::Ready(ready) => handed.extend(self.intake.take_in(ready, &mut room)),
+                Item::Lettered(seq) => self.intake.skip(seq),
+                Item::Poison(seq, poison, _) if self.work.on_poison == OnPoison::Halt => {
+                    held = Some((seq, poison));
+                }
+                Item::Poison(seq, poison, weight) => {
+                    let letter = self.letter_of(seq, &poison, weight);
+                    if self.intake.park_read(letter) {
+                        self.say_parked(seq, poison.code(), &poison.to_string());
+                    }
+                }
+            }
         }
         // What an earlier incarnation has settled is not read, just looked at.
-        let taken = handed.len() + self.intake.stashed() - stashed;
-        self.metrics.rows_read(taken, rows.bytes);
-        self.hand(handed);
-        match rows.poison {
+        let aside = self.intake.stashed() - stashed + self.intake.letters() - letters;
+        self.metrics.rows_read(handed.len() + aside, rows.bytes);
+        self.hand(handed, Purpose::Live);
+        match held {
             None => {
                 self.is_running();
                 false
@@ -114,20 +130,29 @@ impl OutboxReader {
     }
 
     fn take_back(&mut self, lane: usize, asked: &[Seq], rows: Rendered) {
-        let mut room = self.room_for(rows.ready.len());
-        let mut ready = rows.ready.into_iter().peekable();
+        let mut room = self.room_for(rows.items.len());
+        let mut items = rows.items.into_iter().peekable();
         let mut handed = Vec::new();
+        let mut held = None;
         for seq in asked {
-            if rows
-                .poison
-                .as_ref()
-                .is_some_and(|(poisoned, _)| poisoned == seq)
-            {
-                break;
-            }
-            let found: Option<Ready> = ready.next_if(|ready| ready.envelope.seq == *seq);
+            let found = items.next_if(|item| match item {
+                Item::Ready(ready) => ready.envelope.seq == *seq,
+                Item::Lettered(of) | Item::Poison(of, _, _) => of == seq,
+            });
             match found {
-                Some(found) => handed.extend(self.intake.take_back(lane, found, &mut room)),
+                Some(Item::Ready(ready)) => {
+                    handed.extend(self.intake.take_back(lane, ready, &mut room));
+                }
+                Some(Item::Lettered(seq)) => self.intake.stashed_row_is_gone(lane, seq),
+                Some(Item::Poison(seq, poison, _)) if self.work.on_poison == OnPoison::Halt => {
+                    held = Some((seq, poison));
+                    break;
+                }
+                Some(Item::Poison(seq, poison, weight)) => {
+                    let letter = self.letter_of(seq, &poison, weight);
+                    self.intake.park_stashed(lane, letter);
+                    self.say_parked(seq, poison.code(), &poison.to_string());
+                }
                 None => {
                     tracing::error!(
                         pipeline = %self.key, row = seq.id,
@@ -138,8 +163,8 @@ impl OutboxReader {
                 }
             }
         }
-        self.hand(handed);
-        if let Some((seq, poison)) = rows.poison {
+        self.hand(handed, Purpose::Live);
+        if let Some((seq, poison)) = held {
             self.intake.stop_reading();
             self.block(seq, &poison);
         }
@@ -156,14 +181,18 @@ impl OutboxReader {
         }
     }
 
-    pub(super) fn learn_weight(&mut self, rows: &[Ready]) {
-        let largest = rows.iter().map(|ready| ready.envelope.weight()).max();
+    fn learn_weight(&mut self, items: &[Item]) {
+        let weight = |item: &Item| match item {
+            Item::Ready(ready) => Some(ready.envelope.weight()),
+            Item::Lettered(_) | Item::Poison(_, _, _) => None,
+        };
+        let largest = items.iter().filter_map(weight).max();
         if let Some(largest) = largest {
             self.weight = largest.max(self.weight - self.weight / 8);
         }
     }
 
-    pub(super) fn hand(&mut self, envelopes: Vec<Envelope>) {
+    pub(super) fn hand(&mut self, envelopes: Vec<Envelope>, purpose: Purpose) {
         if envelopes.is_empty() {
             return;
         }
@@ -173,6 +202,7 @@ impl OutboxReader {
         let rows = envelopes.into_iter().map(|envelope| RoutedRow {
             ticket: Ticket::take(tag, envelope.weight()),
             envelope,
+            purpose,
         });
         let batch = Batch {
             tag: Arc::clone(tag),

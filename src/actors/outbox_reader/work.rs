@@ -1,11 +1,16 @@
 //! What a reader has done for it in tasks of their own: reading and rendering
 //! rows, writing the position.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::resend::Again;
 use crate::actors::clock::Clock;
+use crate::core::dead_letter::{DeadLetter, OnPoison};
 use crate::core::intake::{Ready, Wish};
-use crate::core::ports::{Epoch, Fenced, OutboxStore, PageRequest, StoreError, WindowRows};
+use crate::core::ports::{
+    Epoch, Fenced, Letters, OutboxStore, PageRequest, StoreError, WindowRows,
+};
 use crate::core::position::{Position, RowId, Seq, WindowNumber};
 use crate::core::render::{Poison, Renderer};
 use crate::core::resend::{ReplayProgress, ReplayRequest, ReplayWrite};
@@ -21,15 +26,27 @@ pub(super) struct Work {
     pub(super) pipeline: Arc<str>,
     pub(super) epoch: Epoch,
     pub(super) clock: Clock,
+    pub(super) on_poison: OnPoison,
+    /// No row above this id had a letter when the reader began.
+    pub(super) highest_lettered: RowId,
 }
 
-/// Rows that were read and rendered, up to the first that cannot be.
-#[derive(Debug, Default)]
+/// A row that was read.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// It can be sent.
+    Ready(Ready),
+    /// It can not.
+    Poison(Seq, Poison, usize),
+    /// It has a letter: an earlier incarnation parked it.
+    Lettered(Seq),
+}
+
+/// Rows that were read and rendered, in order; under `halt` up to the first that
+/// cannot be sent.
+#[derive(Debug)]
 pub(super) struct Rendered {
-    pub(super) ready: Vec<Ready>,
-    pub(super) poison: Option<(Seq, Poison)>,
-    /// Those that cannot be, where the others go on without them.
-    pub(super) skipped: Vec<(Seq, Poison)>,
+    pub(super) items: Vec<Item>,
     /// How many rows were read, and the bytes of the rendered ones.
     pub(super) read: usize,
     pub(super) bytes: usize,
@@ -75,9 +92,11 @@ pub(super) enum Done {
         after: RowId,
         ids: Vec<RowId>,
         is_last: bool,
-        rows: Rendered,
+        rows: Again,
     },
     ReplaySaved(ReplayProgress, ReplayWrite),
+    /// What is known of the pipeline's letters.
+    Letters(Letters),
 }
 
 impl Work {
@@ -95,7 +114,7 @@ impl Work {
             Wish::Open { seen, page } => {
                 let taken_at = self.clock.now();
                 let opened = self.store.open_window(outbox, &seen, clamp(page)).await?;
-                let fetched = self.fetched(opened.rows, next_window, floor);
+                let fetched = self.fetched(opened.rows, next_window, floor).await?;
                 Done::Opened {
                     snapshot: opened.snapshot,
                     taken_at,
@@ -114,7 +133,7 @@ impl Work {
                     .await?;
                 Done::Reopened {
                     window,
-                    fetched: self.fetched(rows, window, None),
+                    fetched: self.fetched(rows, window, None).await?,
                 }
             }
             Wish::Page {
@@ -137,7 +156,7 @@ impl Work {
                 };
                 let rows = self.store.read_page(&request).await?;
                 let is_last = rows.len() < page;
-                let rows = self.render(rows, |_| window, floor);
+                let rows = self.render(rows, |_| window, floor).await?;
                 Done::Page {
                     window,
                     rows,
@@ -151,7 +170,7 @@ impl Work {
                     let seq = asked.iter().find(|seq| seq.id == id);
                     seq.map_or(next_window, |seq| seq.window)
                 };
-                let rows = self.render(found, window_of, None);
+                let rows = self.render(found, window_of, None).await?;
                 Done::Refilled { lane, asked, rows }
             }
             Wish::Save | Wish::Wait { .. } => return Ok(None),
@@ -160,17 +179,33 @@ impl Work {
     }
 
     /// Writes the position down.
-    pub(super) async fn save(self, position: Position) -> Result<Option<Done>, StoreError> {
+    pub(super) async fn save(
+        self,
+        position: Position,
+        letters: Vec<DeadLetter>,
+    ) -> Result<Option<Done>, StoreError> {
         let fenced = self
             .store
-            .save_position(&self.pipeline, self.epoch, &position)
+            .save_position(&self.pipeline, self.epoch, &position, &letters)
             .await?;
         Ok(Some(Done::Saved(fenced)))
     }
 
-    fn fetched(&self, rows: WindowRows, window: WindowNumber, floor: Option<Moment>) -> Fetched {
-        match rows {
-            WindowRows::Whole(rows) => Fetched::Whole(self.render(rows, |_| window, floor)),
+    /// Looks up what a reader must know of its pipeline's letters.
+    pub(super) async fn letters(self) -> Result<Option<Done>, StoreError> {
+        let outbox = self.renderer.outbox.id;
+        let letters = self.store.letters(&self.pipeline, outbox).await?;
+        Ok(Some(Done::Letters(letters)))
+    }
+
+    async fn fetched(
+        &self,
+        rows: WindowRows,
+        window: WindowNumber,
+        floor: Option<Moment>,
+    ) -> Result<Fetched, StoreError> {
+        Ok(match rows {
+            WindowRows::Whole(rows) => Fetched::Whole(self.render(rows, |_| window, floor).await?),
             WindowRows::Bounds {
                 first,
                 first_fresh,
@@ -180,20 +215,32 @@ impl Work {
                 first_fresh,
                 last,
             },
-        }
+        })
     }
 
-    fn render(
+    /// Which of these rows have a letter. Rows that are new need no look: their
+    /// ids are above those of all letters.
+    async fn lettered(&self, rows: &[OutboxRow]) -> Result<HashSet<RowId>, StoreError> {
+        let old = rows.iter().map(|row| row.id);
+        let old: Vec<RowId> = old.filter(|id| *id <= self.highest_lettered).collect();
+        if old.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let outbox = self.renderer.outbox.id;
+        let found = self.store.rows_with_letters(&self.pipeline, outbox, &old);
+        Ok(found.await?.into_iter().collect())
+    }
+
+    async fn render(
         &self,
         rows: Vec<OutboxRow>,
         window_of: impl Fn(RowId) -> WindowNumber,
         floor: Option<Moment>,
-    ) -> Rendered {
+    ) -> Result<Rendered, StoreError> {
+        let lettered = self.lettered(&rows).await?;
         let now = self.clock.now();
         let mut rendered = Rendered {
-            ready: Vec::with_capacity(rows.len()),
-            poison: None,
-            skipped: Vec::new(),
+            items: Vec::with_capacity(rows.len()),
             read: rows.len(),
             bytes: 0,
         };
@@ -202,42 +249,30 @@ impl Work {
                 window: window_of(row.id),
                 id: row.id,
             };
+            if lettered.contains(&row.id) {
+                rendered.items.push(Item::Lettered(seq));
+                continue;
+            }
             let inserted = Moment::from_origin(now.since_origin().saturating_sub(row.age));
             let visible_since = floor.map_or(inserted, |floor| inserted.max(floor)).min(now);
+            let weight = row.payload.len() + row.headers.len();
             match self.renderer.render(row, seq.window) {
                 Ok(envelope) => {
                     rendered.bytes += envelope.weight();
-                    rendered.ready.push(Ready {
+                    rendered.items.push(Item::Ready(Ready {
                         envelope,
                         visible_since,
-                    });
+                    }));
                 }
                 Err(poison) => {
-                    rendered.poison = Some((seq, poison));
-                    break;
+                    rendered.items.push(Item::Poison(seq, poison, weight));
+                    if self.on_poison == OnPoison::Halt {
+                        break;
+                    }
                 }
             }
         }
-        rendered
-    }
-
-    /// Renders all rows under one number; those that cannot be are set apart.
-    pub(super) fn render_all(&self, rows: Vec<OutboxRow>, window: WindowNumber) -> Rendered {
-        let mut rendered = Rendered {
-            read: rows.len(),
-            ..Rendered::default()
-        };
-        for row in rows {
-            let seq = Seq { window, id: row.id };
-            match self.renderer.render(row, window) {
-                Ok(envelope) => rendered.ready.push(Ready {
-                    envelope,
-                    visible_since: self.clock.now(),
-                }),
-                Err(poison) => rendered.skipped.push((seq, poison)),
-            }
-        }
-        rendered
+        Ok(rendered)
     }
 }
 

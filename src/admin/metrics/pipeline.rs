@@ -9,6 +9,7 @@ use prometheus::{
 
 use super::{counter_value, counters, gauge_value, gauges, histograms, int_gauges, remove_series};
 use crate::admin::status::PipelineState;
+use crate::core::dead_letter::LetterReason;
 
 const LABELS: [&str; 3] = ["pipeline", "tenant", "stream"];
 
@@ -57,6 +58,8 @@ pub struct PipelineMetrics {
     blocked: IntCounter,
     returned: IntCounter,
     resent: IntCounter,
+    parked: [(LetterReason, IntCounter); LetterReason::ALL.len()],
+    letters_open: IntGauge,
     vanished: IntCounter,
     commit_to_ack: Histogram,
     lag_rows: IntGauge,
@@ -79,6 +82,8 @@ pub(super) struct PipelineFamilies {
     blocked: IntCounterVec,
     returned: IntCounterVec,
     resent: IntCounterVec,
+    parked: IntCounterVec,
+    letters_open: IntGaugeVec,
     vanished: IntCounterVec,
     commit_to_ack: HistogramVec,
     lag_rows: IntGaugeVec,
@@ -132,6 +137,21 @@ impl PipelineMetrics {
     /// A row of a replay was confirmed. It counts as read and as delivered too.
     pub fn resent(&self) {
         self.resent.inc();
+    }
+
+    /// A row became a dead letter.
+    pub fn parked(&self, reason: LetterReason) {
+        for (known, counter) in &self.parked {
+            if *known == reason {
+                counter.inc();
+            }
+        }
+    }
+
+    /// So many dead letters wait for a person (counted up to 10,000).
+    pub fn letters_open(&self, letters: u64) {
+        self.letters_open
+            .set(i64::try_from(letters).unwrap_or(i64::MAX));
     }
 
     /// A row was deleted from the outbox before it was delivered.
@@ -221,6 +241,16 @@ impl PipelineFamilies {
                 "Rows confirmed that were asked for again; counted as read and as delivered too",
                 &[pipeline, tenant, stream, "source"],
             )?,
+            parked: super::counters(
+                registry,
+                "tidegate_rows_parked_total",
+                "Rows that became dead letters instead of being delivered",
+                &[pipeline, tenant, stream, "reason"],
+            )?,
+            letters_open: int_gauges(
+                "tidegate_dead_letters_open",
+                "Dead letters that wait for a person, counted up to 10,000",
+            )?,
             vanished: counters(
                 "tidegate_rows_vanished_total",
                 "Rows that were deleted from the outbox before they were delivered",
@@ -275,6 +305,11 @@ impl PipelineFamilies {
             blocked: self.blocked.with_label_values(&labels),
             returned: self.returned.with_label_values(&labels),
             resent: self.resent.with_label_values(&with(REPLAY)),
+            parked: LetterReason::ALL.map(|reason| {
+                let labels = with(reason.code());
+                (reason, self.parked.with_label_values(&labels))
+            }),
+            letters_open: self.letters_open.with_label_values(&labels),
             vanished: self.vanished.with_label_values(&labels),
             commit_to_ack: self.commit_to_ack.with_label_values(&labels),
             lag_rows: self.lag_rows.with_label_values(&labels),
@@ -298,6 +333,7 @@ impl PipelineFamilies {
             self.throttled,
             self.blocked,
             self.returned,
+            self.letters_open,
             self.vanished,
             self.commit_to_ack,
             self.lag_rows,
@@ -312,6 +348,9 @@ impl PipelineFamilies {
             remove_series!(&[pipeline, tenant, stream, name], self.retried);
         }
         remove_series!(&[pipeline, tenant, stream, REPLAY], self.resent);
+        for reason in LetterReason::ALL {
+            remove_series!(&[pipeline, tenant, stream, reason.code()], self.parked);
+        }
         for name in PipelineState::NAMES {
             remove_series!(&[pipeline, tenant, stream, name], self.state);
         }

@@ -124,6 +124,13 @@ impl Intake {
                 (None, Some(mark)) => reached.max(mark.settled),
                 _ => reached,
             };
+            // A row that is to be parked belongs to no lane, or to one.
+            let settled = self.parking.first().map_or(settled, |row| {
+                settled.min(Seq {
+                    window: row.window,
+                    id: row.id.saturating_sub(1),
+                })
+            });
             if settled > prefix {
                 marks.push(Mark {
                     range: lane.range(),
@@ -146,6 +153,7 @@ impl Intake {
                     .chain(lane.first_unsettled().map(|row| row.window))
             })
             .chain(self.next_unread().map(|row| row.window))
+            .chain(self.parking.rows().map(|row| row.window))
             .collect();
         fixed.extend(self.position.open.first().map(|open| open.number));
         fixed.extend(self.position.open.last().map(|open| open.number));

@@ -159,7 +159,7 @@ impl Intake {
 
     /// What to do next, with this room for rows to hand over.
     pub fn next_wish(&mut self, room: Room, now: Moment) -> Wish {
-        if self.must_save {
+        if self.must_save || self.parking.is_due() {
             return Wish::Save;
         }
         if !self.stopped && room.rows > 0 && room.bytes > 0 {

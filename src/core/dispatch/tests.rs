@@ -1,0 +1,178 @@
+use super::super::budget::ShardLimits;
+use super::*;
+
+#[derive(Debug)]
+struct Row(u128);
+
+impl Sendable for Row {
+    fn hash(&self) -> u128 {
+        self.0
+    }
+
+    fn weight(&self) -> usize {
+        100
+    }
+}
+
+fn writer(keys: u128) -> Dispatch<Row> {
+    let unlimited = ShardLimits {
+        records_per_second: 1e9,
+        bytes_per_second: 1e12,
+        fraction: 1.0,
+    };
+    let budget = ShardBudget::new(unlimited, Moment::ORIGIN);
+    let mut writer = Dispatch::new(Arc::new(Mutex::new(budget)), Moment::ORIGIN);
+    let flow = Flow {
+        id: 1,
+        tenant: "t".into(),
+        tenant_weight: 1,
+        weight: 1,
+        batch_size: 500,
+    };
+    for key in 0..keys {
+        writer.push(&flow, Row(key));
+        writer.push(&flow, Row(key));
+    }
+    writer
+}
+
+fn at(millis: u64) -> Moment {
+    Moment::from_origin(Duration::from_millis(millis))
+}
+
+fn keys(writer: &Dispatch<Row>) -> Vec<u128> {
+    writer.in_flight().iter().map(|taken| taken.row.0).collect()
+}
+
+fn stored() -> RecordOutcome {
+    RecordOutcome::Stored {
+        shard: "s".into(),
+        sequence: "1".into(),
+    }
+}
+
+#[test]
+fn one_call_in_flight_and_only_failed_records_again() {
+    let mut writer = writer(4);
+    assert_eq!(writer.next(at(10)), Next::Call);
+    assert_eq!(keys(&writer), [0, 1, 2, 3]);
+    assert_eq!(writer.next(at(11)), Next::Nothing);
+    let failed = RecordOutcome::Failed {
+        code: "InternalFailure".into(),
+        message: String::new(),
+    };
+    let answer = writer.answered(
+        Ok(vec![stored(), RecordOutcome::Throttled, stored(), failed]),
+        at(12),
+        0.5,
+    );
+    assert_eq!(
+        (answer.stored.len(), answer.throttled, answer.failed),
+        (2, 1, 1)
+    );
+    assert_eq!(writer.next(at(13)), Next::Call);
+    assert_eq!(keys(&writer), [1, 3, 0, 2], "the failed ones first");
+}
+
+#[test]
+fn an_unknown_outcome_sends_the_same_records_first_after_a_pause() {
+    let mut writer = writer(2);
+    assert_eq!(writer.next(at(10)), Next::Call);
+    let failure = CallFailure::Unknown {
+        reason: "time-out".into(),
+    };
+    let answer = writer.answered(Err(failure), at(20), 1.0);
+    assert_eq!(answer.unknown, 2);
+    assert_eq!(writer.next(at(21)), Next::Wait(at(70)));
+    assert_eq!(writer.next(at(70)), Next::Call);
+    assert_eq!(keys(&writer), [0, 1]);
+}
+
+#[test]
+fn an_answer_of_the_wrong_length_is_an_unknown_outcome() {
+    let mut writer = writer(2);
+    assert_eq!(writer.next(at(10)), Next::Call);
+    let answer = writer.answered(Ok(vec![stored()]), at(20), 0.0);
+    assert_eq!((answer.stored.len(), answer.unknown), (0, 2));
+}
+
+/// Drives a writer of 300 keys with two rows each against a service that refuses
+/// every call with one of the bad keys' first rows; answers the order in which
+/// rows were stored and rejected, and in how many calls.
+fn drive(
+    bad: &[u128],
+    mut given_up: impl FnMut(&mut Dispatch<Row>, u128),
+) -> (Vec<u128>, Vec<u128>, usize) {
+    let mut writer = writer(300);
+    let (mut accepted, mut refused, mut calls) = (Vec::new(), Vec::new(), 0);
+    while writer.next(at(10_000 + 100 * calls as u64)) == Next::Call {
+        calls += 1;
+        assert!(calls < 100, "no end: {refused:?}");
+        let sent = keys(&writer);
+        let spoilt = |key: &u128| bad.contains(key) && !refused.contains(key);
+        let outcome = if sent.iter().any(spoilt) {
+            let (code, message) = ("InvalidArgumentException".to_owned(), "no".to_owned());
+            Err(CallFailure::BadRecord { code, message })
+        } else {
+            Ok(sent.iter().map(|_| stored()).collect())
+        };
+        let answer = writer.answered(outcome, at(10_000 + 100 * calls as u64), 0.0);
+        accepted.extend(answer.stored.iter().map(|stored| stored.row.0));
+        if let Some(rejected) = answer.rejected {
+            refused.push(rejected.row.0);
+            given_up(&mut writer, rejected.row.0);
+        }
+    }
+    (accepted, refused, calls)
+}
+
+#[test]
+fn the_records_that_spoil_their_calls_are_found_and_passed_over() {
+    for bad in [vec![77], vec![0, 299], vec![12, 13, 14], vec![299, 150, 3]] {
+        let (accepted, mut refused, calls) = drive(&bad, |writer, key| writer.pass_over(1, key));
+        refused.sort_unstable();
+        let mut expected = bad.clone();
+        expected.sort_unstable();
+        assert_eq!(refused, expected);
+        assert_eq!(
+            accepted.len(),
+            600 - bad.len(),
+            "the next row of each key goes"
+        );
+        assert!(calls <= 20 * bad.len() + 4, "{calls} calls for {bad:?}");
+    }
+}
+
+#[test]
+fn what_waits_behind_a_rejected_row_is_taken_out_on_demand() {
+    let mut taken = Vec::new();
+    let (accepted, refused, _) = drive(&[77, 200], |writer, key| {
+        taken.extend(writer.take_key(1, key).iter().map(|row| row.0));
+    });
+    taken.sort_unstable();
+    assert_eq!((refused.len(), taken), (2, vec![77, 200]));
+    assert!(!accepted.contains(&77) && !accepted.contains(&200));
+    assert_eq!(accepted.len(), 2 * 298);
+}
+
+#[test]
+fn calls_are_full_again_after_a_search() {
+    let mut writer = writer(500);
+    let refuse = |code: &str| CallFailure::BadRecord {
+        code: code.to_owned(),
+        message: String::new(),
+    };
+    assert_eq!(writer.next(at(10_000)), Next::Call);
+    let mut now = 10_000;
+    while keys(&writer).len() > 1 {
+        writer.answered(Err(refuse("ValidationException")), at(now), 0.0);
+        now += 1000;
+        assert_eq!(writer.next(at(now)), Next::Call);
+    }
+    let rejected = writer
+        .answered(Err(refuse("ValidationException")), at(now), 0.0)
+        .rejected;
+    writer.pass_over(1, rejected.expect("alone").row.0);
+    assert_eq!(writer.next(at(now + 1000)), Next::Call);
+    assert_eq!(keys(&writer).len(), 500);
+}
