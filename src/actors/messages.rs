@@ -32,6 +32,18 @@ pub struct RoutedRow {
     pub envelope: Envelope,
     /// Its permit, and whose it is.
     pub ticket: Ticket,
+    /// Why it is sent.
+    pub purpose: Purpose,
+}
+
+/// Why a row is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It comes in its turn.
+    Live,
+    /// It was delivered before and asked for again: refused, it is left out and
+    /// holds nothing up.
+    Again,
 }
 
 impl Sendable for RoutedRow {

@@ -26,8 +26,7 @@ use super::child::{Exit, ExitNote};
 use super::desired::PipelineKey;
 use super::fault;
 use super::messages::{
-    Drain, FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RejectedRow, ShardsChanged, StopNow,
-    Wake, Watch,
+    FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RejectedRow, ShardsChanged, Wake, Watch,
 };
 use super::permits::{FlowTag, Pool, RejectedKeys};
 use super::probe::Probe;
@@ -47,7 +46,8 @@ use crate::core::resend::Resend;
 use crate::core::send_queue::Flow;
 use crate::core::time::Moment;
 use parking::ComingBack;
-use work::{Done, Fetched, RenderedAgain, Work};
+use resend::Again;
+use work::{Done, Fetched, Work};
 
 pub use parts::ReaderParts;
 
@@ -94,7 +94,7 @@ pub struct OutboxReader {
     /// Rows sent again beside the live flow.
     resend: Resend,
     /// Such rows whose window number is being written down.
-    opened_again: Option<RenderedAgain>,
+    opened_again: Option<Again>,
     /// They had their turn.
     live_first: bool,
     last_number: WindowNumber,
@@ -511,33 +511,5 @@ impl Handler<NothingNew> for OutboxReader {
         if !self.busy {
             self.intake.advance_head(message.snapshot, message.taken_at);
         }
-    }
-}
-
-impl Handler<FlowBecameVoid> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, _: FlowBecameVoid, context: &mut Self::Context) {
-        fault::point("outbox_reader.FlowBecameVoid");
-        self.end(Exit::RowsLost, context);
-    }
-}
-
-impl Handler<Drain> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, _: Drain, context: &mut Self::Context) {
-        fault::point("outbox_reader.Drain");
-        self.draining = true;
-        self.intake.stop_reading();
-        self.go_on(context);
-    }
-}
-
-impl Handler<StopNow> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, _: StopNow, context: &mut Self::Context) {
-        self.end(Exit::Stopped, context);
     }
 }

@@ -19,7 +19,7 @@ use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
 use super::messages::{
-    Batch, Orders, Outcomes, PurgeVoid, RejectedRow, RoutedRow, StopNow, UnexpectedShard,
+    Batch, Orders, Outcomes, PurgeVoid, Purpose, RejectedRow, RoutedRow, StopNow, UnexpectedShard,
 };
 use super::permits::FlowTag;
 use super::pulse::Pulse;
@@ -293,7 +293,9 @@ impl ShardWriter {
     fn settle(&mut self, answer: Answer<RoutedRow>) {
         let mut per_flow: BTreeMap<FlowId, Settled> = BTreeMap::new();
         for stored in answer.stored {
-            let RoutedRow { envelope, ticket } = stored.row;
+            let RoutedRow {
+                envelope, ticket, ..
+            } = stored.row;
             let flow = ticket.tag().flow.id;
             let tag = ticket.settle();
             tag.metrics.delivered(1, envelope.weight());
@@ -323,7 +325,11 @@ impl ShardWriter {
     fn give_up(&mut self, rejected: Rejected<RoutedRow>) {
         let (flow, hash) = (rejected.flow, rejected.row.envelope.hash);
         let tag = Arc::clone(rejected.row.ticket.tag());
-        let unsent = match tag.on_poison {
+        let policy = match rejected.row.purpose {
+            Purpose::Live => tag.on_poison,
+            Purpose::Again => OnPoison::Park,
+        };
+        let unsent = match policy {
             OnPoison::Park => {
                 self.dispatch.pass_over(flow, hash);
                 Vec::new()

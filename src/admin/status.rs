@@ -301,10 +301,10 @@ impl PipelineStatus {
             open_windows: 0,
             deferred_rows: 0,
             delivered_rows: 0,
-            replay: None,
             parked_rows: 0,
             dead_letters_open: 0,
             blocked_keys: 0,
+            replay: None,
         }
     }
 }

@@ -19,6 +19,7 @@
 
 pub mod parking;
 mod record;
+mod resent;
 mod resharding;
 mod wish;
 
@@ -225,33 +226,6 @@ impl Intake {
     #[must_use]
     pub fn wants_news(&self) -> bool {
         self.scan == Scan::Done && !self.news
-    }
-
-    // === Rows sent again beside the live flow (see [`super::resend`]) ===
-
-    /// Whether rows may be handed that were delivered before: all open windows
-    /// have been read to their end.
-    #[must_use]
-    pub fn may_resend(&self) -> bool {
-        self.scan == Scan::Done && !self.stopped && !self.must_save
-    }
-
-    /// Uses a window number up for rows that are sent again. It must be written
-    /// down before any of them is handed.
-    pub const fn number_resend(&mut self) -> WindowNumber {
-        let number = self.position.last_number.next();
-        self.position.last_number = number;
-        self.must_save = true;
-        number
-    }
-
-    /// Whether a row of this hash key may be handed under a number of its own:
-    /// no live row of its lane waits, which would then come after it under a
-    /// lower number.
-    #[must_use]
-    pub fn takes_resent(&self, hash: u128) -> bool {
-        let lane = self.lanes.get(self.lane_of(hash));
-        self.last_backlog_of(hash).is_none() && lane.is_some_and(Lane::takes_more)
     }
 
     // === How it went ===

@@ -246,6 +246,17 @@ impl Resend {
         self.take_handed(seq, |replay| replay.skipped += 1)
     }
 
+    /// A row was not sent since another one of its key is refused: it is looked at
+    /// again.
+    pub fn came_back(&mut self, seq: Seq) {
+        if let Some(id) = self.handed.remove(&seq)
+            && let Some(replay) = &mut self.replay
+            && let Some(phase) = replay.rows.get_mut(&id)
+        {
+            *phase = Phase::Seen;
+        }
+    }
+
     fn take_handed(&mut self, seq: Seq, count: impl FnOnce(&mut Replay)) -> bool {
         let Some(id) = self.handed.remove(&seq) else {
             return false;

@@ -74,6 +74,7 @@ pub(super) async fn read_again(
         .bind(request.to)
         .bind(request.seen.to_string())
         .bind(i64::from(request.limit))
+        .bind(&*request.pipeline)
         .persistent(store.prepares())
         .fetch_all(session.connection())
         .await?;

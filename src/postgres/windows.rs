@@ -161,7 +161,7 @@ pub(super) const READ_ROWS: &str = concat!(
     ORDER BY wanted.place"
 );
 
-/// $1 outbox, $2 after, $3 last, $4 what the reader has read, $5 limit.
+/// $1 outbox, $2 after, $3 last, $4 what the reader has read, $5 limit, $6 pipeline.
 pub(super) const READ_AGAIN: &str = concat!(
     "SELECT ",
     row_columns!(),
@@ -169,6 +169,10 @@ pub(super) const READ_AGAIN: &str = concat!(
     FROM tide.outbox_message AS r
     WHERE r.outbox_id = $1 AND r.id > $2 AND r.id <= $3
         AND pg_visible_in_snapshot(r.xact, (SELECT $4::text::pg_snapshot))
+        AND NOT EXISTS (
+            SELECT FROM tide.relay_dead_letter AS d
+            WHERE d.pipeline = $6 AND d.outbox_id = r.outbox_id AND d.row_id = r.id
+                AND d.state IN ('parked', 'waiting', 'retry'))
     ORDER BY r.id LIMIT $5"
 );
 

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use actix::{ActorContext, ActorFutureExt, AsyncContext, Context, WrapFuture};
+use actix::{ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 
 use super::{BLOCKED_RETRY, OutboxReader};
 use crate::actors::child::Exit;
+use crate::actors::fault;
+use crate::actors::messages::{Drain, FlowBecameVoid, StopNow};
 
 impl OutboxReader {
     /// Looks again at a row that holds the pipeline.
@@ -76,5 +78,33 @@ impl OutboxReader {
             reader.end(exit, context);
             drop(kept);
         }));
+    }
+}
+
+impl Handler<FlowBecameVoid> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, _: FlowBecameVoid, context: &mut Self::Context) {
+        fault::point("outbox_reader.FlowBecameVoid");
+        self.end(Exit::RowsLost, context);
+    }
+}
+
+impl Handler<Drain> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, _: Drain, context: &mut Self::Context) {
+        fault::point("outbox_reader.Drain");
+        self.draining = true;
+        self.intake.stop_reading();
+        self.go_on(context);
+    }
+}
+
+impl Handler<StopNow> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, _: StopNow, context: &mut Self::Context) {
+        self.end(Exit::Stopped, context);
     }
 }

@@ -11,7 +11,7 @@ use actix::Context;
 
 use super::OutboxReader;
 use crate::actors::child::Exit;
-use crate::actors::messages::{RejectedRow, RoutedRow};
+use crate::actors::messages::{Purpose, RejectedRow, RoutedRow};
 use crate::core::dead_letter::{DeadLetter, LetterReason, LetterState, OnPoison};
 use crate::core::intake::parking::behind;
 use crate::core::ports::{Letters, MOST_BLOCKED_KEYS};
@@ -53,13 +53,26 @@ impl OutboxReader {
     /// The service does not take a row, or rows behind one were not sent.
     pub(super) fn take_rejected(&mut self, rejected: Option<RejectedRow>, unsent: Vec<RoutedRow>) {
         if let Some(rejected) = rejected {
+            if rejected.row.purpose == Purpose::Again {
+                return self.leave_out(rejected);
+            }
             match self.work.on_poison {
                 OnPoison::Halt => self.hold_at(rejected),
                 OnPoison::Park | OnPoison::BlockKey => self.park_rejected(rejected),
             }
         }
-        for RoutedRow { envelope, ticket } in unsent {
+        for RoutedRow {
+            envelope,
+            ticket,
+            purpose,
+        } in unsent
+        {
             ticket.settle();
+            if purpose == Purpose::Again {
+                self.metrics.rows_returned(1);
+                self.resend.came_back(envelope.seq);
+                continue;
+            }
             let now = self.now();
             self.intake
                 .park_handed(envelope.hash, behind(&envelope), now);
@@ -68,20 +81,14 @@ impl OutboxReader {
 
     fn park_rejected(&mut self, rejected: RejectedRow) {
         let RejectedRow { row, reason } = rejected;
-        let RoutedRow { envelope, ticket } = row;
+        let RoutedRow {
+            envelope, ticket, ..
+        } = row;
         ticket.settle();
         let (seq, hash) = (envelope.seq, envelope.hash);
         let blocks_key = self.work.on_poison == OnPoison::BlockKey;
         if blocks_key && let Some(last) = self.intake.last_handed(hash) {
             self.coming_back.push(ComingBack { hash, last });
-        }
-        // A row of a replay was delivered, or parked, long ago: it is left out.
-        if self.resend.rejected(seq) {
-            tracing::warn!(
-                pipeline = %self.key, row = seq.id, %reason,
-                "a row of a replay cannot be sent; it is left out"
-            );
-            return;
         }
         self.say_parked(seq, LetterReason::RecordRejected.code(), &reason);
         let letter = DeadLetter {

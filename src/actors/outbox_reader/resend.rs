@@ -3,18 +3,30 @@
 //! They take turns with the live flow: after each page of them the intake's wish
 //! comes first.
 
+use std::sync::Arc;
+
 use actix::{Context, Handler};
 
 use super::OutboxReader;
-use super::work::{Done, RenderedAgain, Work, clamp};
+use super::work::{Done, Work, clamp};
 use crate::actors::child::Exit;
 use crate::actors::fault;
-use crate::actors::messages::LookForResends;
+use crate::actors::messages::{LookForResends, Purpose, RejectedRow};
 use crate::core::ports::StoreError;
-use crate::core::position::{RowId, WindowNumber};
+use crate::core::position::{RowId, Seq, WindowNumber};
+use crate::core::render::Poison;
 use crate::core::resend::{AgainRequest, ReplayProgress, ReplayWrite, ResendWish};
+use crate::core::row::{Envelope, OutboxRow};
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
+
+/// Rows that were read again, under the number they would get.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    ready: Vec<Envelope>,
+    /// Those that cannot be sent.
+    poison: Vec<(Seq, Poison)>,
+}
 
 impl OutboxReader {
     /// Does something for the rows that are sent again, if it is their turn;
@@ -54,10 +66,10 @@ impl OutboxReader {
         after: RowId,
         ids: &[RowId],
         is_last: bool,
-        mut rows: RenderedAgain,
+        mut rows: Again,
     ) {
         self.resend.rows_read(after, ids, is_last);
-        for (seq, poison) in rows.skipped.drain(..) {
+        for (seq, poison) in rows.poison.drain(..) {
             if self.resend.is_wanted(seq.id) {
                 tracing::warn!(
                     pipeline = %self.key, row = seq.id, reason = %poison,
@@ -69,9 +81,8 @@ impl OutboxReader {
         let free = self.resend.free();
         // Behind a row that has to wait, the rows of its lane wait too.
         let (intake, resend) = (&self.intake, &self.resend);
-        rows.ready.retain(|ready| {
-            resend.is_wanted(ready.envelope.seq.id) && intake.takes_resent(ready.envelope.hash)
-        });
+        rows.ready
+            .retain(|row| resend.is_wanted(row.seq.id) && intake.takes_resent(row.hash));
         rows.ready.truncate(free);
         self.resend.passed(rows.ready.len(), self.now());
         if !rows.ready.is_empty() && self.intake.may_resend() {
@@ -85,15 +96,25 @@ impl OutboxReader {
         let Some(rows) = self.opened_again.take() else {
             return;
         };
-        let weights = rows.ready.iter().map(|ready| ready.envelope.weight());
-        self.learn_largest(weights.max());
-        let envelopes: Vec<_> = rows.ready.into_iter().map(|ready| ready.envelope).collect();
-        let bytes = envelopes.iter().map(|envelope| envelope.weight()).sum();
-        self.metrics.rows_read(envelopes.len(), bytes);
-        for envelope in &envelopes {
-            self.resend.hand(envelope.seq);
+        let bytes = rows.ready.iter().map(Envelope::weight).sum();
+        self.metrics.rows_read(rows.ready.len(), bytes);
+        for row in &rows.ready {
+            self.resend.hand(row.seq);
         }
-        self.hand(envelopes);
+        self.hand(rows.ready, Purpose::Again);
+    }
+
+    /// The service does not take a row of a replay: it is left out.
+    pub(super) fn leave_out(&mut self, rejected: RejectedRow) {
+        let RejectedRow { row, reason } = rejected;
+        let seq = row.envelope.seq;
+        row.ticket.settle();
+        self.metrics.rows_returned(1);
+        tracing::warn!(
+            pipeline = %self.key, row = seq.id, %reason,
+            "a row of a replay cannot be sent; it is left out"
+        );
+        self.resend.rejected(seq);
     }
 
     pub(super) fn replay_saved(
@@ -118,6 +139,18 @@ impl OutboxReader {
 }
 
 impl Work {
+    fn render_again(&self, rows: Vec<OutboxRow>, window: WindowNumber) -> Again {
+        let mut rendered = Again::default();
+        for row in rows {
+            let seq = Seq { window, id: row.id };
+            match self.renderer.render(row, window) {
+                Ok(envelope) => rendered.ready.push(envelope),
+                Err(poison) => rendered.poison.push((seq, poison)),
+            }
+        }
+        rendered
+    }
+
     async fn look_for_replay(self) -> Result<Option<Done>, StoreError> {
         let found = self.store.next_replay(&self.pipeline, self.epoch).await?;
         Ok(Some(Done::LookedForReplay(found)))
@@ -132,6 +165,7 @@ impl Work {
         window: WindowNumber,
     ) -> Result<Option<Done>, StoreError> {
         let request = AgainRequest {
+            pipeline: Arc::clone(&self.pipeline),
             outbox: self.renderer.outbox.id,
             seen,
             after,
@@ -141,7 +175,7 @@ impl Work {
         let found = self.store.read_again(&request).await?;
         let ids: Vec<RowId> = found.iter().map(|row| row.id).collect();
         let is_last = found.len() < limit;
-        let rows = self.render_all(found, window);
+        let rows = self.render_again(found, window);
         Ok(Some(Done::ReadAgain {
             after,
             ids,

@@ -73,8 +73,6 @@ impl OutboxReader {
     /// The service does not take a row: nothing more is read, what else was
     /// handed goes on. After a while the pipeline starts again before that row.
     pub(super) fn hold_at(&mut self, rejected: RejectedRow) {
-        // A row of a replay is left out when the pipeline starts again.
-        self.resend.rejected(rejected.row.envelope.seq);
         let reason = rejected.reason.clone();
         tracing::error!(
             pipeline = %self.key, row = rejected.row.envelope.seq.id, %reason,

@@ -7,7 +7,7 @@ use actix::Context;
 use super::OutboxReader;
 use super::work::{Done, Fetched, Item, Rendered};
 use crate::actors::child::Exit;
-use crate::actors::messages::{Batch, RoutedRow};
+use crate::actors::messages::{Batch, Purpose, RoutedRow};
 use crate::actors::permits::Ticket;
 use crate::actors::violations;
 use crate::admin::metrics::PositionWrite;
@@ -131,7 +131,7 @@ impl OutboxReader {
         // What an earlier incarnation has settled is not read, just looked at.
         let aside = self.intake.stashed() - stashed + self.intake.letters() - letters;
         self.metrics.rows_read(handed.len() + aside, rows.bytes);
-        self.hand(handed);
+        self.hand(handed, Purpose::Live);
         match held {
             None => {
                 self.is_running();
@@ -179,7 +179,7 @@ impl OutboxReader {
                 }
             }
         }
-        self.hand(handed);
+        self.hand(handed, Purpose::Live);
         if let Some((seq, poison)) = held {
             self.intake.stop_reading();
             self.block(seq, &poison);
@@ -201,16 +201,13 @@ impl OutboxReader {
             Item::Ready(ready) => Some(ready.envelope.weight()),
             Item::Lettered(_) | Item::Poison(_, _, _) => None,
         };
-        self.learn_largest(items.iter().filter_map(weight).max());
-    }
-
-    pub(super) fn learn_largest(&mut self, largest: Option<usize>) {
+        let largest = items.iter().filter_map(weight).max();
         if let Some(largest) = largest {
             self.weight = largest.max(self.weight - self.weight / 8);
         }
     }
 
-    pub(super) fn hand(&mut self, envelopes: Vec<Envelope>) {
+    pub(super) fn hand(&mut self, envelopes: Vec<Envelope>, purpose: Purpose) {
         if envelopes.is_empty() {
             return;
         }
@@ -221,6 +218,7 @@ impl OutboxReader {
         let rows = envelopes.into_iter().map(|envelope| RoutedRow {
             ticket: Ticket::take(tag, envelope.weight()),
             envelope,
+            purpose,
         });
         let batch = Batch {
             tag: Arc::clone(tag),

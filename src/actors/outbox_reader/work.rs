@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::resend::Again;
 use crate::actors::clock::Clock;
 use crate::core::dead_letter::{DeadLetter, OnPoison};
 use crate::core::intake::{Ready, StashOf, Wish};
@@ -54,14 +55,6 @@ pub(super) struct Rendered {
     pub(super) bytes: usize,
 }
 
-/// Rows that were read to be sent again.
-#[derive(Debug, Default)]
-pub(super) struct RenderedAgain {
-    pub(super) ready: Vec<Ready>,
-    /// Those that cannot be sent; the others go on without them.
-    pub(super) skipped: Vec<(Seq, Poison)>,
-}
-
 /// A window's rows, rendered, or its bounds.
 #[derive(Debug)]
 pub(super) enum Fetched {
@@ -105,7 +98,7 @@ pub(super) enum Done {
         after: RowId,
         ids: Vec<RowId>,
         is_last: bool,
-        rows: RenderedAgain,
+        rows: Again,
     },
     ReplaySaved(ReplayProgress, ReplayWrite),
     /// What is known of the pipeline's letters.
@@ -290,22 +283,6 @@ impl Work {
             }
         }
         Ok(rendered)
-    }
-
-    /// Renders all rows under one number; those that cannot be are set apart.
-    pub(super) fn render_all(&self, rows: Vec<OutboxRow>, window: WindowNumber) -> RenderedAgain {
-        let mut rendered = RenderedAgain::default();
-        for row in rows {
-            let seq = Seq { window, id: row.id };
-            match self.renderer.render(row, window) {
-                Ok(envelope) => rendered.ready.push(Ready {
-                    envelope,
-                    visible_since: self.clock.now(),
-                }),
-                Err(poison) => rendered.skipped.push((seq, poison)),
-            }
-        }
-        rendered
     }
 }
 

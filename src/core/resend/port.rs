@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 
-use crate::core::ports::{Epoch, OutboxId, StoreError};
+use crate::core::ports::{Epoch, OutboxId, PipelineName, StoreError};
 use crate::core::position::RowId;
 use crate::core::row::OutboxRow;
 use crate::core::snapshot::Snapshot;
@@ -49,6 +49,8 @@ pub enum ReplayWrite {
 /// Which rows are read again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgainRequest {
+    /// The pipeline: rows that are parked as dead letters of it are left out.
+    pub pipeline: PipelineName,
     /// The outbox.
     pub outbox: OutboxId,
     /// Only rows visible in this: what the reader has read.
