@@ -146,6 +146,28 @@ fn a_bad_pipeline_is_refused_with_every_reason() {
 }
 
 #[test]
+fn a_missing_variable_is_poison_or_has_a_default() {
+    let with = |on_missing: serde_json::Value| json!({"sink_type": "kinesis", "stream_name": "s", "on_missing": on_missing});
+    let read = |config: &serde_json::Value| from_json(config).expect("accepted");
+    let spec = read(&with(json!({"default": "unknown"})));
+    assert_eq!(spec.on_missing.as_deref(), Some("unknown"));
+    assert_eq!(read(&with(json!("park"))).on_missing, None);
+    refuses(&with(json!("unknown")), &["on_missing: got \"unknown\""]);
+    refuses(&with(json!({})), &["on_missing.default: missing"]);
+    refuses(
+        &with(json!({"default": ""})),
+        &["on_missing.default: got \"\""],
+    );
+    refuses(
+        &with(json!({"defualt": "x"})),
+        &[
+            "on_missing.default: missing",
+            "on_missing.defualt: unknown key",
+        ],
+    );
+}
+
+#[test]
 fn credentials_come_in_pairs_and_are_never_shown() {
     let with = |mut extra: serde_json::Value| {
         extra["stream_name"] = json!("s");
