@@ -151,12 +151,14 @@ impl Resend {
         }
         let waits = self.retry_at.filter(|at| *at > now);
         let limit = self.free().min(room);
-        if may_hand && waits.is_none() && limit > 0 {
-            if let Some(after) = replay.read_after() {
-                let limit = limit.min(RESEND_PAGE);
-                let to = replay.request.to;
-                return ResendWish::Read { after, to, limit };
-            }
+        if may_hand
+            && waits.is_none()
+            && limit > 0
+            && let Some(after) = replay.read_after()
+        {
+            let limit = limit.min(RESEND_PAGE);
+            let to = replay.request.to;
+            return ResendWish::Read { after, to, limit };
         }
         let save_at = self.dirty.then_some(save_at);
         let retry_at = waits.or_else(|| {
