@@ -8,6 +8,7 @@
 //! decides what follows.
 
 mod ending;
+mod news;
 mod parking;
 mod parts;
 mod resend;
@@ -25,9 +26,7 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::desired::PipelineKey;
 use super::fault;
-use super::messages::{
-    FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RejectedRow, ShardsChanged, Wake, Watch,
-};
+use super::messages::{FlowBecameVoid, Outcomes, RejectedRow, ShardsChanged};
 use super::permits::{FlowTag, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
@@ -309,25 +308,6 @@ impl OutboxReader {
         }
     }
 
-    fn watch(&mut self, context: &mut Context<Self>) {
-        if self.watching || self.draining {
-            return;
-        }
-        let watch = Watch {
-            pipeline: Arc::clone(&self.work.pipeline),
-            outbox: self.work.renderer.outbox.id,
-            seen: self.intake.head().clone(),
-            reader: context.address(),
-        };
-        self.watching = self.probe.try_send(watch).is_ok();
-        if !self.watching {
-            // The probe is being started again: look by ourselves meanwhile.
-            self.intake.wake();
-            let later = self.now() + Duration::from_secs(1);
-            self.wake_at(later, context);
-        }
-    }
-
     fn wake_at(&mut self, until: Moment, context: &mut Context<Self>) {
         if let Some((set_for, handle)) = self.timer.take() {
             if set_for <= until && set_for > self.now() {
@@ -477,39 +457,5 @@ impl Handler<Outcomes> for OutboxReader {
         self.take_rejected(outcomes.rejected, outcomes.unsent);
         self.free_rejected_keys();
         self.go_on(context);
-    }
-}
-
-impl Handler<Wake> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, _: Wake, context: &mut Self::Context) {
-        fault::point("outbox_reader.Wake");
-        self.watching = false;
-        self.intake.wake();
-        self.go_on(context);
-    }
-}
-
-impl Handler<ProbeReady> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, message: ProbeReady, context: &mut Self::Context) {
-        fault::point("outbox_reader.ProbeReady");
-        self.probe = message.probe;
-        self.watching = false;
-        self.intake.wake();
-        self.go_on(context);
-    }
-}
-
-impl Handler<NothingNew> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, message: NothingNew, _: &mut Self::Context) {
-        fault::point("outbox_reader.NothingNew");
-        if !self.busy {
-            self.intake.advance_head(message.snapshot, message.taken_at);
-        }
     }
 }
