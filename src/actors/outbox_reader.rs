@@ -9,6 +9,7 @@
 
 mod ending;
 mod letters;
+mod news;
 mod parking;
 mod parts;
 mod resend;
@@ -26,9 +27,7 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::desired::PipelineKey;
 use super::fault;
-use super::messages::{
-    FlowBecameVoid, NothingNew, Outcomes, ProbeReady, RejectedRow, ShardsChanged, Wake, Watch,
-};
+use super::messages::{FlowBecameVoid, Outcomes, RejectedRow, ShardsChanged};
 use super::permits::{FlowTag, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
@@ -96,6 +95,8 @@ pub struct OutboxReader {
     resend: Resend,
     /// Dead letters that are sent again.
     letters: LetterResend,
+    /// They are read before anything else is done.
+    letters_next: bool,
     /// Rows sent again whose window number is being written down.
     opened_again: Option<Again>,
     /// They had their turn.
@@ -209,6 +210,7 @@ impl OutboxReader {
             opened: None,
             resend: Resend::new((parts.most_rows / RESENT_SHARE).max(1), now),
             letters: LetterResend::default(),
+            letters_next: false,
             opened_again: None,
             live_first: false,
             floor: None,
@@ -258,6 +260,9 @@ impl OutboxReader {
             } else {
                 self.release(context);
             }
+            return;
+        }
+        if self.read_letters_next(now, context) {
             return;
         }
         if self.letters_due {
@@ -313,25 +318,6 @@ impl OutboxReader {
         let retry = starved.then(|| self.limiter.next_at(now).max(now + PERMIT_RETRY));
         if let Some(until) = until.into_iter().chain(retry).min() {
             self.wake_at(until, context);
-        }
-    }
-
-    fn watch(&mut self, context: &mut Context<Self>) {
-        if self.watching || self.draining {
-            return;
-        }
-        let watch = Watch {
-            pipeline: Arc::clone(&self.work.pipeline),
-            outbox: self.work.renderer.outbox.id,
-            seen: self.intake.head().clone(),
-            reader: context.address(),
-        };
-        self.watching = self.probe.try_send(watch).is_ok();
-        if !self.watching {
-            // The probe is being started again: look by ourselves meanwhile.
-            self.intake.wake();
-            let later = self.now() + Duration::from_secs(1);
-            self.wake_at(later, context);
         }
     }
 
@@ -486,39 +472,5 @@ impl Handler<Outcomes> for OutboxReader {
         self.take_rejected(outcomes.rejected, outcomes.unsent);
         self.free_rejected_keys();
         self.go_on(context);
-    }
-}
-
-impl Handler<Wake> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, _: Wake, context: &mut Self::Context) {
-        fault::point("outbox_reader.Wake");
-        self.watching = false;
-        self.intake.wake();
-        self.go_on(context);
-    }
-}
-
-impl Handler<ProbeReady> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, message: ProbeReady, context: &mut Self::Context) {
-        fault::point("outbox_reader.ProbeReady");
-        self.probe = message.probe;
-        self.watching = false;
-        self.intake.wake();
-        self.go_on(context);
-    }
-}
-
-impl Handler<NothingNew> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, message: NothingNew, _: &mut Self::Context) {
-        fault::point("outbox_reader.NothingNew");
-        if !self.busy {
-            self.intake.advance_head(message.snapshot, message.taken_at);
-        }
     }
 }

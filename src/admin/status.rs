@@ -9,6 +9,7 @@
 //! No key, payload, URL or credential belongs on the board: it is shown to
 //! whoever may reach the admin port.
 
+mod pipeline;
 mod retention;
 
 use std::collections::BTreeMap;
@@ -19,107 +20,8 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::core::position::RowId;
-
+pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
-
-/// What a pipeline is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum PipelineState {
-    /// It is being set up.
-    Starting,
-    /// Another node owns it.
-    Standby {
-        /// That node.
-        owner: String,
-    },
-    /// Rows flow, or would if there were any.
-    Running,
-    /// Something it needs is not there; it tries again by itself.
-    Waiting {
-        /// What it waits for.
-        reason: String,
-    },
-    /// A row that can never be sent holds it; somebody must act.
-    Blocked {
-        /// The row.
-        row_id: RowId,
-        /// Why it cannot be sent.
-        reason: String,
-    },
-    /// It ended too often; it is tried again slowly.
-    Failed {
-        /// How it ended last.
-        reason: String,
-    },
-    /// It was stopped on purpose.
-    Stopped,
-    /// Its definition is not acceptable; somebody must act.
-    Invalid {
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-/// A pipeline on the board.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PipelineStatus {
-    /// Its name.
-    pub name: Arc<str>,
-    /// The database it reads from.
-    pub database: Arc<str>,
-    /// The outbox it reads.
-    pub outbox: Arc<str>,
-    /// The name of the stream it writes to.
-    pub stream: Arc<str>,
-    /// Whom it belongs to.
-    pub tenant: Arc<str>,
-    /// What it is doing.
-    #[serde(flatten)]
-    pub state: PipelineState,
-    /// The epoch under which this node owns it, if it does.
-    pub epoch: Option<i64>,
-    /// Rows committed and not settled.
-    pub lag_rows: u64,
-    /// Whether there are more of them than were counted.
-    pub lag_at_least: bool,
-    /// Age of the oldest of them, in seconds.
-    pub lag_oldest_seconds: f64,
-    /// Rows read and not settled.
-    pub in_flight_rows: u64,
-    /// Bytes of the rows read and not settled.
-    pub in_flight_bytes: u64,
-    /// Windows begun and not settled.
-    pub open_windows: u64,
-    /// Rows of full shards that are remembered by id alone.
-    pub deferred_rows: u64,
-    /// Rows confirmed since this process took the pipeline.
-    pub delivered_rows: u64,
-    /// Rows that became dead letters since then.
-    pub parked_rows: u64,
-    /// Dead letters that wait for a person, counted up to 10,000.
-    pub dead_letters_open: u64,
-    /// Keys that wait behind a dead letter (`on_poison = block_key`).
-    pub blocked_keys: u64,
-    /// The rows that are sent again now, if any are.
-    pub replay: Option<ReplayStatus>,
-}
-
-/// A replay on the board.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ReplayStatus {
-    /// Its id.
-    pub replay: i64,
-    /// The first row that was asked for.
-    pub from_id: RowId,
-    /// The last one.
-    pub to_id: RowId,
-    /// Every row of the range below this is confirmed, or cannot be sent.
-    pub next_id: RowId,
-    /// `running`, or `waiting` while the live flow is behind.
-    pub state: &'static str,
-}
 
 /// A stream on the board.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -247,66 +149,6 @@ struct Entries {
     pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
     retention: BTreeMap<Arc<str>, RetentionStatus>,
-}
-
-// === impl PipelineState ===
-
-impl PipelineState {
-    /// The names of all states.
-    pub const NAMES: [&'static str; 8] = [
-        "starting", "standby", "running", "waiting", "blocked", "failed", "stopped", "invalid",
-    ];
-
-    /// Its name, as the status and the metrics show it.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Standby { .. } => "standby",
-            Self::Running => "running",
-            Self::Waiting { .. } => "waiting",
-            Self::Blocked { .. } => "blocked",
-            Self::Failed { .. } => "failed",
-            Self::Stopped => "stopped",
-            Self::Invalid { .. } => "invalid",
-        }
-    }
-}
-
-// === impl PipelineStatus ===
-
-impl PipelineStatus {
-    /// A pipeline of which nothing is known but its definition.
-    #[must_use]
-    pub fn starting(
-        name: Arc<str>,
-        database: Arc<str>,
-        outbox: Arc<str>,
-        stream: Arc<str>,
-        tenant: Arc<str>,
-    ) -> Self {
-        Self {
-            name,
-            database,
-            outbox,
-            stream,
-            tenant,
-            state: PipelineState::Starting,
-            epoch: None,
-            lag_rows: 0,
-            lag_at_least: false,
-            lag_oldest_seconds: 0.0,
-            in_flight_rows: 0,
-            in_flight_bytes: 0,
-            open_windows: 0,
-            deferred_rows: 0,
-            delivered_rows: 0,
-            parked_rows: 0,
-            dead_letters_open: 0,
-            blocked_keys: 0,
-            replay: None,
-        }
-    }
 }
 
 // === impl StatusBoard ===

@@ -21,12 +21,13 @@ pub mod parking;
 mod record;
 mod resent;
 mod resharding;
+mod scan;
 mod wish;
 
 use super::dead_letter::OnPoison;
 use super::invariants::{self, Books, Invariant, Violations};
 use super::lane::Lane;
-use super::position::{Mark, OpenWindow, Position, RowId, Seq, WindowNumber};
+use super::position::{Mark, OpenWindow, Position, Seq, WindowNumber};
 use super::row::Envelope;
 use super::sabotage::{self, Bug};
 use super::shard_map::HashRange;
@@ -35,6 +36,7 @@ use super::time::Moment;
 
 use parking::Parking;
 use resharding::{Backlog, most_share};
+use scan::Scan;
 
 pub use resharding::StashOf;
 pub use wish::{PAGE, Wish};
@@ -66,28 +68,6 @@ pub struct Ready {
     pub envelope: Envelope,
     /// Since when it has been visible, at the earliest.
     pub visible_since: Moment,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Scan {
-    /// All open windows have been read to their end.
-    Done,
-    /// This window is to be read, from above `after` on.
-    Reopen { window: WindowNumber, after: RowId },
-    /// This window is being read; `after` is the last id read.
-    Paging {
-        window: WindowNumber,
-        after: RowId,
-        first_fresh: RowId,
-        last: RowId,
-    },
-}
-
-impl Scan {
-    const fn read_from_start(window: WindowNumber) -> Self {
-        let after = RowId::MIN;
-        Self::Reopen { window, after }
-    }
 }
 
 /// The state of one reader.
@@ -272,75 +252,6 @@ impl Intake {
         self.head_taken_at
     }
 
-    /// A window turned out to be larger than a page: it is read within these
-    /// bounds (see [`super::ports::WindowRows::Bounds`]).
-    pub fn begin_paging(
-        &mut self,
-        window: WindowNumber,
-        first: RowId,
-        first_fresh: RowId,
-        last: RowId,
-    ) {
-        let is_first = |open: &&OpenWindow| open.number == window;
-        let settled = self.recorded.open.first().filter(is_first);
-        let settled_id = settled.map_or(RowId::MIN, |_| self.recorded.settled_id);
-        let after = settled_id
-            .max(first.saturating_sub(1))
-            .max(self.read_in(window));
-        self.scan = Scan::Paging {
-            window,
-            after,
-            first_fresh,
-            last,
-        };
-        self.news = true;
-    }
-
-    /// The last id read of a window that is being read.
-    const fn read_in(&self, window: WindowNumber) -> RowId {
-        match self.scan {
-            Scan::Reopen {
-                window: read,
-                after,
-            }
-            | Scan::Paging {
-                window: read,
-                after,
-                ..
-            } if read.0 == window.0 => after,
-            Scan::Done | Scan::Reopen { .. } | Scan::Paging { .. } => RowId::MIN,
-        }
-    }
-
-    /// All rows of the window have been read; the next one follows.
-    pub fn end_window(&mut self, window: WindowNumber) {
-        let next = self.position.open.iter().find(|open| open.number > window);
-        self.scan = next.map_or(Scan::Done, |open| Scan::read_from_start(open.number));
-        self.dirty = true;
-    }
-
-    /// Reading stops before a row that cannot be sent; it goes on from there when
-    /// it is resumed.
-    pub const fn hold_before(&mut self, row: Seq) {
-        self.stopped = true;
-        if let Scan::Reopen { after, .. } | Scan::Paging { after, .. } = &mut self.scan {
-            *after = row.id - 1;
-        }
-    }
-
-    /// Notes that the scan has come to this row; answers whether it is new.
-    fn read_on_to(&mut self, row: Seq) -> bool {
-        if row.id <= self.read_in(row.window) {
-            return false;
-        }
-        if let Scan::Reopen { window, after } | Scan::Paging { window, after, .. } = &mut self.scan
-            && *window == row.window
-        {
-            *after = row.id;
-        }
-        true
-    }
-
     /// A row was read: hands it to its lane. Answers it when it goes to the
     /// writer now; otherwise it is stashed, or was settled by an earlier
     /// incarnation.
@@ -464,21 +375,6 @@ impl Intake {
         let in_lanes = self.lanes.iter().filter_map(Lane::first_unsettled);
         let in_letters = self.parking.first();
         in_lanes.chain(in_backlogs).chain(in_letters).min()
-    }
-
-    /// The first row that has not been read, as far as windows are open.
-    fn next_unread(&self) -> Option<Seq> {
-        match self.scan {
-            Scan::Done => None,
-            Scan::Reopen { window, after } => Some(Seq {
-                window,
-                id: after.saturating_add(1),
-            }),
-            Scan::Paging { window, after, .. } => Some(Seq {
-                window,
-                id: after.saturating_add(1),
-            }),
-        }
     }
 
     // === For metrics ===

@@ -13,6 +13,8 @@
 //! reader died, or rows of it were lost on the way) nothing of it is sent any
 //! more: what is left of a key might follow a row that was lost.
 
+mod call;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
@@ -20,13 +22,10 @@ use std::sync::Arc;
 use super::budget::{Cost, Waiting};
 use super::fair_ring::FairRing;
 use super::sabotage::{self, Bug};
+use call::CallInMaking;
 
 /// One incarnation of a pipeline's reader; never used twice in a process.
 pub type FlowId = u64;
-
-/// The least a record counts in a turn, in bytes: a record takes a thousandth of
-/// a shard's record limit, which is worth a thousandth of its byte limit.
-const LEAST_TURN_BYTES: usize = 1048;
 
 /// A row on its way.
 pub trait Sendable {
@@ -181,13 +180,7 @@ impl<T: Sendable> SendQueue<T> {
     /// Takes the rows of the next call: at most `most` (but always one when
     /// there is any), at most `call_limit`.
     pub fn take(&mut self, most: Cost, call_limit: Cost) -> Vec<Taken<T>> {
-        let mut call = CallInMaking {
-            most_records: most.records.min(call_limit.records),
-            most_bytes: most.bytes.min(call_limit.bytes),
-            taken: Vec::new(),
-            bytes: 0,
-            per_flow: HashMap::new(),
-        };
+        let mut call = CallInMaking::new(most, call_limit);
         self.take_retries(&mut call);
         self.take_fresh(&mut call);
         call.taken
@@ -385,133 +378,6 @@ impl<T: Sendable> SendQueue<T> {
         let flow = *self.members.get_mut(tenant)?.front()?;
         let hash = *self.flows.get(&flow)?.fresh.front()?;
         Some((flow, hash))
-    }
-
-    fn take_retries(&mut self, call: &mut CallInMaking<T>) {
-        let mut left_over = VecDeque::new();
-        while let Some((flow, hash)) = self.retry.pop_front() {
-            let fits = self.first_weight(flow, hash).is_some_and(|weight| {
-                call.has_room_for(weight) && call.flow_may_go_on(flow, &self.flows)
-            });
-            if !fits {
-                left_over.push_back((flow, hash));
-                continue;
-            }
-            self.move_first(flow, hash, call);
-        }
-        self.retry = left_over;
-    }
-
-    fn take_fresh(&mut self, call: &mut CallInMaking<T>) {
-        let mut flows_aside = Vec::new();
-        let mut tenants_aside = Vec::new();
-        while let Some((flow, hash)) = self.next_fresh() {
-            if !call.flow_may_go_on(flow, &self.flows) {
-                let Some(tenant) = self.tenants.front().cloned() else {
-                    break;
-                };
-                let Some(members) = self.members.get_mut(&tenant) else {
-                    break;
-                };
-                let member = members.set_aside(&flow);
-                if members.front().is_none() {
-                    tenants_aside.extend(self.tenants.set_aside(&tenant));
-                }
-                flows_aside.extend(member.map(|member| (flow, tenant, member)));
-                continue;
-            }
-            let Some(weight) = self.first_weight(flow, hash) else {
-                break;
-            };
-            if !call.has_room_for(weight) {
-                break;
-            }
-            self.move_first(flow, hash, call);
-            self.spend_turn(flow, weight.max(LEAST_TURN_BYTES));
-        }
-        for tenant in tenants_aside {
-            self.tenants.rejoin(tenant);
-        }
-        for (flow, tenant, member) in flows_aside {
-            let weight = self
-                .flows
-                .get(&flow)
-                .map_or(1, |queue| queue.flow.tenant_weight);
-            // Its other flows may have run dry in this call and taken it along.
-            if !self.tenants.contains(&tenant) {
-                self.tenants.join(tenant.clone(), weight);
-            }
-            self.members.entry(tenant).or_default().rejoin(member);
-        }
-    }
-
-    fn spend_turn(&mut self, flow: FlowId, bytes: usize) {
-        let Some(queue) = self.flows.get_mut(&flow) else {
-            return;
-        };
-        queue.fresh.pop_front();
-        let has_more = !queue.fresh.is_empty();
-        let flow = queue.flow.clone();
-        self.tenants.charge_front(bytes);
-        if let Some(members) = self.members.get_mut(&flow.tenant) {
-            members.charge_front(bytes);
-        }
-        if !has_more {
-            self.leave_ring(&flow);
-        }
-    }
-
-    fn move_first(&mut self, flow: FlowId, hash: u128, call: &mut CallInMaking<T>) {
-        let Some(queue) = self.flows.get_mut(&flow) else {
-            return;
-        };
-        let Some(key) = queue.keys.get_mut(&hash) else {
-            return;
-        };
-        let Some(row) = key.rows.pop_front() else {
-            return;
-        };
-        key.in_flight = true;
-        let is_bad = sabotage::is(Bug::TwoOfAKeyInACall);
-        let second = is_bad.then(|| key.rows.pop_front()).flatten();
-        let weight = row.weight();
-        queue.rows -= 1 + usize::from(second.is_some());
-        queue.bytes -= weight + second.as_ref().map_or(0, Sendable::weight);
-        self.rows -= 1;
-        self.bytes -= weight;
-        self.uncount_ready(weight);
-        call.bytes += weight as u64;
-        *call.per_flow.entry(flow).or_default() += 1;
-        call.taken.push(Taken { flow, row });
-        if let Some(second) = second {
-            self.rows -= 1;
-            self.bytes -= second.weight();
-            call.bytes += second.weight() as u64;
-            call.taken.push(Taken { flow, row: second });
-        }
-    }
-}
-
-struct CallInMaking<T> {
-    most_records: u64,
-    most_bytes: u64,
-    taken: Vec<Taken<T>>,
-    bytes: u64,
-    per_flow: HashMap<FlowId, usize>,
-}
-
-impl<T> CallInMaking<T> {
-    fn has_room_for(&self, weight: usize) -> bool {
-        let is_first = self.taken.is_empty();
-        let one_more = self.taken.len() as u64 + 1;
-        is_first || (one_more <= self.most_records && self.bytes + weight as u64 <= self.most_bytes)
-    }
-
-    fn flow_may_go_on(&self, flow: FlowId, flows: &BTreeMap<FlowId, FlowQueue<T>>) -> bool {
-        let sent = self.per_flow.get(&flow).copied().unwrap_or(0);
-        flows
-            .get(&flow)
-            .is_some_and(|queue| sent < queue.flow.batch_size)
     }
 }
 

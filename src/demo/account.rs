@@ -20,6 +20,7 @@ struct Denial {
 #[derive(Debug, Default)]
 struct State {
     refused_keys: HashMap<String, String>,
+    may_only_put: BTreeSet<String>,
     denials: Vec<Denial>,
     clock_offset: i64,
     signers: BTreeSet<(String, String)>,
@@ -39,6 +40,16 @@ impl Account {
         state
             .refused_keys
             .insert(access_key_id.to_owned(), code.to_owned());
+    }
+
+    /// Lets whoever signs with this access key call `PutRecords` and nothing else.
+    pub fn allow_only_puts(&self, access_key_id: &str) {
+        self.state().may_only_put.insert(access_key_id.to_owned());
+    }
+
+    /// Allows every access key everything again.
+    pub fn allow_all(&self) {
+        self.state().may_only_put.clear();
     }
 
     /// Lets all calls of an operation on a stream end badly: in general with a code
@@ -61,6 +72,7 @@ impl Account {
     pub fn heal(&self) {
         let mut state = self.state();
         state.refused_keys.clear();
+        state.may_only_put.clear();
         state.denials.clear();
         state.clock_offset = 0;
     }
@@ -91,7 +103,10 @@ impl Account {
             operation_is && stream == Some(denial.stream.as_str())
         };
         let denial = state.denials.iter().find(is_meant);
-        let of_key = of_key.map(|code| CallFault::code(code));
+        let of_key = of_key.map(|code| CallFault::code(code)).or_else(|| {
+            let is_denied = operation != Operation::PutRecords && state.may_only_put.contains(key);
+            is_denied.then(|| CallFault::code("AccessDeniedException"))
+        });
         of_key.or_else(|| denial.map(|denial| denial.fault.clone()))
     }
 
@@ -144,6 +159,12 @@ mod tests {
         assert_eq!(
             account.refusal(Operation::ListShards, Some("s"), &headers),
             None
+        );
+        account.allow_only_puts("AKIA1");
+        assert_eq!(put("t"), None);
+        assert_eq!(
+            account.refusal(Operation::ListShards, Some("t"), &headers),
+            Some(CallFault::code("AccessDeniedException"))
         );
         account.refuse_key("AKIA1", "ExpiredTokenException");
         assert_eq!(put("t"), Some(CallFault::code("ExpiredTokenException")));

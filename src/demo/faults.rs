@@ -190,7 +190,6 @@ struct State {
     hidden_streams: HashSet<String>,
     connections_refused: bool,
     described: Vec<(String, Value)>,
-    may_only_put: HashSet<String>,
 }
 
 /// The faults of one emulator.
@@ -300,16 +299,6 @@ impl Faults {
         self.state().described.push((field.to_owned(), value));
     }
 
-    /// Lets whoever signs with this access key call `PutRecords` and nothing else.
-    pub fn allow_only_puts(&self, access_key_id: &str) {
-        self.state().may_only_put.insert(access_key_id.to_owned());
-    }
-
-    /// Allows every access key everything again.
-    pub fn allow_all(&self) {
-        self.state().may_only_put.clear();
-    }
-
     /// Ends every fault, latency and refused connections included. Descriptions
     /// stay.
     pub fn heal(&self) {
@@ -321,7 +310,6 @@ impl Faults {
         state.refused.clear();
         state.hidden_streams.clear();
         state.connections_refused = false;
-        state.may_only_put.clear();
         drop(state);
         self.account.heal();
     }
@@ -356,13 +344,6 @@ impl Faults {
             delay,
             fault: struck,
         }
-    }
-
-    /// Whether whoever signs with this access key may not make a call.
-    #[must_use]
-    pub fn denies(&self, operation: Operation, access_key_id: Option<&str>) -> bool {
-        let is_restricted = |id| self.state().may_only_put.contains(id);
-        operation != Operation::PutRecords && access_key_id.is_some_and(is_restricted)
     }
 
     /// Decides about a record: the code it fails with, or `None`.

@@ -95,7 +95,7 @@ impl Run {
 
     async fn start_with(panics: &[Panic], how: &str, more: &[(&str, &str)]) -> Self {
         let world = World::new(2).await;
-        world.emulator.faults().allow_only_puts(PUT_ONLY);
+        world.emulator.faults().account().allow_only_puts(PUT_ONLY);
         world.pipeline("events", json!({})).await;
         // Its reader is told that there is nothing new.
         world.pipeline("idle", json!({})).await;

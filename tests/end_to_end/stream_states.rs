@@ -165,7 +165,7 @@ async fn a_stream_that_is_deleted_and_made_again_is_gone_on_with() {
 async fn with_puts_alone_allowed_the_shards_are_learnt() {
     scenario(4 * PATIENCE, async {
         let world = World::new(3).await;
-        world.emulator.faults().allow_only_puts(PUT_ONLY);
+        world.emulator.faults().account().allow_only_puts(PUT_ONLY);
         world.pipeline("events", json!({})).await;
         let put_only = [OFTEN, ("AWS_ACCESS_KEY_ID", PUT_ONLY)];
         let relay = world.relay_with(&put_only).await;
@@ -188,7 +188,7 @@ async fn with_puts_alone_allowed_the_shards_are_learnt() {
         shards.set_count(5).await;
         until_followed(&relay, &shards).await;
 
-        world.emulator.faults().allow_all();
+        world.emulator.faults().account().allow_all();
         until("the permissions are seen", PATIENCE, || {
             stream_status(&relay)["advice"].is_null()
         })
@@ -205,7 +205,7 @@ async fn with_puts_alone_allowed_the_shards_are_learnt() {
 async fn learnt_shards_are_filled() {
     scenario(3 * PATIENCE, async {
         let world = World::new(4).await;
-        world.emulator.faults().allow_only_puts(PUT_ONLY);
+        world.emulator.faults().account().allow_only_puts(PUT_ONLY);
         world.pipeline("events", json!({})).await;
         let relay = world.relay_with(&[("AWS_ACCESS_KEY_ID", PUT_ONLY)]).await;
         let rows = world.publish_many("events", 12_000, 200, 10).await;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::position::RowId;
 use crate::core::snapshot::Xid;
 
 mod resharding;

@@ -5,20 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
-use axum::http::HeaderMap;
-use axum::http::header::AUTHORIZATION;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::core::render::MAX_KEY_CHARACTERS;
 use crate::core::shard_map::hash_key;
-
-/// Whose signature a call has: `AWS4-HMAC-SHA256 Credential=KEY/date/region/...`.
-pub(super) fn access_key_id(headers: &HeaderMap) -> Option<&str> {
-    let authorization = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let (_, credential) = authorization.split_once("Credential=")?;
-    Some(credential.split_once('/')?.0)
-}
 
 /// The put without the records that are not to pass; `None` if it is not JSON.
 pub(super) fn without_refused(body: &[u8], passes: impl Iterator<Item = bool>) -> Option<Bytes> {
@@ -114,15 +105,6 @@ mod tests {
             long
         );
         assert!(!LongKeys::is_one(&"x".repeat(257)));
-    }
-
-    #[test]
-    fn knows_who_signed() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(access_key_id(&headers), None);
-        let text = "AWS4-HMAC-SHA256 Credential=AKIA1/20260101/us-east-1/kinesis/aws4_request, x=y";
-        headers.insert(AUTHORIZATION, text.parse().expect("a value"));
-        assert_eq!(access_key_id(&headers), Some("AKIA1"));
     }
 
     #[test]

@@ -1,0 +1,66 @@
+//! What a reader hears from the probe, which looks for new rows in its place while
+//! there are none.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{AsyncContext, Context, Handler};
+
+use super::OutboxReader;
+use crate::actors::fault;
+use crate::actors::messages::{NothingNew, ProbeReady, Wake, Watch};
+
+impl OutboxReader {
+    pub(super) fn watch(&mut self, context: &mut Context<Self>) {
+        if self.watching || self.draining {
+            return;
+        }
+        let watch = Watch {
+            pipeline: Arc::clone(&self.work.pipeline),
+            outbox: self.work.renderer.outbox.id,
+            seen: self.intake.head().clone(),
+            reader: context.address(),
+        };
+        self.watching = self.probe.try_send(watch).is_ok();
+        if !self.watching {
+            // The probe is being started again: look by ourselves meanwhile.
+            self.intake.wake();
+            let later = self.now() + Duration::from_secs(1);
+            self.wake_at(later, context);
+        }
+    }
+}
+
+impl Handler<Wake> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, _: Wake, context: &mut Self::Context) {
+        fault::point("outbox_reader.Wake");
+        self.watching = false;
+        self.intake.wake();
+        self.go_on(context);
+    }
+}
+
+impl Handler<ProbeReady> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, message: ProbeReady, context: &mut Self::Context) {
+        fault::point("outbox_reader.ProbeReady");
+        self.probe = message.probe;
+        self.watching = false;
+        self.intake.wake();
+        self.go_on(context);
+    }
+}
+
+impl Handler<NothingNew> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, message: NothingNew, _: &mut Self::Context) {
+        fault::point("outbox_reader.NothingNew");
+        if !self.busy {
+            self.intake.advance_head(message.snapshot, message.taken_at);
+        }
+    }
+}
