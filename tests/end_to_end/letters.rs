@@ -82,7 +82,7 @@ impl Busy {
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
             let mut rows = Vec::new();
-            let mut pace = tokio::time::interval(Duration::from_millis(15));
+            let mut pace = tokio::time::interval(Duration::from_millis(40));
             while !stopped.load(Ordering::Relaxed) {
                 pace.tick().await;
                 let id: i64 =
