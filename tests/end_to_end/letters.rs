@@ -11,7 +11,7 @@ use tidegate::demo::verdict::Committed;
 
 use crate::relay::Relay;
 use crate::resharding::OFTEN;
-use crate::scenario::{PATIENCE, scenario, until};
+use crate::scenario::{PATIENCE, scenario, scenario_alone, until};
 use crate::world::World;
 
 /// Too large while the stream says it takes 100 KiB.
@@ -77,12 +77,12 @@ struct Busy {
 }
 
 impl Busy {
-    fn start(pool: PgPool, outbox: &'static str, key: &'static str) -> Self {
+    fn start(pool: PgPool, outbox: &'static str, key: &'static str, every: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let task = tokio::spawn(async move {
             let mut rows = Vec::new();
-            let mut pace = tokio::time::interval(Duration::from_millis(40));
+            let mut pace = tokio::time::interval(every);
             while !stopped.load(Ordering::Relaxed) {
                 pace.tick().await;
                 let id: i64 =
@@ -169,7 +169,7 @@ async fn a_retried_letter_is_delivered_once_under_its_id_and_a_higher_seq() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_key_that_is_busy_is_delivered_in_order_and_free_again() {
-    scenario(3 * PATIENCE, async {
+    scenario_alone(3 * PATIENCE, async {
         let world = World::new(2).await;
         let faults = world.emulator.faults();
         faults.describe_as("MaxRecordSizeInKiB", json!(100));
@@ -181,7 +181,12 @@ async fn a_blocked_key_that_is_busy_is_delivered_in_order_and_free_again() {
         let relay = world.relay_with(&[OFTEN]).await;
         letters(&world, "state = 'parked'", 1).await;
         letters(&world, "state = 'waiting'", 99).await;
-        let busy = Busy::start(world.pool.clone(), "events", "k-0");
+        let busy = Busy::start(
+            world.pool.clone(),
+            "events",
+            "k-0",
+            Duration::from_millis(12),
+        );
         let more = "SELECT (count(*) >= 120)::int::bigint FROM tide.relay_dead_letter";
         wait_for(&world, "live rows wait too", more, 1).await;
 
@@ -238,7 +243,12 @@ async fn a_letter_the_service_refuses_again_holds_its_key_until_it_is_discarded(
         let relay = world.relay().await;
         letters(&world, "state = 'parked' AND reason = 'record_rejected'", 1).await;
         letters(&world, "state = 'waiting'", 19).await;
-        let busy = Busy::start(world.pool.clone(), "events", "k-0");
+        let busy = Busy::start(
+            world.pool.clone(),
+            "events",
+            "k-0",
+            Duration::from_millis(40),
+        );
 
         let id = the_letter(&world).await;
         assert!(
