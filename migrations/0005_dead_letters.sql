@@ -48,6 +48,12 @@ CREATE INDEX relay_dead_letter_blocked
     ON tide.relay_dead_letter (pipeline, outbox_id, partition_key, window_number, row_id)
     WHERE blocks_key AND state IN ('parked', 'waiting', 'retry');
 
+-- Letters to be sent again: asked for once a second by every relay, and read key
+-- by key.
+CREATE INDEX relay_dead_letter_retry
+    ON tide.relay_dead_letter (pipeline, outbox_id, partition_key, window_number, row_id)
+    WHERE state = 'retry';
+
 COMMENT ON TABLE tide.relay_dead_letter IS 'rows that pipelines parked instead of delivering; written by relays and tide.relay_dlq_...()';
 
 -- === Lists ===

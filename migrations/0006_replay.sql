@@ -153,8 +153,11 @@ DECLARE
     running xid8[];
     next_epoch bigint;
 BEGIN
-    -- Lease first, then position: the order in which relays lock them.
+    -- Outbox (which holds retention off), lease, position: the order in which relays
+    -- lock them.
     IF confirm = pipeline THEN
+        PERFORM FROM tide.outbox AS o JOIN tide.relay_position AS p ON p.outbox_id = o.outbox_id
+        WHERE p.pipeline = relay_rewind.pipeline FOR KEY SHARE OF o;
         PERFORM FROM tide.relay_lease AS l WHERE l.pipeline = relay_rewind.pipeline FOR UPDATE;
         PERFORM FROM tide.relay_position AS p WHERE p.pipeline = relay_rewind.pipeline FOR UPDATE;
     END IF;
@@ -200,6 +203,15 @@ BEGIN
         last_number = greatest(p.last_number, (
             SELECT max((w.value ->> 'number')::bigint) FROM jsonb_array_elements(p.open_windows) AS w))
     WHERE p.pipeline = relay_rewind.pipeline;
+    -- Every row from to_id on is there: what retention has removed lay before it, and
+    -- had been delivered.
+    UPDATE tide.relay_position AS p SET began_after = t.removed_rows
+    FROM tide.outbox_retention AS t
+    WHERE p.pipeline = relay_rewind.pipeline AND t.outbox_id = p.outbox_id;
+    -- A row that has a letter is passed over: letters that were delivered would keep
+    -- theirs from being delivered again. Open and discarded ones stay.
+    DELETE FROM tide.relay_dead_letter AS d
+    WHERE d.pipeline = relay_rewind.pipeline AND d.outbox_id = standing.outbox_id AND d.state = 'delivered';
     RETURN jsonb_build_object('done', true, 'pipeline', pipeline, 'to_id', to_id, 'newest_id', newest, 'epoch', next_epoch);
 END
 $$;

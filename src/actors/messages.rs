@@ -44,6 +44,9 @@ pub enum Purpose {
     /// It was delivered before and asked for again: refused, it is left out and
     /// holds nothing up.
     Again,
+    /// It is of a dead letter that a person wants delivered: refused, it is parked
+    /// again.
+    Letter,
 }
 
 impl Sendable for RoutedRow {

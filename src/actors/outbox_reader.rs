@@ -8,6 +8,7 @@
 //! decides what follows.
 
 mod ending;
+mod letters;
 mod news;
 mod parking;
 mod parts;
@@ -33,7 +34,7 @@ use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
 use super::stream_watch::StreamWatch;
 use super::violations;
-use crate::admin::metrics::{Metrics, PipelineMetrics};
+use crate::admin::metrics::{Metrics, PipelineMetrics, ResentSource};
 use crate::admin::status::{PipelineState, StatusBoard};
 use crate::core::backoff::Backoff;
 use crate::core::intake::{Intake, IntakeLimits, Room, Wish};
@@ -41,7 +42,7 @@ use crate::core::ports::StoreError;
 use crate::core::position::WindowNumber;
 use crate::core::rate_limit::{RateLimiter, RateLimits};
 use crate::core::render::Renderer;
-use crate::core::resend::Resend;
+use crate::core::resend::{LetterResend, Resend};
 use crate::core::send_queue::Flow;
 use crate::core::time::Moment;
 use parking::ComingBack;
@@ -92,7 +93,9 @@ pub struct OutboxReader {
     opened: Option<(WindowNumber, Fetched)>,
     /// Rows sent again beside the live flow.
     resend: Resend,
-    /// Such rows whose window number is being written down.
+    /// Dead letters that are sent again.
+    letters: LetterResend,
+    /// Rows sent again whose window number is being written down.
     opened_again: Option<Again>,
     /// They had their turn.
     live_first: bool,
@@ -204,6 +207,7 @@ impl OutboxReader {
             busy: false,
             opened: None,
             resend: Resend::new((parts.most_rows / RESENT_SHARE).max(1), now),
+            letters: LetterResend::default(),
             opened_again: None,
             live_first: false,
             floor: None,
@@ -244,9 +248,12 @@ impl OutboxReader {
             return;
         }
         self.paused_until = None;
-        if self.draining && self.intake.nothing_handed() && self.resend.handed() == 0 {
+        let handed_again = self.resend.handed() + self.letters.handed();
+        if self.draining && self.intake.nothing_handed() && handed_again == 0 {
             if self.intake.letters() > 0 {
                 self.save(context);
+            } else if self.letters.has_outcomes() {
+                self.save_letters(context);
             } else {
                 self.release(context);
             }
@@ -441,7 +448,9 @@ impl Handler<Outcomes> for OutboxReader {
         let now = self.now();
         for (seq, hash) in &outcomes.stored {
             if self.resend.settled(*seq) {
-                self.metrics.resent();
+                self.metrics.resent(ResentSource::Replay);
+            } else if self.letters.settled(*seq, now) {
+                self.metrics.resent(ResentSource::Letter);
             } else if let Some(since) = self.intake.settled(*seq, *hash, now) {
                 self.metrics.acked(now.since(since));
             }

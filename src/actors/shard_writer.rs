@@ -327,7 +327,8 @@ impl ShardWriter {
         let tag = Arc::clone(rejected.row.ticket.tag());
         let policy = match rejected.row.purpose {
             Purpose::Live => tag.on_poison,
-            Purpose::Again => OnPoison::Park,
+            Purpose::Letter if tag.on_poison == OnPoison::BlockKey => OnPoison::BlockKey,
+            Purpose::Letter | Purpose::Again => OnPoison::Park,
         };
         let unsent = match policy {
             OnPoison::Park => {

@@ -23,7 +23,7 @@ use prometheus::{
 };
 
 use crate::core::invariants::Invariant;
-pub use pipeline::{PipelineMetrics, RetryReason};
+pub use pipeline::{PipelineMetrics, ResentSource, RetryReason};
 pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;

@@ -19,6 +19,7 @@
 //! Restart. `next` is written down: every row below it is confirmed or skipped.
 //! What lies above may be sent once more, under yet another number.
 
+mod letters;
 mod port;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use super::position::{RowId, Seq};
 use super::time::Moment;
 
+pub use letters::{LETTER_PAGE, LetterAgain, LetterOutcome, LetterResend, LetterWish};
 pub use port::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite, ResendStore};
 
 /// The most rows of a request that are known of at once.

@@ -7,9 +7,13 @@
 use sqlx::PgConnection;
 
 use super::store::PgOutboxStore;
-use crate::core::dead_letter::DeadLetter;
-use crate::core::ports::{LETTERS_COUNTED, Letters, MOST_BLOCKED_KEYS, OutboxId, StoreError};
+use super::windows::{READ_LETTERS, decode_letters};
+use crate::core::dead_letter::{DeadLetter, LetterReason};
+use crate::core::ports::{
+    Epoch, Fenced, LETTERS_COUNTED, Letters, MOST_BLOCKED_KEYS, OutboxId, StoreError,
+};
 use crate::core::position::RowId;
+use crate::core::resend::{LetterAgain, LetterOutcome};
 
 /// A letter that is closed, or on its way again, is left as it is: what is
 /// parked twice is what a restart has read again.
@@ -133,4 +137,95 @@ pub(super) async fn rows_with(
         .await?;
     session.finish().await?;
     Ok(found)
+}
+
+// === Letters that are sent again ===
+
+const OWNED: &str = "
+SELECT p.outbox_id FROM tide.relay_position AS p WHERE p.pipeline = $1 AND p.epoch = $2 FOR UPDATE";
+
+const CLOSE: &str = "
+UPDATE tide.relay_dead_letter AS d
+SET state = CASE WHEN o.reason IS NULL THEN 'delivered' ELSE 'parked' END, attempts = d.attempts + 1,
+    last_at = clock_timestamp(), reason = coalesce(o.reason, d.reason), message = coalesce(o.message, d.message)
+FROM unnest($3::bigint[], $4::text[], $5::text[]) AS o (row_id, reason, message)
+WHERE d.pipeline = $1 AND d.outbox_id = $2 AND d.row_id = o.row_id AND d.state = 'retry'";
+
+/// Those of a key whose first letter is parked again wait behind it again.
+const WAIT_BEHIND: &str = "
+UPDATE tide.relay_dead_letter AS d SET state = 'waiting'
+FROM (
+    SELECT DISTINCT f.partition_key FROM tide.relay_dead_letter AS f
+    WHERE f.pipeline = $1 AND f.outbox_id = $2 AND f.row_id = ANY ($3) AND f.blocks_key AND f.state = 'parked'
+) AS blocked
+WHERE d.pipeline = $1 AND d.outbox_id = $2 AND d.partition_key = blocked.partition_key
+    AND d.blocks_key AND d.state = 'retry'";
+
+pub(super) async fn to_send(
+    store: &PgOutboxStore,
+    pipeline: &str,
+    outbox: OutboxId,
+    after: Option<&str>,
+    limit: u32,
+) -> Result<Vec<LetterAgain>, StoreError> {
+    let mut session = store.statement().await?;
+    let answer = sqlx::query(READ_LETTERS)
+        .bind(pipeline)
+        .bind(outbox.0)
+        .bind(after)
+        .bind(i64::from(limit))
+        .persistent(store.prepares())
+        .fetch_all(session.connection())
+        .await?;
+    session.finish().await?;
+    decode_letters(&answer)
+}
+
+/// Under the position's lock, as everything that changes states of letters.
+pub(super) async fn save(
+    store: &PgOutboxStore,
+    pipeline: &str,
+    epoch: Epoch,
+    outcomes: &[LetterOutcome],
+) -> Result<Fenced, StoreError> {
+    let mut session = store.transaction().await?;
+    let owned: Option<Option<i32>> = sqlx::query_scalar(OWNED)
+        .bind(pipeline)
+        .bind(epoch.0)
+        .persistent(store.prepares())
+        .fetch_optional(session.connection())
+        .await?;
+    let Some(Some(outbox)) = owned else {
+        session.finish().await?;
+        return Ok(Fenced::Stale);
+    };
+    let rows: Vec<RowId> = outcomes.iter().map(|one| one.row).collect();
+    let refused = |one: &LetterOutcome| one.refused.clone().unzip();
+    let (reasons, messages): (Vec<Option<_>>, Vec<Option<String>>) =
+        outcomes.iter().map(refused).unzip();
+    let reasons: Vec<Option<&str>> = reasons
+        .iter()
+        .map(|one| one.map(LetterReason::code))
+        .collect();
+    let is_refused = reasons.iter().any(Option::is_some);
+    sqlx::query(CLOSE)
+        .bind(pipeline)
+        .bind(outbox)
+        .bind(&rows)
+        .bind(reasons)
+        .bind(messages)
+        .persistent(store.prepares())
+        .execute(session.connection())
+        .await?;
+    if is_refused {
+        sqlx::query(WAIT_BEHIND)
+            .bind(pipeline)
+            .bind(outbox)
+            .bind(&rows)
+            .persistent(store.prepares())
+            .execute(session.connection())
+            .await?;
+    }
+    session.finish().await?;
+    Ok(Fenced::Written)
 }

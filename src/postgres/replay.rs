@@ -12,8 +12,18 @@ use crate::core::position::RowId;
 use crate::core::resend::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite};
 use crate::core::row::OutboxRow;
 
+/// From pipeline to pipeline through the indexes of what is open.
 const WANTED: &str = "
-SELECT DISTINCT q.pipeline FROM tide.relay_replay AS q WHERE q.state IN ('queued', 'running')";
+WITH RECURSIVE with_letters AS (
+    SELECT (SELECT min(d.pipeline) FROM tide.relay_dead_letter AS d WHERE d.state = 'retry') AS pipeline
+    UNION ALL
+    SELECT (SELECT min(d.pipeline) FROM tide.relay_dead_letter AS d
+        WHERE d.state = 'retry' AND d.pipeline > w.pipeline)
+    FROM with_letters AS w WHERE w.pipeline IS NOT NULL
+)
+SELECT q.pipeline FROM tide.relay_replay AS q WHERE q.state IN ('queued', 'running')
+UNION
+SELECT w.pipeline FROM with_letters AS w WHERE w.pipeline IS NOT NULL";
 
 /// A request of an outbox that was dropped since is no longer carried out.
 const NEXT: &str = "

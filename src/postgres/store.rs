@@ -19,7 +19,10 @@ use crate::core::ports::{
     PageRequest, PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError, WindowRows,
 };
 use crate::core::position::{Position, RowId};
-use crate::core::resend::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite, ResendStore};
+use crate::core::resend::{
+    AgainRequest, LetterAgain, LetterOutcome, ReplayProgress, ReplayRequest, ReplayWrite,
+    ResendStore,
+};
 use crate::core::row::OutboxRow;
 use crate::core::snapshot::Snapshot;
 
@@ -285,5 +288,24 @@ impl ResendStore for PgOutboxStore {
         progress: &'a ReplayProgress,
     ) -> BoxFuture<'a, Result<ReplayWrite, StoreError>> {
         self.bounded(1, replay::save(self, pipeline, epoch, progress))
+    }
+
+    fn letters_to_send<'a>(
+        &'a self,
+        pipeline: &'a str,
+        outbox: OutboxId,
+        after: Option<&'a str>,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<Vec<LetterAgain>, StoreError>> {
+        self.bounded(1, letters::to_send(self, pipeline, outbox, after, limit))
+    }
+
+    fn save_letters<'a>(
+        &'a self,
+        pipeline: &'a str,
+        epoch: Epoch,
+        outcomes: &'a [LetterOutcome],
+    ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
+        self.bounded(1, letters::save(self, pipeline, epoch, outcomes))
     }
 }

@@ -24,6 +24,7 @@ use sqlx::postgres::PgRow;
 use super::store::PgOutboxStore;
 use crate::core::ports::{Opened, OutboxId, PageRequest, StoreError, WindowRows};
 use crate::core::position::RowId;
+use crate::core::resend::LetterAgain;
 use crate::core::row::OutboxRow;
 use crate::core::snapshot::{Snapshot, Xid};
 
@@ -176,6 +177,44 @@ pub(super) const READ_AGAIN: &str = concat!(
     ORDER BY r.id LIMIT $5"
 );
 
+/// The first letters of each key, through the index of those to be sent again, and
+/// letters without a key; each with whether no open letter of its key comes after
+/// it. $1 pipeline, $2 outbox, $3 key to begin behind (NULL: the
+/// first), $4 limit.
+pub(super) const READ_LETTERS: &str = concat!(
+    "WITH RECURSIVE keys AS (
+        SELECT (SELECT min(d.partition_key) FROM tide.relay_dead_letter AS d
+            WHERE d.pipeline = $1 AND d.outbox_id = $2 AND d.state = 'retry'
+                AND d.partition_key > coalesce($3::text, '')) AS key
+        UNION ALL
+        SELECT (SELECT min(d.partition_key) FROM tide.relay_dead_letter AS d
+            WHERE d.pipeline = $1 AND d.outbox_id = $2 AND d.state = 'retry' AND d.partition_key > k.key)
+        FROM keys AS k WHERE k.key IS NOT NULL
+    ), first_of_each AS (
+        SELECT f.* FROM (SELECT k.key FROM keys AS k WHERE k.key IS NOT NULL LIMIT $4) AS k
+        CROSS JOIN LATERAL (
+            SELECT d.* FROM tide.relay_dead_letter AS d
+            WHERE d.pipeline = $1 AND d.outbox_id = $2 AND d.state = 'retry' AND d.partition_key = k.key
+            ORDER BY d.window_number, d.row_id LIMIT 50
+        ) AS f
+        UNION ALL
+        (
+            SELECT d.* FROM tide.relay_dead_letter AS d
+            WHERE d.pipeline = $1 AND d.outbox_id = $2 AND d.state = 'retry' AND d.partition_key IS NULL
+                AND $3::text IS NULL
+            ORDER BY d.window_number, d.row_id LIMIT $4
+        )
+    )
+    SELECT ", row_columns!(), ", r.partition_key,
+        r.blocks_key AND NOT EXISTS (
+            SELECT FROM tide.relay_dead_letter AS x
+            WHERE x.pipeline = $1 AND x.outbox_id = $2 AND x.partition_key = r.partition_key
+                AND x.blocks_key AND x.state IN ('parked', 'waiting', 'retry')
+                AND (x.state <> 'retry' OR (x.window_number, x.row_id) > (r.window_number, r.row_id)))
+    FROM (SELECT f.*, f.row_id AS id FROM first_of_each AS f) AS r
+    ORDER BY r.partition_key NULLS FIRST, r.window_number, r.row_id LIMIT $4"
+);
+
 fn texts(xids: &[Xid]) -> Vec<String> {
     xids.iter().map(Xid::to_string).collect()
 }
@@ -191,6 +230,19 @@ fn decode_row(row: &PgRow, first_column: usize) -> Result<OutboxRow, sqlx::Error
         created_at: row.try_get(first_column + 4)?,
         age: Duration::from_micros(u64::try_from(age).unwrap_or(0)),
     })
+}
+
+/// Decodes the answer of [`READ_LETTERS`].
+pub(super) fn decode_letters(answer: &[PgRow]) -> Result<Vec<LetterAgain>, StoreError> {
+    let mut letters = Vec::with_capacity(answer.len());
+    for row in answer {
+        letters.push(LetterAgain {
+            row: decode_row(row, 0)?,
+            key: row.try_get(6)?,
+            frees_key: row.try_get(7)?,
+        });
+    }
+    Ok(letters)
 }
 
 /// Decodes the answer of a [`read_window`] statement.

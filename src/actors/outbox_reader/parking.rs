@@ -53,12 +53,13 @@ impl OutboxReader {
     /// The service does not take a row, or rows behind one were not sent.
     pub(super) fn take_rejected(&mut self, rejected: Option<RejectedRow>, unsent: Vec<RoutedRow>) {
         if let Some(rejected) = rejected {
-            if rejected.row.purpose == Purpose::Again {
-                return self.leave_out(rejected);
-            }
-            match self.work.on_poison {
-                OnPoison::Halt => self.hold_at(rejected),
-                OnPoison::Park | OnPoison::BlockKey => self.park_rejected(rejected),
+            match (rejected.row.purpose, self.work.on_poison) {
+                (Purpose::Again, _) => self.leave_out(rejected),
+                (Purpose::Letter, _) => self.park_letter_again(rejected),
+                (Purpose::Live, OnPoison::Halt) => self.hold_at(rejected),
+                (Purpose::Live, OnPoison::Park | OnPoison::BlockKey) => {
+                    self.park_rejected(rejected);
+                }
             }
         }
         for RoutedRow {
@@ -68,14 +69,21 @@ impl OutboxReader {
         } in unsent
         {
             ticket.settle();
-            if purpose == Purpose::Again {
-                self.metrics.rows_returned(1);
-                self.resend.came_back(envelope.seq);
-                continue;
+            let (seq, hash) = (envelope.seq, envelope.hash);
+            match purpose {
+                Purpose::Again => {
+                    self.metrics.rows_returned(1);
+                    self.resend.came_back(seq);
+                }
+                Purpose::Letter => {
+                    self.metrics.rows_returned(1);
+                    self.letters.came_back(seq, hash);
+                }
+                Purpose::Live => {
+                    let now = self.now();
+                    self.intake.park_handed(hash, behind(&envelope), now);
+                }
             }
-            let now = self.now();
-            self.intake
-                .park_handed(envelope.hash, behind(&envelope), now);
         }
     }
 
@@ -87,8 +95,8 @@ impl OutboxReader {
         ticket.settle();
         let (seq, hash) = (envelope.seq, envelope.hash);
         let blocks_key = self.work.on_poison == OnPoison::BlockKey;
-        if blocks_key && let Some(last) = self.intake.last_handed(hash) {
-            self.coming_back.push(ComingBack { hash, last });
+        if blocks_key {
+            self.await_key(hash);
         }
         self.say_parked(seq, LetterReason::RecordRejected.code(), &reason);
         let letter = DeadLetter {
@@ -102,6 +110,14 @@ impl OutboxReader {
         };
         let now = self.now();
         self.intake.park_handed(hash, letter, now);
+    }
+
+    /// The writer gives back what it has of a key, and what is on its way to it.
+    pub(super) fn await_key(&mut self, hash: u128) {
+        match self.intake.last_handed(hash) {
+            Some(last) => self.coming_back.push(ComingBack { hash, last }),
+            None => self.tag.rejected_keys.remove(hash),
+        }
     }
 
     /// Keys of which everything has come back are free for the writers again.
@@ -149,7 +165,13 @@ impl OutboxReader {
         }
         self.has_letters |= letters.highest_row > 0;
         let coming_back: Vec<u128> = self.coming_back.iter().map(|key| key.hash).collect();
-        self.intake.know_blocked(&letters.blocked_keys, coming_back);
+        let is_blocked = |key: &String| !self.letters.has_freed(hash_key(key));
+        let blocked: Vec<String> = letters
+            .blocked_keys
+            .into_iter()
+            .filter(is_blocked)
+            .collect();
+        self.intake.know_blocked(&blocked, coming_back);
         self.metrics.letters_open(letters.open);
         let blocked = self.intake.blocked_keys() as u64;
         self.board

@@ -3,6 +3,7 @@
 //! They take turns with the live flow: after each page of them the intake's wish
 //! comes first.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use actix::{Context, Handler};
@@ -23,9 +24,11 @@ use crate::core::time::Moment;
 /// Rows that were read again, under the number they would get.
 #[derive(Debug, Default)]
 pub(super) struct Again {
-    ready: Vec<Envelope>,
+    pub(super) ready: Vec<Envelope>,
     /// Those that cannot be sent.
-    poison: Vec<(Seq, Poison)>,
+    pub(super) poison: Vec<(Seq, Poison)>,
+    /// Whether they are dead letters, and which of them free their keys.
+    pub(super) letters: Option<HashSet<RowId>>,
 }
 
 impl OutboxReader {
@@ -39,6 +42,10 @@ impl OutboxReader {
         let room = self.room(now);
         let room_rows = if room.bytes == 0 { 0 } else { room.rows };
         let may_hand = is_their_turn && self.intake.may_resend();
+        if self.resend_letters(may_hand, room_rows, now, context) {
+            self.live_first = true;
+            return true;
+        }
         let work = self.work.clone();
         match self.resend.next_wish(may_hand, room_rows, now) {
             ResendWish::Look => self.start(work.look_for_replay(), context),
@@ -98,6 +105,10 @@ impl OutboxReader {
         };
         let bytes = rows.ready.iter().map(Envelope::weight).sum();
         self.metrics.rows_read(rows.ready.len(), bytes);
+        if let Some(freeing) = rows.letters {
+            self.hand_letters(rows.ready, &freeing);
+            return;
+        }
         for row in &rows.ready {
             self.resend.hand(row.seq);
         }
@@ -139,7 +150,7 @@ impl OutboxReader {
 }
 
 impl Work {
-    fn render_again(&self, rows: Vec<OutboxRow>, window: WindowNumber) -> Again {
+    pub(super) fn render_again(&self, rows: Vec<OutboxRow>, window: WindowNumber) -> Again {
         let mut rendered = Again::default();
         for row in rows {
             let seq = Seq { window, id: row.id };
@@ -199,6 +210,7 @@ impl Handler<LookForResends> for OutboxReader {
     fn handle(&mut self, _: LookForResends, context: &mut Self::Context) {
         fault::point("outbox_reader.LookForResends");
         self.resend.notice();
+        self.letters.notice();
         self.go_on(context);
     }
 }

@@ -122,7 +122,7 @@ impl OutboxReader {
             || self.stopped.is_some();
         !waits
             && self.intake.nothing_handed()
-            && self.resend.handed() == 0
+            && self.resend.handed() + self.letters.handed() == 0
             && !self.intake.is_held()
     }
 

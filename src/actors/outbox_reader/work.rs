@@ -101,6 +101,15 @@ pub(super) enum Done {
         rows: Again,
     },
     ReplaySaved(ReplayProgress, ReplayWrite),
+    /// Dead letters to be sent again, rendered.
+    LettersToSend {
+        limit: usize,
+        found: usize,
+        last_key: Option<String>,
+        rows: Again,
+    },
+    /// What became of so many letters was written down.
+    LettersSaved(usize, Fenced),
     /// What is known of the pipeline's letters.
     Letters(Letters),
 }

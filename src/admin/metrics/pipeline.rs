@@ -44,7 +44,20 @@ const RETRY_REASONS: [(RetryReason, &str); 5] = [
 ];
 
 /// Why rows are sent again although they were delivered.
-const REPLAY: &str = "replay";
+/// Why rows are sent again, as metrics name it.
+const SOURCES: [(ResentSource, &str); 2] = [
+    (ResentSource::Replay, "replay"),
+    (ResentSource::Letter, "letter"),
+];
+
+/// Why a row was sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResentSource {
+    /// It is of a replay.
+    Replay,
+    /// It is of a dead letter that a person wants delivered.
+    Letter,
+}
 
 /// The handle of one pipeline.
 #[derive(Debug, Clone)]
@@ -57,7 +70,7 @@ pub struct PipelineMetrics {
     throttled: IntCounter,
     blocked: IntCounter,
     returned: IntCounter,
-    resent: IntCounter,
+    resent: [(ResentSource, IntCounter); SOURCES.len()],
     parked: [(LetterReason, IntCounter); LetterReason::ALL.len()],
     letters_open: IntGauge,
     vanished: IntCounter,
@@ -134,9 +147,13 @@ impl PipelineMetrics {
         self.returned.inc_by(counter_value(rows));
     }
 
-    /// A row of a replay was confirmed. It counts as read and as delivered too.
-    pub fn resent(&self) {
-        self.resent.inc();
+    /// A row that was sent again was confirmed. It counts as read and as delivered too.
+    pub fn resent(&self, source: ResentSource) {
+        for (known, counter) in &self.resent {
+            if *known == source {
+                counter.inc();
+            }
+        }
     }
 
     /// A row became a dead letter.
@@ -304,7 +321,8 @@ impl PipelineFamilies {
             throttled: self.throttled.with_label_values(&labels),
             blocked: self.blocked.with_label_values(&labels),
             returned: self.returned.with_label_values(&labels),
-            resent: self.resent.with_label_values(&with(REPLAY)),
+            resent: SOURCES
+                .map(|(source, name)| (source, self.resent.with_label_values(&with(name)))),
             parked: LetterReason::ALL.map(|reason| {
                 let labels = with(reason.code());
                 (reason, self.parked.with_label_values(&labels))
@@ -347,7 +365,9 @@ impl PipelineFamilies {
         for (_, name) in RETRY_REASONS {
             remove_series!(&[pipeline, tenant, stream, name], self.retried);
         }
-        remove_series!(&[pipeline, tenant, stream, REPLAY], self.resent);
+        for (_, name) in SOURCES {
+            remove_series!(&[pipeline, tenant, stream, name], self.resent);
+        }
         for reason in LetterReason::ALL {
             remove_series!(&[pipeline, tenant, stream, reason.code()], self.parked);
         }

@@ -100,6 +100,11 @@ impl Intake {
         self.parking.blocked = blocked;
     }
 
+    /// A row of this key that was sent again was refused: later ones wait.
+    pub fn block(&mut self, hash: u128) {
+        self.parking.blocked.insert(hash);
+    }
+
     /// Every row of this key that was to be sent again has been handed to the
     /// writer: later ones may follow.
     pub fn unblock(&mut self, hash: u128) {

@@ -2,7 +2,8 @@
 
 use futures::future::BoxFuture;
 
-use crate::core::ports::{Epoch, OutboxId, PipelineName, StoreError};
+use super::letters::{LetterAgain, LetterOutcome};
+use crate::core::ports::{Epoch, Fenced, OutboxId, PipelineName, StoreError};
 use crate::core::position::RowId;
 use crate::core::row::OutboxRow;
 use crate::core::snapshot::Snapshot;
@@ -99,5 +100,29 @@ pub trait ResendStore: Send + Sync {
     ) -> BoxFuture<'a, Result<ReplayWrite, StoreError>> {
         let _ = (pipeline, epoch, progress);
         Box::pin(async { Ok(ReplayWrite::Written) })
+    }
+
+    /// The first letter to be sent again of each key behind `after` (`None`: of
+    /// each key, and all that have none), in delivery order, at most so many.
+    fn letters_to_send<'a>(
+        &'a self,
+        pipeline: &'a str,
+        outbox: OutboxId,
+        after: Option<&'a str>,
+        limit: u32,
+    ) -> BoxFuture<'a, Result<Vec<LetterAgain>, StoreError>> {
+        let _ = (pipeline, outbox, after, limit);
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// Writes down what became of letters, if `epoch` is the pipeline's newest.
+    fn save_letters<'a>(
+        &'a self,
+        pipeline: &'a str,
+        epoch: Epoch,
+        outcomes: &'a [LetterOutcome],
+    ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
+        let _ = (pipeline, epoch, outcomes);
+        Box::pin(async { Ok(Fenced::Written) })
     }
 }

@@ -1,0 +1,202 @@
+//! What a reader does for dead letters that a person wants delivered (see
+//! [`LetterResend`](crate::core::resend::LetterResend)).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use actix::Context;
+
+use super::OutboxReader;
+use super::resend::Again;
+use super::work::{Done, Work, clamp};
+use crate::actors::child::Exit;
+use crate::actors::messages::{Purpose, RejectedRow};
+use crate::core::dead_letter::{LetterReason, OnPoison};
+use crate::core::ports::{Fenced, StoreError};
+use crate::core::position::{RowId, Seq, WindowNumber};
+use crate::core::resend::{LetterAgain, LetterOutcome, LetterWish};
+use crate::core::row::Envelope;
+use crate::core::time::Moment;
+
+impl OutboxReader {
+    /// Does something for letters, if there is anything to do; answers whether it
+    /// did.
+    pub(super) fn resend_letters(
+        &mut self,
+        may_hand: bool,
+        room: usize,
+        now: Moment,
+        context: &mut Context<Self>,
+    ) -> bool {
+        match self.letters.next_wish(may_hand, room, now) {
+            LetterWish::Read { after, limit } => {
+                let window = self.last_number.next();
+                let task = self.work.clone().read_letters(after, limit, window);
+                self.start(task, context);
+            }
+            LetterWish::Save(_) => self.save_letters(context),
+            LetterWish::Wait { until } => {
+                if let Some(until) = until {
+                    self.wake_at(until, context);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(super) fn save_letters(&mut self, context: &mut Context<Self>) {
+        let task = self.work.clone().save_letters(self.letters.outcomes());
+        self.start(task, context);
+    }
+
+    /// Letters were read: those that can go get a window number, which is written
+    /// down first.
+    pub(super) fn take_letters(
+        &mut self,
+        limit: usize,
+        found: usize,
+        last_key: Option<String>,
+        mut rows: Again,
+    ) {
+        let now = self.now();
+        if !self.letters.found(found, limit, last_key) {
+            return;
+        }
+        for (seq, poison) in rows.poison.drain(..) {
+            self.say_parked(seq, poison.code(), &poison.to_string());
+            let reason = LetterReason::from(&poison);
+            self.letters
+                .is_poison(seq.id, reason, poison.to_string(), now);
+        }
+        // What of a key cannot go now holds the later letters of that key.
+        let mut last_of: HashMap<u128, RowId> = HashMap::new();
+        let mut held = HashSet::new();
+        let (intake, rejected) = (&self.intake, &self.tag.rejected_keys);
+        rows.ready.retain(|row| {
+            let rises = last_of.insert(row.hash, row.seq.id) < Some(row.seq.id);
+            let goes = rises && intake.takes_resent(row.hash) && !rejected.contains(row.hash);
+            if !goes {
+                held.insert(row.hash);
+            }
+            !held.contains(&row.hash)
+        });
+        self.letters.passed(rows.ready.len(), now);
+        if !rows.ready.is_empty() && self.intake.may_resend() {
+            self.last_number = self.intake.number_resend();
+            self.opened_again = Some(rows);
+        }
+    }
+
+    /// The number of these letters is written down: they go, and the keys of which
+    /// they are the last ones are free.
+    pub(super) fn hand_letters(&mut self, letters: Vec<Envelope>, freeing: &HashSet<RowId>) {
+        for letter in &letters {
+            self.letters.hand(letter.seq);
+        }
+        if self.intake.letters() == 0 {
+            let freed = letters.iter().filter(|one| freeing.contains(&one.seq.id));
+            for letter in freed {
+                self.intake.unblock(letter.hash);
+                self.letters.free([letter.hash]);
+            }
+        }
+        self.hand(letters, Purpose::Letter);
+    }
+
+    /// The service does not take a letter still.
+    pub(super) fn park_letter_again(&mut self, rejected: RejectedRow) {
+        let RejectedRow { row, reason } = rejected;
+        let (seq, hash) = (row.envelope.seq, row.envelope.hash);
+        row.ticket.settle();
+        self.metrics.rows_returned(1);
+        if self.work.on_poison == OnPoison::BlockKey {
+            self.intake.block(hash);
+            self.await_key(hash);
+        }
+        self.say_parked(seq, LetterReason::RecordRejected.code(), &reason);
+        self.letters.rejected(seq, hash, reason, self.now());
+    }
+
+    pub(super) fn letters_saved(
+        &mut self,
+        saved: usize,
+        fenced: Fenced,
+        context: &mut Context<Self>,
+    ) {
+        match fenced {
+            Fenced::Stale => self.end(Exit::LeaseLost, context),
+            Fenced::Written => {
+                self.letters.saved(saved);
+                // A key may be free now, or blocked again.
+                self.letters_due = true;
+            }
+        }
+    }
+}
+
+impl Work {
+    async fn read_letters(
+        self,
+        after: Option<String>,
+        limit: usize,
+        window: WindowNumber,
+    ) -> Result<Option<Done>, StoreError> {
+        let outbox = self.renderer.outbox.id;
+        let letters = self
+            .store
+            .letters_to_send(&self.pipeline, outbox, after.as_deref(), clamp(limit))
+            .await?;
+        let found = letters.len();
+        let last_key = letters.last().and_then(|letter| letter.key.clone());
+        let rows = self.render_letters(letters, window);
+        Ok(Some(Done::LettersToSend {
+            limit,
+            found,
+            last_key,
+            rows,
+        }))
+    }
+
+    /// Renders letters in order; behind one that cannot be sent the others of its
+    /// key are left for later.
+    fn render_letters(&self, letters: Vec<LetterAgain>, window: WindowNumber) -> Again {
+        let mut rendered = Again::default();
+        let mut freeing = HashSet::new();
+        let mut held: HashSet<String> = HashSet::new();
+        for letter in letters {
+            let LetterAgain {
+                row,
+                key,
+                frees_key,
+            } = letter;
+            if key.as_ref().is_some_and(|key| held.contains(key)) {
+                continue;
+            }
+            let seq = Seq { window, id: row.id };
+            match self.renderer.render(row, window) {
+                Ok(envelope) => {
+                    if frees_key && key.as_deref() == Some(&*envelope.key) {
+                        freeing.insert(seq.id);
+                    }
+                    rendered.ready.push(envelope);
+                }
+                Err(poison) => {
+                    held.extend(key);
+                    rendered.poison.push((seq, poison));
+                }
+            }
+        }
+        rendered.letters = Some(freeing);
+        rendered
+    }
+
+    async fn save_letters(self, outcomes: Vec<LetterOutcome>) -> Result<Option<Done>, StoreError> {
+        let pipeline = Arc::clone(&self.pipeline);
+        let fenced = self
+            .store
+            .save_letters(&pipeline, self.epoch, &outcomes)
+            .await?;
+        Ok(Some(Done::LettersSaved(outcomes.len(), fenced)))
+    }
+}
