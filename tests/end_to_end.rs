@@ -37,6 +37,8 @@ mod failures;
 mod isolation;
 #[path = "end_to_end/kill.rs"]
 mod kill;
+#[path = "end_to_end/letters.rs"]
+mod letters;
 #[path = "end_to_end/order.rs"]
 mod order;
 #[path = "end_to_end/outages.rs"]

@@ -95,6 +95,8 @@ pub struct OutboxReader {
     resend: Resend,
     /// Dead letters that are sent again.
     letters: LetterResend,
+    /// They are read before anything else is done.
+    letters_next: bool,
     /// Rows sent again whose window number is being written down.
     opened_again: Option<Again>,
     /// They had their turn.
@@ -208,6 +210,7 @@ impl OutboxReader {
             opened: None,
             resend: Resend::new((parts.most_rows / RESENT_SHARE).max(1), now),
             letters: LetterResend::default(),
+            letters_next: false,
             opened_again: None,
             live_first: false,
             floor: None,
@@ -257,6 +260,9 @@ impl OutboxReader {
             } else {
                 self.release(context);
             }
+            return;
+        }
+        if self.read_letters_next(now, context) {
             return;
         }
         if self.letters_due {

@@ -49,7 +49,7 @@ pub(crate) struct Said {
     /// Relays started, and of these the ones that said everything.
     pub(crate) relays: u32,
     pub(crate) complete: u32,
-    /// Rows confirmed, and rows parked, of all pipelines.
+    /// Rows confirmed, and rows parked and not delivered since, of all pipelines.
     pub(crate) delivered: f64,
     pub(crate) parked: f64,
 }
@@ -260,7 +260,10 @@ impl Relay {
             };
             let Some(wrong) = books.iter().find(differs) else {
                 let sum = |place: usize| books.values().map(|figures| figures[place]).sum::<f64>();
-                let (delivered, parked) = (sum(1), sum(2));
+                // A letter that was delivered after all counts as both.
+                let letters = [("source", "letter")];
+                let resent = self.metric("tidegate_rows_resent_total", &letters);
+                let (delivered, parked) = (sum(1), sum(2) - resent);
                 self.ledger.add(|said| {
                     said.complete += 1;
                     said.delivered += delivered;

@@ -23,12 +23,19 @@ impl OutboxReader {
     /// did.
     pub(super) fn resend_letters(
         &mut self,
-        may_hand: bool,
+        is_their_turn: bool,
         room: usize,
         now: Moment,
         context: &mut Context<Self>,
     ) -> bool {
+        let may_hand = is_their_turn && self.intake.may_send_letters();
         match self.letters.next_wish(may_hand, room, now) {
+            // What is about to be parked first: a key is freed with its last letter
+            // only if the table has them all.
+            LetterWish::Read { .. } if self.intake.letters() > 0 => {
+                self.letters_next = true;
+                self.save(context);
+            }
             LetterWish::Read { after, limit } => {
                 let window = self.last_number.next();
                 let task = self.work.clone().read_letters(after, limit, window);
@@ -43,6 +50,15 @@ impl OutboxReader {
             }
         }
         true
+    }
+
+    /// What was about to be parked is written: letters are read before anything else.
+    pub(super) fn read_letters_next(&mut self, now: Moment, context: &mut Context<Self>) -> bool {
+        if !std::mem::take(&mut self.letters_next) || self.draining || self.intake.letters() > 0 {
+            return false;
+        }
+        let room = self.room(now);
+        self.resend_letters(true, room.rows.min(room.bytes), now, context)
     }
 
     pub(super) fn save_letters(&mut self, context: &mut Context<Self>) {
@@ -82,7 +98,7 @@ impl OutboxReader {
             !held.contains(&row.hash)
         });
         self.letters.passed(rows.ready.len(), now);
-        if !rows.ready.is_empty() && self.intake.may_resend() {
+        if !rows.ready.is_empty() && self.intake.may_send_letters() {
             self.last_number = self.intake.number_resend();
             self.opened_again = Some(rows);
         }

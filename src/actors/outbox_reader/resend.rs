@@ -41,11 +41,11 @@ impl OutboxReader {
         }
         let room = self.room(now);
         let room_rows = if room.bytes == 0 { 0 } else { room.rows };
-        let may_hand = is_their_turn && self.intake.may_resend();
-        if self.resend_letters(may_hand, room_rows, now, context) {
+        if self.resend_letters(is_their_turn, room_rows, now, context) {
             self.live_first = true;
             return true;
         }
+        let may_hand = is_their_turn && self.intake.may_resend();
         let work = self.work.clone();
         match self.resend.next_wish(may_hand, room_rows, now) {
             ResendWish::Look => self.start(work.look_for_replay(), context),

@@ -13,6 +13,13 @@ impl Intake {
         self.scan == Scan::Done && !self.stopped && !self.must_save && self.letters() == 0
     }
 
+    /// Whether letters may be handed that a person wants delivered. Rows of their keys
+    /// that wait to be parked come after them.
+    #[must_use]
+    pub fn may_send_letters(&self) -> bool {
+        self.scan == Scan::Done && !self.stopped && !self.must_save
+    }
+
     /// Uses a window number up for rows that are sent again. It must be written
     /// down before any of them is handed.
     pub const fn number_resend(&mut self) -> WindowNumber {
