@@ -7,7 +7,7 @@
 //!   depend on a session, so nothing is prepared and nothing set up.
 //!
 //! A pool that gets no connection does not say why: it tries until its time is
-//! up. [`acquire`] then asks once more by itself, so that the reason can be shown.
+//! up. `acquire` then asks once more by itself, so that the reason can be shown.
 
 use std::str::FromStr;
 use std::time::Duration;

@@ -78,6 +78,9 @@ const MISSING: [Panic; 3] = [
 /// While shards are learnt.
 const LEARNING: [Panic; 1] = [("stream_router.WentTo", 3)];
 
+/// While rows are to be sent again.
+const RESEND: [Panic; 1] = [("outbox_reader.LookForResends", 1)];
+
 /// The supervisor dies of the word that another actor did.
 const BOTH: [Panic; 2] = [("shard_writer.CallDone", 20), ("supervisor.ChildExited", 1)];
 
@@ -228,6 +231,7 @@ fn every_point_of_panic_is_tested() {
         &RESHARD_SUPERVISOR,
         &MISSING,
         &LEARNING,
+        &RESEND,
         &BOTH,
         &crate::retention::PANICS,
     ]
@@ -325,6 +329,27 @@ async fn a_router_that_panics_while_it_learns_is_restarted() {
         let put_only = [("AWS_ACCESS_KEY_ID", PUT_ONLY)];
         let run = Run::start_with(&LEARNING, "panic", &put_only).await;
         run.finish(&LEARNING).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_panics_before_rows_are_sent_again_is_restarted_and_sends_them() {
+    scenario(2 * PATIENCE, async {
+        let run = Run::start(&RESEND, "panic").await;
+        run.world.wait_until_received(100).await;
+        let replay =
+            "SELECT tide.relay_replay('events', min(id), min(id) + 49) FROM tide.outbox_message";
+        run.world.sql(replay).await;
+        run.wait_for("outbox_reader.LookForResends").await;
+        // The reader that is started in its place looks by itself.
+        let labels = [("pipeline", "events"), ("source", "replay")];
+        let resent = || run.relay.metric("tidegate_rows_resent_total", &labels);
+        until("the rows are sent again", PATIENCE, || resent() >= 50.0).await;
+        let report = run.load.stop().await.expect("the books");
+        crate::replay::check(&run.world, &report.rows()).await;
+        assert_eq!(run.relay.panics("outbox_reader"), 1.0);
+        assert_eq!(run.relay.terminate().await, 0);
     })
     .await;
 }

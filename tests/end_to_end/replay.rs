@@ -34,7 +34,7 @@ fn taken(delivered: &[Delivered]) -> BTreeMap<i64, usize> {
 
 /// Asserts that nothing is lost to a stream's readers, and that first occurrences
 /// come in the order of the application.
-async fn check(world: &World, rows: &[Committed]) -> Vec<Delivered> {
+pub(crate) async fn check(world: &World, rows: &[Committed]) -> Vec<Delivered> {
     let verdict = world.judge(rows).await;
     let delivered = world.delivered();
     assert_eq!(

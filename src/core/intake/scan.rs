@@ -28,7 +28,7 @@ impl Scan {
 
 impl Intake {
     /// A window turned out to be larger than a page: it is read within these
-    /// bounds (see [`super::ports::WindowRows::Bounds`]).
+    /// bounds (see [`crate::core::ports::WindowRows::Bounds`]).
     pub fn begin_paging(
         &mut self,
         window: WindowNumber,
