@@ -59,6 +59,12 @@ impl Ledger {
         self.said.lock().expect("not poisoned").clone()
     }
 
+    /// A pipeline was disabled, and its counters went with it: the metrics do not say
+    /// everything.
+    pub(crate) fn lost_counters(&self) {
+        self.add(|said| said.relays += 1);
+    }
+
     fn add(&self, add: impl FnOnce(&mut Said)) {
         add(&mut self.said.lock().expect("not poisoned"));
     }

@@ -91,6 +91,12 @@ impl World {
         }
     }
 
+    /// A pipeline was disabled, and its counters went with it: at the end SQL and
+    /// stream are compared alone.
+    pub(crate) fn lost_counters(&self) {
+        self.ledger.lost_counters();
+    }
+
     // === SQL ===
 
     /// Runs statements; each must work.
