@@ -151,6 +151,7 @@ impl Retention {
         context: &mut Context<Self>,
     ) {
         fault::point("retention.Looked");
+        self.waits = false;
         self.count_query("retention_survey", asked_at, answer.is_ok());
         match answer {
             Ok(Survey::Ours(outboxes)) => {
@@ -243,6 +244,7 @@ impl Retention {
         context: &mut Context<Self>,
     ) {
         fault::point("retention.Removed");
+        self.waits = false;
         let took = self.count_query("retention_batch", asked_at, answer.is_ok());
         let done = match answer {
             Ok(done) => done,

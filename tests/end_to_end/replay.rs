@@ -194,25 +194,50 @@ async fn the_command_says_waits_cancels_and_refuses() {
 
         let refused = replay(&world, &range);
         assert_eq!(refused.status.code(), Some(1));
-        assert!(last_line(&refused)["error"].as_str().unwrap().contains("has not delivered anything yet"));
+        assert!(
+            last_line(&refused)["error"]
+                .as_str()
+                .unwrap()
+                .contains("has not delivered anything yet")
+        );
 
         let relay = world.relay().await;
         world.wait_for(&rows, PATIENCE).await;
-        until("the position is written", PATIENCE, || relay.pipeline("events")["open_windows"] == 0).await;
+        until("the position is written", PATIENCE, || {
+            relay.pipeline("events")["open_windows"] == 0
+        })
+        .await;
         let dry = last_line(&replay(&world, &[&range[..], &["--dry-run"]].concat()));
-        assert_eq!((dry["rows"].clone(), dry["dry_run"].clone()), (json!(10), json!(true)));
-        assert!(dry["seconds_on_one_shard"].as_f64().unwrap() > 0.0 && dry["oldest_at"].is_string());
-        assert_eq!(world.number("SELECT count(*) FROM tide.relay_replay").await, 0);
+        assert_eq!(
+            (dry["rows"].clone(), dry["dry_run"].clone()),
+            (json!(10), json!(true))
+        );
+        assert!(
+            dry["seconds_on_one_shard"].as_f64().unwrap() > 0.0 && dry["oldest_at"].is_string()
+        );
+        assert_eq!(
+            world.number("SELECT count(*) FROM tide.relay_replay").await,
+            0
+        );
 
         let base = "SELECT pg_snapshot_xmax(base)::text::bigint FROM tide.relay_position";
         let base_before = world.number(base).await;
         let waited = replay(&world, &[&range[..], &["--wait"]].concat());
         assert_eq!(waited.status.code(), Some(0), "{waited:?}");
         let end = last_line(&waited);
-        assert_eq!((end["state"].clone(), end["sent"].clone()), (json!("done"), json!(10)));
+        assert_eq!(
+            (end["state"].clone(), end["sent"].clone()),
+            (json!("done"), json!(10))
+        );
         world.wait_until_received(60).await;
-        assert_eq!(relay.metric("tidegate_rows_resent_total", &[("source", "replay")]), 10.0);
-        assert!(world.number(base).await >= base_before, "the position stays");
+        assert_eq!(
+            relay.metric("tidegate_rows_resent_total", &[("source", "replay")]),
+            10.0
+        );
+        assert!(
+            world.number(base).await >= base_before,
+            "the position stays"
+        );
         let taken = taken(&check(&world, &rows).await);
         for (place, row) in rows.iter().enumerate() {
             let times = 1 + usize::from((10..20).contains(&place));
@@ -226,14 +251,59 @@ async fn the_command_says_waits_cancels_and_refuses() {
         let cancelled = last_line(&replay(&world, &["--pipeline", "events", "--cancel"]));
         assert_eq!(cancelled["cancelled"], 2);
 
-        world.sql("DELETE FROM tide.outbox_message WHERE id <= (SELECT min(id) + 14 FROM tide.outbox_message)").await;
+        world
+            .sql(
+                "UPDATE tide.outbox_message SET created_at = created_at - interval '25 hours'
+                WHERE id <= (SELECT min(id) + 14 FROM tide.outbox_message)",
+            )
+            .await;
+        let relay = world
+            .relay_with(&[("TIDEGATE__RETENTION__INTERVAL", "100ms")])
+            .await;
+        while world
+            .number("SELECT count(*) FROM tide.outbox_message")
+            .await
+            > 35
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(relay.terminate().await, 0);
         let dry = last_line(&replay(&world, &[&range[..], &["--dry-run"]].concat()));
-        assert_eq!((dry["rows"].clone(), dry["before_lowest"].clone()), (json!(5), json!(true)));
+        assert_eq!(
+            (dry["rows"].clone(), dry["before_lowest"].clone()),
+            (json!(5), json!(true))
+        );
         for (arguments, says) in [
-            (["--pipeline", "nobody", "--from-id", "1", "--to-id", "9"], "pipeline 'nobody' does not exist"),
-            (["--pipeline", "events", "--from-id", "1", "--to-id", &rows[9].id.to_string()], "retention has removed"),
-            (["--pipeline", "events", "--from-id", "900000", "--to-id", "900001"], "has no row from 900000 to 900001"),
-            (["--pipeline", "events", "--from-id", "9", "--to-id", "1"], "the range from 9 to 1 is not allowed"),
+            (
+                ["--pipeline", "nobody", "--from-id", "1", "--to-id", "9"],
+                "pipeline 'nobody' does not exist",
+            ),
+            (
+                [
+                    "--pipeline",
+                    "events",
+                    "--from-id",
+                    "1",
+                    "--to-id",
+                    &rows[9].id.to_string(),
+                ],
+                "retention has removed",
+            ),
+            (
+                [
+                    "--pipeline",
+                    "events",
+                    "--from-id",
+                    "900000",
+                    "--to-id",
+                    "900001",
+                ],
+                "has no row from 900000 to 900001",
+            ),
+            (
+                ["--pipeline", "events", "--from-id", "9", "--to-id", "1"],
+                "the range from 9 to 1 is not allowed",
+            ),
         ] {
             let refused = replay(&world, &arguments);
             assert_eq!(refused.status.code(), Some(1));

@@ -8,7 +8,7 @@ use tidegate::demo::faults::{CallFault, Often, Operation, Refused};
 use tidegate::demo::load::{Load, OutboxLoad};
 
 use crate::relay::Relay;
-use crate::scenario::{PATIENCE, scenario, until};
+use crate::scenario::{PATIENCE, scenario, scenario_alone, until};
 use crate::shards::Shards;
 use crate::world::{STREAM, World};
 
@@ -160,7 +160,7 @@ async fn a_queue_that_does_not_move_goes_to_the_children_and_one_of_them_may_be_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_split_brings_more_throughput() {
-    scenario(3 * PATIENCE, async {
+    scenario_alone(3 * PATIENCE, async {
         let world = World::new(1).await;
         world.pipeline("events", json!({})).await;
         let relay = world.relay_with(&[OFTEN]).await;

@@ -257,15 +257,17 @@ async fn a_sweeper_that_panics_is_restarted_and_harms_nobody() {
 }
 
 /// A sweeper that forgets to go on gives no sign of life and is replaced.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sweeper_that_stalls_is_replaced() {
+/// A sweeper that looks so often forgets to go on at this pass of its timer.
+async fn stalls_and_is_replaced(interval: &'static str, pass: u32, messages: usize) {
     scenario(3 * PATIENCE, async {
         let world = world_of_old_rows(1).await;
         world.pipeline("events", json!({})).await;
+        let armed = format!("retention.timer={pass}:forget");
         let mut settings = EAGER.to_vec();
-        settings.push(("TIDEGATE_TEST_FAULTS", "retention.timer=2:forget"));
+        settings[0].1 = interval;
+        settings.push(("TIDEGATE_TEST_FAULTS", &armed));
         let relay = world.relay_with(&settings).await;
-        let rows = world.publish_many("events", 200, 10, 10).await;
+        let rows = world.publish_many("events", messages, 10, 10).await;
         world.wait_for(&rows, PATIENCE).await;
         wait_for_number(&world, KEPT, "all rows are removed", |rows| rows == 0).await;
         let stuck = [("actor", "retention"), ("cause", "stuck")];
@@ -273,4 +275,16 @@ async fn a_sweeper_that_stalls_is_replaced() {
         assert_eq!(relay.terminate().await, 0);
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweeper_that_stalls_is_replaced() {
+    stalls_and_is_replaced("100ms", 2, 200).await;
+}
+
+/// It looks once in two seconds and pauses after each of some hundred batches, so
+/// that the pause it forgets to end lies between two of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweeper_that_stalls_between_batches_is_replaced() {
+    stalls_and_is_replaced("2s", 30, 4000).await;
 }
