@@ -307,7 +307,8 @@ async fn lists_are_by_pipeline_and_state_and_need_no_more_than_their_limit() {
         FROM generate_series(1, 50010) AS n",
     )
     .await;
-    run(&fixture.pool, "ANALYZE tide.relay_dead_letter").await;
+    // What autovacuum does after so many changes: entries of old states go.
+    run(&fixture.pool, "VACUUM (ANALYZE) tide.relay_dead_letter").await;
     let listed = async |arguments: &str| -> Vec<String> {
         let list = format!(
             "SELECT coalesce(array_agg(pipeline_name || ' ' || state), '{{}}') FROM tide.relay_dlq_list({arguments})"
