@@ -113,7 +113,7 @@ fn hint(code: &str) -> Option<&'static str> {
     }
     match code {
         "42501" => Some(
-            "grant the relay's role usage of schema tide, select on its tables, insert and update on tide.relay_lease and tide.relay_position",
+            "grant the relay's role usage of schema tide, select on its tables, insert and update on tide.relay_lease, tide.relay_position, tide.relay_server_life and tide.relay_database",
         ),
         "28P01" | "28000" => Some("check user and password in the database URL and pg_hba.conf"),
         "3D000" => Some("create the database or correct the database URL"),

@@ -225,7 +225,11 @@ async fn restored_and_rebased(burnt_before: u32, burnt_after: u32, dump: &[&str]
         assert!(position.marks.is_empty() && position.open.is_empty());
         for page in [7, PAGE] {
             let (_, windows) = read_on(&fixture, position.head(), page).await;
-            assert_eq!(windows, [expected.clone()], "{pipeline}, pages of {page}");
+            assert_eq!(
+                windows,
+                std::slice::from_ref(&expected),
+                "{pipeline}, pages of {page}"
+            );
         }
     }
     let (_, position) = granted(
