@@ -149,21 +149,35 @@ async fn a_table_that_is_locked_is_named_and_waited_for() {
     }
 }
 
+/// A connection, as soon as one is free: those of the set-up end a moment after they
+/// were closed.
+async fn connected(url: &str) -> PgConnection {
+    let patience = std::time::Duration::from_secs(30);
+    let connecting = async {
+        loop {
+            if let Ok(connection) = PgConnection::connect(url).await {
+                return connection;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let connected = tokio::time::timeout(patience, connecting).await;
+    connected.expect("a free connection")
+}
+
 #[tokio::test]
 async fn a_server_without_a_free_connection_is_named_and_waited_for() {
     let server = server(&[("superuser_reserved_connections", "2")], 6).await;
     // An ordinary role may not have the last ones.
     let mut taken = Vec::new();
     for _ in 0..4 {
-        let url = server.url_as(ROLE, "app");
-        taken.push(PgConnection::connect(&url).await.expect("connected"));
+        taken.push(connected(&server.url_as(ROLE, "app")).await);
     }
     let store = store(&server, true);
     let reserved = ["53300", "reserved", "max_connections"];
     assert_unavailable(store.claim(request("node")).await, &reserved);
     for _ in 0..2 {
-        let url = server.url("app");
-        taken.push(PgConnection::connect(&url).await.expect("connected"));
+        taken.push(connected(&server.url("app")).await);
     }
     let full = ["53300", "max_connections"];
     assert_unavailable(store.claim(request("node")).await, &full);
