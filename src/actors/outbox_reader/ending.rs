@@ -67,10 +67,10 @@ impl OutboxReader {
         context: &mut Context<Self>,
     ) {
         self.releasing = true;
-        let position = self.intake.position_to_save(self.now());
+        let (position, letters) = self.intake.to_save(self.now());
         let last_act = self
             .workers
-            .spawn(self.work.clone().save(position, Vec::new()));
+            .spawn(self.work.clone().save(position, letters));
         context.spawn(last_act.into_actor(self).map(move |result, reader, context| {
             if let Ok(Err(error)) = result {
                 tracing::debug!(pipeline = %reader.key, %error, "the last position was not written");
