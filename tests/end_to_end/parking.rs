@@ -274,3 +274,38 @@ async fn a_relay_killed_while_it_parks_loses_nothing_and_parks_nothing_twice() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_bad_row_in_ten_thousand_stops_a_pipeline_that_halts_until_it_is_mended() {
+    scenario(4 * PATIENCE, async {
+        let world = world().await;
+        let case = Case {
+            name: "halt-large",
+            policy: "halt",
+            spoilt: TOO_LARGE,
+        };
+        let rows = publish(&world, &case).await;
+        let relay = world.relay().await;
+        relay.wait_for_state(case.name, "blocked").await;
+        world.wait_for(&rows[..BAD], PATIENCE).await;
+        let bad = rows[BAD].id;
+        assert_eq!(relay.pipeline(case.name)["row_id"], bad);
+        assert!(
+            world.delivered().iter().all(|one| one.id < bad),
+            "nothing behind it is sent"
+        );
+        assert_eq!(letters(&world, case.name, "true").await, 0);
+        world
+            .sql(&format!(
+                "UPDATE tide.outbox_message SET payload = '{{}}' WHERE id = {bad}"
+            ))
+            .await;
+        let verdict = world.judge(&rows).await;
+        assert!(
+            verdict.is_clean() && verdict.duplicates == 0,
+            "{verdict:#?}"
+        );
+        assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
