@@ -72,7 +72,7 @@ WHERE h.oldest_at < clock_timestamp() - h.retention
 ORDER BY h.outbox_id, h.pipeline";
 
 const LOCK_OUTBOX: &str = "
-SELECT o.retention_hours FROM tide.outbox AS o WHERE o.outbox_id = $1 FOR UPDATE SKIP LOCKED";
+SELECT o.retention_hours FROM tide.outbox AS o WHERE o.outbox_id = $1 AND tide.relay_is_here(o.place) FOR UPDATE SKIP LOCKED";
 
 const READERS: &str = "
 SELECT r.pipeline, r.base::text FROM tide.outbox_reader AS r WHERE r.outbox_id = $1";
