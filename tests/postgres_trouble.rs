@@ -19,6 +19,8 @@ mod proxy;
 
 #[path = "postgres_trouble/conditions.rs"]
 mod conditions;
+#[path = "postgres_trouble/cut_statements.rs"]
+mod cut_statements;
 #[path = "postgres_trouble/cuts.rs"]
 mod cuts;
 #[path = "postgres_trouble/rebase.rs"]

@@ -80,8 +80,6 @@ struct Replay {
     rows: BTreeMap<RowId, Phase>,
     /// Up to here `rows` knows all of them.
     looked_to: RowId,
-    sent: u64,
-    skipped: u64,
 }
 
 /// The rows of one reader that are sent again.
@@ -181,8 +179,6 @@ impl Resend {
             looked_to: request.next.saturating_sub(1),
             request,
             rows: BTreeMap::new(),
-            sent: 0,
-            skipped: 0,
         });
     }
 
@@ -234,7 +230,7 @@ impl Resend {
     pub fn skip(&mut self, id: RowId) {
         if let Some(replay) = &mut self.replay {
             replay.rows.insert(id, Phase::Settled);
-            replay.skipped += 1;
+            replay.request.skipped += 1;
             replay.advance();
             self.dirty = true;
         }
@@ -242,12 +238,12 @@ impl Resend {
 
     /// A row is confirmed; answers whether it was one of these.
     pub fn settled(&mut self, seq: Seq) -> bool {
-        self.take_handed(seq, |replay| replay.sent += 1)
+        self.take_handed(seq, |replay| replay.request.sent += 1)
     }
 
     /// The service does not take a row; answers whether it was one of these.
     pub fn rejected(&mut self, seq: Seq) -> bool {
-        self.take_handed(seq, |replay| replay.skipped += 1)
+        self.take_handed(seq, |replay| replay.request.skipped += 1)
     }
 
     /// A row was not sent since another one of its key is refused: it is looked at
@@ -298,14 +294,7 @@ impl Resend {
             self.look = true;
             return;
         }
-        replay.sent -= progress.sent.min(replay.sent);
-        replay.skipped -= progress.skipped.min(replay.skipped);
-        self.dirty = replay.progress()
-            != ReplayProgress {
-                sent: 0,
-                skipped: 0,
-                ..progress.clone()
-            };
+        self.dirty = replay.progress() != *progress;
     }
 }
 
@@ -344,8 +333,8 @@ impl Replay {
         ReplayProgress {
             request: self.request.id,
             next: self.request.next,
-            sent: self.sent,
-            skipped: self.skipped,
+            sent: self.request.sent,
+            skipped: self.request.skipped,
             done: self.is_done(),
         }
     }

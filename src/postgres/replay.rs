@@ -27,22 +27,23 @@ SELECT w.pipeline FROM with_letters AS w WHERE w.pipeline IS NOT NULL";
 
 /// A request of an outbox that was dropped since is no longer carried out.
 const NEXT: &str = "
-SELECT q.replay_id, q.from_id, q.to_id, q.next_id
+SELECT q.replay_id, q.from_id, q.to_id, q.next_id, q.sent, q.skipped
 FROM tide.relay_replay AS q
 JOIN tide.relay_position AS p ON p.pipeline = q.pipeline AND p.outbox_id = q.outbox_id
 WHERE q.pipeline = $1 AND p.epoch = $2 AND q.state IN ('queued', 'running')
 ORDER BY q.replay_id LIMIT 1";
 
+/// Repeated, or done late behind a newer one, it changes nothing.
 const SAVE: &str = "
 WITH owner AS (
     SELECT p.epoch FROM tide.relay_position AS p WHERE p.pipeline = $1 AND p.epoch = $2 FOR SHARE
 ), written AS (
     UPDATE tide.relay_replay AS q
-    SET next_id = $4, sent = q.sent + $5, skipped = q.skipped + $6,
-        state = CASE WHEN $7 THEN 'done' ELSE 'running' END,
-        updated_at = clock_timestamp(), finished_at = CASE WHEN $7 THEN clock_timestamp() END
+    SET next_id = greatest(q.next_id, $4), sent = greatest(q.sent, $5), skipped = greatest(q.skipped, $6),
+        state = CASE WHEN $7 THEN 'done' ELSE 'running' END, updated_at = clock_timestamp(),
+        finished_at = CASE WHEN $7 THEN coalesce(q.finished_at, clock_timestamp()) END
     FROM owner
-    WHERE q.pipeline = $1 AND q.replay_id = $3 AND q.state IN ('queued', 'running')
+    WHERE q.pipeline = $1 AND q.replay_id = $3 AND (q.state IN ('queued', 'running') OR q.state = 'done' AND $7)
     RETURNING q.replay_id
 )
 SELECT EXISTS (SELECT FROM owner), EXISTS (SELECT FROM written)";
@@ -63,14 +64,24 @@ pub(super) async fn next(
     epoch: Epoch,
 ) -> Result<Option<ReplayRequest>, StoreError> {
     let mut session = store.statement().await?;
-    let found: Option<(i64, i64, i64, i64)> = sqlx::query_as(NEXT)
+    let found: Option<(i64, i64, i64, i64, i64, i64)> = sqlx::query_as(NEXT)
         .bind(pipeline)
         .bind(epoch.0)
         .persistent(store.prepares())
         .fetch_optional(session.connection())
         .await?;
     session.finish().await?;
-    Ok(found.map(|(id, from, to, next)| ReplayRequest { id, from, to, next }))
+    let count = |rows: i64| u64::try_from(rows).unwrap_or(0);
+    Ok(
+        found.map(|(id, from, to, next, sent, skipped)| ReplayRequest {
+            id,
+            from,
+            to,
+            next,
+            sent: count(sent),
+            skipped: count(skipped),
+        }),
+    )
 }
 
 pub(super) async fn read_again(

@@ -5,14 +5,19 @@
 use std::time::Duration;
 
 use tidegate::core::ports::{
-    Catalog, Claim, Epoch, Fenced, OutboxStore, PageRequest, ProbeTarget, StoreError,
+    Catalog, Claim, Epoch, Fenced, OutboxId, OutboxStore, PageRequest, ProbeTarget, StoreError,
 };
 use tidegate::core::position::{OpenWindow, Position, RowId, WindowNumber};
+use tidegate::core::resend::{
+    AgainRequest, LetterOutcome, ReplayProgress, ReplayWrite, ResendStore,
+};
+use tidegate::core::retention::{RetentionStore, Survey};
 use tidegate::core::snapshot::Snapshot;
 use tidegate::postgres::PgOutboxStore;
 use tidegate::postgres::catalog::PgCatalog;
 use tidegate::postgres::pool::{PoolSettings, connect_watched};
 
+use crate::cut_statements::{ALL, Answer, Statement};
 use crate::database;
 use crate::outbox::{Fixture, LEASE, granted, ids, request, whole};
 use crate::proxy::{Cut, Proxy};
@@ -20,55 +25,14 @@ use crate::proxy::{Cut, Proxy};
 /// More units than any call has.
 const MOST_UNITS: u64 = 60;
 
-/// The statements of the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Statement {
-    Claim,
-    Renew,
-    Release,
-    SavePosition,
-    OpenWindow,
-    ReopenWindow,
-    ReadPage,
-    ReadRows,
-    Probe,
-    Backlog,
-    Catalog,
-}
-
-const ALL: [Statement; 11] = [
-    Statement::Claim,
-    Statement::Renew,
-    Statement::Release,
-    Statement::SavePosition,
-    Statement::OpenWindow,
-    Statement::ReopenWindow,
-    Statement::ReadPage,
-    Statement::ReadRows,
-    Statement::Probe,
-    Statement::Backlog,
-    Statement::Catalog,
-];
-
-/// What a statement answered, as far as it does not depend on when it was asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Answer {
-    Epoch(Epoch, Position),
-    Fenced(Fenced),
-    Held(Vec<bool>),
-    Rows(Vec<RowId>),
-    News(Vec<bool>),
-    Count(u64),
-    Pipelines(Vec<String>),
-    Done,
-}
-
 /// A store behind the proxy, and one that is never cut.
-struct Cuts {
-    direct: Fixture,
+pub(crate) struct Cuts {
+    pub(crate) direct: Fixture,
+    /// The outbox that retention deletes from.
+    pub(crate) old: OutboxId,
     database: String,
     proxy: Proxy,
-    rows: Vec<RowId>,
+    pub(crate) rows: Vec<RowId>,
     seen: Snapshot,
     position: Position,
     shares_sessions: bool,
@@ -85,6 +49,14 @@ impl Cuts {
                 "region": "us-east-1", "partition_key": "{dedup_key}"}')"#,
             )
             .await;
+        direct.run("SELECT tide.outbox_create('old', 1)").await;
+        let old = "SELECT outbox_id FROM tide.outbox WHERE name = 'old'";
+        let old = OutboxId(
+            sqlx::query_scalar(old)
+                .fetch_one(&direct.pool)
+                .await
+                .expect("an id"),
+        );
         for _ in 0..8 {
             direct.publish().await;
         }
@@ -100,6 +72,7 @@ impl Cuts {
         };
         Self {
             direct,
+            old,
             database,
             proxy: Proxy::start(database::server().port()),
             rows,
@@ -150,6 +123,14 @@ impl Cuts {
             Statement::SavePosition => {
                 Answer::Fenced(store.save_position("p", epoch, &self.position, &[]).await?)
             }
+            Statement::Park => {
+                let letters = [self.letter()];
+                Answer::Fenced(
+                    store
+                        .save_position("p", epoch, &self.position, &letters)
+                        .await?,
+                )
+            }
             Statement::OpenWindow => Answer::Rows(ids(&whole(
                 store.open_window(outbox, &nothing, 100).await?.rows,
             ))),
@@ -181,7 +162,58 @@ impl Cuts {
             Statement::Backlog => Answer::Count(store.backlog(outbox, &nothing, 100).await?.rows),
             Statement::Catalog => {
                 let pipelines = catalog.read().await?.unwrap_or_default();
-                Answer::Pipelines(pipelines.into_iter().map(|row| row.name).collect())
+                Answer::Names(pipelines.into_iter().map(|row| row.name).collect())
+            }
+            Statement::Letters => Answer::Rows(vec![store.letters("p", outbox).await?.highest_row]),
+            Statement::RowsWithLetters => {
+                Answer::Rows(store.rows_with_letters("p", outbox, &self.rows).await?)
+            }
+            Statement::LettersToSend => {
+                let letters = store.letters_to_send("p", outbox, None, 10).await?;
+                Answer::Rows(letters.iter().map(|letter| letter.row.id).collect())
+            }
+            Statement::SaveLetters => {
+                let delivered = LetterOutcome {
+                    row: self.rows[1],
+                    refused: None,
+                };
+                Answer::Fenced(store.save_letters("p", epoch, &[delivered]).await?)
+            }
+            Statement::WantedResends => Answer::Names(store.wanted_resends().await?),
+            Statement::NextReplay => {
+                let replay = store.next_replay("p", epoch).await?;
+                Answer::Rows(replay.map_or(vec![], |replay| vec![replay.from, replay.to]))
+            }
+            Statement::ReadAgain => {
+                let again = AgainRequest {
+                    pipeline: "p".into(),
+                    outbox,
+                    seen: self.seen.clone(),
+                    after: 0,
+                    to: self.rows[4],
+                    limit: 100,
+                };
+                Answer::Rows(ids(&store.read_again(&again).await?))
+            }
+            Statement::SaveReplay | Statement::FinishReplay => {
+                let progress = ReplayProgress {
+                    request: 1,
+                    next: self.rows[4],
+                    sent: 3,
+                    skipped: 1,
+                    done: statement == Statement::FinishReplay,
+                };
+                Answer::Replay(store.save_replay("p", epoch, &progress).await?)
+            }
+            Statement::Survey => match store.survey("node", LEASE, &[]).await? {
+                Survey::Ours(all) => {
+                    Answer::Names(all.iter().map(|outbox| outbox.name.to_string()).collect())
+                }
+                Survey::NotOurs => panic!("nobody else sweeps"),
+            },
+            Statement::RemoveBatch => {
+                store.remove_batch(self.old, &[], 2).await?;
+                Answer::Done
             }
         })
     }
@@ -200,14 +232,25 @@ impl Cuts {
                 let expected = match statement {
                     Statement::Claim => panic!("not a claim: {again:?}"),
                     Statement::Renew => Answer::Held(vec![true]),
-                    Statement::Release => Answer::Done,
-                    Statement::SavePosition => Answer::Fenced(Fenced::Written),
+                    Statement::Release | Statement::RemoveBatch => Answer::Done,
+                    Statement::SavePosition | Statement::Park | Statement::SaveLetters => {
+                        Answer::Fenced(Fenced::Written)
+                    }
                     Statement::OpenWindow | Statement::ReopenWindow => rows(0..8),
                     Statement::ReadPage => rows(2..6),
                     Statement::ReadRows => rows(3..5),
                     Statement::Probe => Answer::News(vec![true, false]),
                     Statement::Backlog => Answer::Count(8),
-                    Statement::Catalog => Answer::Pipelines(vec!["d".to_owned()]),
+                    Statement::Catalog => Answer::Names(vec!["d".to_owned()]),
+                    Statement::Letters | Statement::LettersToSend => rows(1..2),
+                    Statement::RowsWithLetters => rows(0..2),
+                    Statement::WantedResends => Answer::Names(vec!["p".to_owned()]),
+                    Statement::NextReplay => Answer::Rows(vec![self.rows[0], self.rows[7]]),
+                    Statement::ReadAgain => rows(2..5),
+                    Statement::SaveReplay | Statement::FinishReplay => {
+                        Answer::Replay(ReplayWrite::Written)
+                    }
+                    Statement::Survey => Answer::Names(vec!["events".to_owned(), "old".to_owned()]),
                 };
                 assert_eq!(*again, expected, "{statement:?}");
             }
@@ -227,7 +270,8 @@ impl Cuts {
                 .await;
             assert_eq!(saved, Ok(Fenced::Written));
             let (store, catalog) = self.connect();
-            if statement == Statement::SavePosition {
+            self.prepare(statement).await;
+            if matches!(statement, Statement::SavePosition | Statement::Park) {
                 // As the relay does: the claim and the saves are of one store.
                 self.direct
                     .run("UPDATE tide.relay_position SET save_number = 0, settled_id = 0")
@@ -246,6 +290,15 @@ impl Cuts {
                 Err(error @ StoreError::Refused(_)) => {
                     panic!("{statement:?} {cut:?} at {n}: {error}")
                 }
+            }
+            if statement == Statement::Park {
+                let whole = "SELECT (p.settled_id <> 0) = EXISTS (
+                        SELECT FROM tide.relay_dead_letter AS d WHERE d.message = 'cut')
+                    FROM tide.relay_position AS p WHERE p.pipeline = 'p'";
+                assert!(
+                    self.value::<bool>(whole).await,
+                    "{cut:?} at {n}: half a save"
+                );
             }
             let again = if first.is_ok() && statement == Statement::Catalog {
                 // A catalog answers a change once.
@@ -278,13 +331,42 @@ impl Cuts {
                 assert!(next > epoch);
                 assert_eq!(position, self.position);
             }
+            Statement::Park => {
+                let (_, position) = granted(self.direct.claim("node").await);
+                assert_eq!(position, self.position);
+                let parked = "SELECT count(*) FROM tide.relay_dead_letter WHERE message = 'cut'";
+                assert_eq!(self.value::<i64>(parked).await, 1);
+            }
+            Statement::SaveLetters => {
+                let states =
+                    "SELECT string_agg(state, ' ' ORDER BY row_id) FROM tide.relay_dead_letter";
+                assert_eq!(self.value::<String>(states).await, "parked delivered");
+            }
+            Statement::SaveReplay | Statement::FinishReplay => {
+                let counts =
+                    "SELECT next_id || ' ' || sent || ' ' || skipped FROM tide.relay_replay";
+                let expected = format!("{} 3 1", self.rows[4]);
+                assert_eq!(
+                    self.value::<String>(counts).await,
+                    expected,
+                    "{statement:?}"
+                );
+            }
+            Statement::RemoveBatch => self.sweep_the_rest().await,
             Statement::OpenWindow
             | Statement::ReopenWindow
             | Statement::ReadPage
             | Statement::ReadRows
             | Statement::Probe
             | Statement::Backlog
-            | Statement::Catalog => {}
+            | Statement::Catalog
+            | Statement::Letters
+            | Statement::RowsWithLetters
+            | Statement::LettersToSend
+            | Statement::WantedResends
+            | Statement::NextReplay
+            | Statement::ReadAgain
+            | Statement::Survey => {}
         }
     }
 }

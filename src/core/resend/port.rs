@@ -19,18 +19,23 @@ pub struct ReplayRequest {
     pub to: RowId,
     /// Every row of the range below this is confirmed or skipped.
     pub next: RowId,
+    /// Rows confirmed so far.
+    pub sent: u64,
+    /// Rows so far that cannot be sent.
+    pub skipped: u64,
 }
 
-/// How far a replay has come since it was last written down.
+/// How far a replay has come. All of it is totals: written twice, since the first
+/// answer was lost, it says the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplayProgress {
     /// Which.
     pub request: i64,
     /// As [`ReplayRequest::next`].
     pub next: RowId,
-    /// Rows confirmed since the last time.
+    /// As [`ReplayRequest::sent`].
     pub sent: u64,
-    /// Rows since the last time that cannot be sent.
+    /// As [`ReplayRequest::skipped`].
     pub skipped: u64,
     /// Whether nothing is left of the range.
     pub done: bool,

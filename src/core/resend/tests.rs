@@ -304,6 +304,8 @@ fn check(events: Vec<Event>, room: usize) {
                     from: 1,
                     to: REPLAYED_TO,
                     next: 1,
+                    sent: 0,
+                    skipped: 0,
                 });
                 read_when_asked = world.accepted.keys().copied().collect();
                 reader.resend.notice();
@@ -360,6 +362,8 @@ fn replay(next: RowId, to: RowId) -> Resend {
         from: 1,
         to,
         next,
+        sent: 4,
+        skipped: 2,
     }));
     resend
 }
@@ -380,14 +384,17 @@ fn progress_stops_below_the_first_row_that_is_not_confirmed() {
     let progress = resend.last_progress().expect("it moved");
     assert_eq!(
         (progress.next, progress.sent, progress.done),
-        (20, 2, false)
+        (20, 6, false),
+        "as a relay before this one left it, and two more"
     );
+    resend.saved(&progress, true, Moment::ORIGIN);
+    assert_eq!(resend.last_progress(), None, "all of it is written");
     assert!(!resend.settled(seq(4, 20)), "another number is another row");
     assert!(resend.rejected(seq(5, 20)));
     let progress = resend.last_progress().expect("it moved");
     assert_eq!(
         (progress.skipped, progress.next, progress.done),
-        (1, 101, true)
+        (3, 101, true)
     );
 }
 
