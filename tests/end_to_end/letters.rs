@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use sqlx::PgPool;
+use tidegate::demo::faults::Refused;
 use tidegate::demo::verdict::Committed;
 
 use crate::relay::Relay;
@@ -327,4 +328,67 @@ async fn letters_that_are_sent_again_survive_kills() {
         assert_eq!(relay.terminate().await, 0);
     })
     .await;
+}
+
+/// A key that was freed by its last letter is blocked again by the next bad row,
+/// although another letter of the same round is on its way for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_freed_key_is_blocked_again_by_the_next_bad_row() {
+    scenario(2 * PATIENCE, async {
+        let world = World::new(2).await;
+        let faults = world.emulator.faults();
+        faults.describe_as("MaxRecordSizeInKiB", json!(100));
+        let policy = json!({"on_poison": "block_key"});
+        world.pipeline("events", policy).await;
+        let large = json!({"text": "x".repeat(200_000)});
+        // "a" and "b" go to different shards.
+        let mut rows = Vec::new();
+        for (key, payload) in [("a", &large), ("a", &json!(1)), ("b", &large)] {
+            let id = world.publish("events", key, payload.clone()).await;
+            rows.push(committed(key, id));
+        }
+        let relay = world.relay_with(&[OFTEN]).await;
+        letters(&world, "state = 'parked'", 2).await;
+        letters(&world, "state = 'waiting'", 1).await;
+        takes_more(&world, &relay).await;
+        let last = world.consumer.ranges().pop_last();
+        faults.refuse(Refused::Shard(last.expect("two shards").0));
+        world.sql("SELECT tide.relay_dlq_retry_all('events')").await;
+        letters(&world, "state = 'delivered' AND partition_key = 'a'", 2).await;
+        letters(&world, "state = 'retry' AND partition_key = 'b'", 1).await;
+
+        let larger = json!({"text": "x".repeat(1_200_000)});
+        world.publish("events", "a", larger).await;
+        letters(&world, "state = 'parked'", 1).await;
+        for behind in 1..=2 {
+            let id = world
+                .publish("events", "a", json!({"behind": behind}))
+                .await;
+            rows.push(committed("a", id));
+            letters(&world, "state = 'waiting'", behind).await;
+        }
+        let id = the_letter(&world).await;
+        world
+            .sql(&format!("SELECT tide.relay_dlq_discard({id}, 'a test')"))
+            .await;
+        letters(&world, "state = 'delivered' AND partition_key = 'a'", 4).await;
+        faults.admit_all();
+        letters(&world, "state = 'delivered'", 5).await;
+        let verdict = world.judge(&rows).await;
+        assert!(
+            verdict.is_clean() && verdict.duplicates == 0,
+            "{verdict:#?}"
+        );
+        assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
+
+fn committed(key: &str, id: i64) -> Committed {
+    Committed {
+        outbox: "events".into(),
+        id,
+        key: Some(key.into()),
+        order: Some(id.unsigned_abs()),
+    }
 }

@@ -142,6 +142,9 @@ impl OutboxReader {
         self.letters_due = true;
         for letter in &written {
             self.metrics.parked(letter.reason);
+            if let Some(key) = letter.key.as_deref().filter(|_| letter.blocks_key) {
+                self.letters.block_again(hash_key(key));
+            }
         }
         let rows = written.len() as u64;
         self.board

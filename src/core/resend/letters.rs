@@ -157,6 +157,11 @@ impl LetterResend {
         self.freed.extend(hashes);
     }
 
+    /// A row of this hash key was parked since: the table is right about it.
+    pub fn block_again(&mut self, hash: u128) {
+        self.freed.remove(&hash);
+    }
+
     /// Whether a hash key is free although the table does not know it yet.
     #[must_use]
     pub fn has_freed(&self, hash: u128) -> bool {
