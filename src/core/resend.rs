@@ -21,6 +21,7 @@
 
 mod letters;
 mod port;
+mod retry;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,7 +29,11 @@ use std::time::Duration;
 use super::position::{RowId, Seq};
 use super::time::Moment;
 
-pub use letters::{LETTER_PAGE, LetterAgain, LetterOutcome, LetterResend, LetterWish};
+use retry::{FIRST_PAUSE, Retry};
+
+pub use letters::{
+    LETTER_PAGE, LetterAgain, LetterOutcome, LetterResend, LetterWish, MOST_OF_A_LANE,
+};
 pub use port::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite, ResendStore};
 
 /// The most rows of a request that are known of at once.
@@ -36,9 +41,6 @@ pub const RESEND_PAGE: usize = 1000;
 
 /// How long progress may stay unwritten: what a crash sends once more.
 const SAVE_EVERY: Duration = Duration::from_millis(200);
-
-/// When nothing could be handed, the lanes and permits are looked at again.
-const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// What is to be done for the rows that are sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +95,7 @@ pub struct Resend {
     handed: BTreeMap<Seq, RowId>,
     dirty: bool,
     saved_at: Moment,
-    retry_at: Option<Moment>,
+    retry: Retry,
 }
 
 // === impl Resend ===
@@ -109,7 +111,7 @@ impl Resend {
             handed: BTreeMap::new(),
             dirty: false,
             saved_at: now,
-            retry_at: None,
+            retry: Retry::new(),
         }
     }
 
@@ -149,7 +151,7 @@ impl Resend {
         if replay.is_done() || (self.dirty && now >= save_at) {
             return ResendWish::Save(replay.progress());
         }
-        let waits = self.retry_at.filter(|at| *at > now);
+        let waits = self.retry.waits(now);
         let limit = self.free().min(room);
         if may_hand
             && waits.is_none()
@@ -163,7 +165,7 @@ impl Resend {
         let save_at = self.dirty.then_some(save_at);
         let retry_at = waits.or_else(|| {
             let wants_more = replay.read_after().is_some() && self.free() > 0;
-            wants_more.then(|| now + RETRY_AFTER)
+            wants_more.then(|| now + FIRST_PAUSE)
         });
         let until = save_at.into_iter().chain(retry_at).min();
         ResendWish::Wait { until }
@@ -174,7 +176,7 @@ impl Resend {
     /// The oldest request that is not finished, if there is one.
     pub fn looked(&mut self, found: Option<ReplayRequest>) {
         self.look = false;
-        self.retry_at = None;
+        self.retry = Retry::new();
         self.replay = found.map(|request| Replay {
             looked_to: request.next.saturating_sub(1),
             request,
@@ -223,7 +225,7 @@ impl Resend {
 
     /// A pass over what was read is over: `handed` rows of it went on.
     pub fn passed(&mut self, handed: usize, now: Moment) {
-        self.retry_at = (handed == 0).then(|| now + RETRY_AFTER);
+        self.retry.passed(handed, now);
     }
 
     /// A row cannot be sent: it is left out.

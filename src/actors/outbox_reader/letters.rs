@@ -14,7 +14,7 @@ use crate::actors::messages::{Purpose, RejectedRow};
 use crate::core::dead_letter::{LetterReason, OnPoison};
 use crate::core::ports::{Fenced, StoreError};
 use crate::core::position::{RowId, Seq, WindowNumber};
-use crate::core::resend::{LetterAgain, LetterOutcome, LetterWish};
+use crate::core::resend::{LetterAgain, LetterOutcome, LetterWish, MOST_OF_A_LANE};
 use crate::core::row::Envelope;
 use crate::core::time::Moment;
 
@@ -79,6 +79,8 @@ impl OutboxReader {
         if !self.letters.found(found, limit, last_key) {
             return;
         }
+        rows.poison
+            .retain(|(seq, _)| !self.letters.is_on_its_way(seq.id));
         for (seq, poison) in rows.poison.drain(..) {
             self.say_parked(seq, poison.code(), &poison.to_string());
             let reason = LetterReason::from(&poison);
@@ -87,15 +89,25 @@ impl OutboxReader {
         }
         // What of a key cannot go now holds the later letters of that key.
         let mut last_of: HashMap<u128, RowId> = HashMap::new();
-        let mut held = HashSet::new();
+        let mut held: HashSet<u128> = self.letters.hashes().collect();
+        let mut of_lane: HashMap<usize, usize> = HashMap::new();
+        for hash in self.letters.hashes() {
+            *of_lane.entry(self.intake.lane_for(hash)).or_default() += 1;
+        }
         let (intake, rejected) = (&self.intake, &self.tag.rejected_keys);
         rows.ready.retain(|row| {
             let rises = last_of.insert(row.hash, row.seq.id) < Some(row.seq.id);
-            let goes = rises && intake.takes_resent(row.hash) && !rejected.contains(row.hash);
+            let under_way = of_lane.entry(intake.lane_for(row.hash)).or_default();
+            let goes = rises
+                && *under_way < MOST_OF_A_LANE
+                && intake.takes_resent(row.hash)
+                && !rejected.contains(row.hash);
             if !goes {
                 held.insert(row.hash);
             }
-            !held.contains(&row.hash)
+            let is_taken = !held.contains(&row.hash);
+            *under_way += usize::from(is_taken);
+            is_taken
         });
         self.letters.passed(rows.ready.len(), now);
         if !rows.ready.is_empty() && self.intake.may_send_letters() {
@@ -108,7 +120,7 @@ impl OutboxReader {
     /// they are the last ones are free.
     pub(super) fn hand_letters(&mut self, letters: Vec<Envelope>, freeing: &HashSet<RowId>) {
         for letter in &letters {
-            self.letters.hand(letter.seq);
+            self.letters.hand(letter.seq, letter.hash);
         }
         if self.intake.letters() == 0 {
             let freed = letters.iter().filter(|one| freeing.contains(&one.seq.id));
@@ -131,7 +143,7 @@ impl OutboxReader {
             self.await_key(hash);
         }
         self.say_parked(seq, LetterReason::RecordRejected.code(), &reason);
-        self.letters.rejected(seq, hash, reason, self.now());
+        self.letters.rejected(seq, reason, self.now());
     }
 
     pub(super) fn letters_saved(

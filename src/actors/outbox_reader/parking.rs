@@ -77,7 +77,7 @@ impl OutboxReader {
                 }
                 Purpose::Letter => {
                     self.metrics.rows_returned(1);
-                    self.letters.came_back(seq, hash);
+                    self.letters.came_back(seq);
                 }
                 Purpose::Live => {
                     let now = self.now();

@@ -13,6 +13,12 @@ impl Intake {
         self.scan == Scan::Done && !self.stopped && !self.must_save && self.letters() == 0
     }
 
+    /// Which lane carries a hash key.
+    #[must_use]
+    pub fn lane_for(&self, hash: u128) -> usize {
+        self.lane_of(hash)
+    }
+
     /// Whether letters may be handed that a person wants delivered. Rows of their keys
     /// that wait to be parked come after them.
     #[must_use]

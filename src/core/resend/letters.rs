@@ -1,8 +1,11 @@
 //! Dead letters that are sent again because a person asked for it.
 //!
-//! They go in rounds. A round takes the first letters of each key, hands what the
-//! lanes take under one fresh window number, and writes down what became of each
-//! before the next one begins. Rules:
+//! They go in rounds. A round takes the first letters of each key and hands what the
+//! lanes take under one fresh window number. What became of letters is written down
+//! before the next round is read. Rules:
+//! - a key with letters on their way is passed over, and a lane has at most
+//!   [`MOST_OF_A_LANE`] on their way: letters of a shard that is stuck hold up neither
+//!   those of the others nor memory;
 //! - a key's letters go in their order, through the writer's queue of the key; in a
 //!   round their ids rise, so that their `seq` does and a consumer that drops
 //!   `seq <= last seen` drops none;
@@ -18,7 +21,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{RETRY_AFTER, SAVE_EVERY};
+use super::SAVE_EVERY;
+use super::retry::{FIRST_PAUSE, Retry};
 use crate::core::dead_letter::LetterReason;
 use crate::core::position::{RowId, Seq};
 use crate::core::row::OutboxRow;
@@ -26,6 +30,9 @@ use crate::core::time::Moment;
 
 /// The most letters of one round.
 pub const LETTER_PAGE: usize = 100;
+
+/// The most letters of one lane on their way.
+pub const MOST_OF_A_LANE: usize = 50;
 
 /// A letter that is to be sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +78,13 @@ pub enum LetterWish {
 pub struct LetterResend {
     look: bool,
     after: Option<String>,
-    handed: BTreeMap<Seq, RowId>,
+    /// Letters on their way, with their hash keys.
+    handed: BTreeMap<Seq, u128>,
     /// Hash keys that were freed when their last letter was handed.
     freed: HashSet<u128>,
     outcomes: Vec<LetterOutcome>,
     save_at: Option<Moment>,
-    retry_at: Option<Moment>,
+    retry: Retry,
 }
 
 impl LetterResend {
@@ -114,17 +122,17 @@ impl LetterResend {
             let until = self.save_at;
             return LetterWish::Wait { until };
         }
-        if !self.look || !self.handed.is_empty() {
+        if !self.look {
             return LetterWish::Wait { until: None };
         }
-        let waits = self.retry_at.filter(|at| *at > now);
+        let waits = self.retry.waits(now);
         if may_hand && room > 0 && waits.is_none() {
             return LetterWish::Read {
                 after: self.after.clone(),
                 limit: LETTER_PAGE.min(room),
             };
         }
-        let until = Some(waits.unwrap_or(now + RETRY_AFTER));
+        let until = Some(waits.unwrap_or(now + FIRST_PAUSE));
         LetterWish::Wait { until }
     }
 
@@ -141,14 +149,25 @@ impl LetterResend {
         letters > 0
     }
 
-    /// A round is over before it began: `handed` of its letters went on.
+    /// `handed` letters of what was read go on.
     pub fn passed(&mut self, handed: usize, now: Moment) {
-        self.retry_at = (handed == 0).then(|| now + RETRY_AFTER);
+        self.retry.passed(handed, now);
+    }
+
+    /// Whether this letter is on its way already.
+    #[must_use]
+    pub fn is_on_its_way(&self, row: RowId) -> bool {
+        self.handed.keys().any(|seq| seq.id == row)
+    }
+
+    /// The hash keys of the letters on their way, with repeats.
+    pub fn hashes(&self) -> impl Iterator<Item = u128> + '_ {
+        self.handed.values().copied()
     }
 
     /// A letter goes to the writer under this seq, which was written down.
-    pub fn hand(&mut self, seq: Seq) {
-        self.handed.insert(seq, seq.id);
+    pub fn hand(&mut self, seq: Seq, hash: u128) {
+        self.handed.insert(seq, hash);
     }
 
     /// The last letters of these hash keys were handed: the keys are free although
@@ -170,28 +189,30 @@ impl LetterResend {
 
     /// A letter is in the stream; answers whether it was one of these.
     pub fn settled(&mut self, seq: Seq, now: Moment) -> bool {
-        let row = self.handed.remove(&seq);
-        if let Some(row) = row {
+        let is_known = self.handed.remove(&seq).is_some();
+        if is_known {
+            let row = seq.id;
             self.note(LetterOutcome { row, refused: None }, now);
         }
-        row.is_some()
+        is_known
     }
 
     /// The service does not take a letter; answers whether it was one of these.
-    pub fn rejected(&mut self, seq: Seq, hash: u128, reason: String, now: Moment) -> bool {
-        let row = self.handed.remove(&seq);
-        self.freed.remove(&hash);
-        if let Some(row) = row {
-            let refused = Some((LetterReason::RecordRejected, reason));
+    pub fn rejected(&mut self, seq: Seq, reason: String, now: Moment) -> bool {
+        let hash = self.handed.remove(&seq);
+        if let Some(hash) = hash {
+            self.freed.remove(&hash);
+            let (row, refused) = (seq.id, Some((LetterReason::RecordRejected, reason)));
             self.note(LetterOutcome { row, refused }, now);
         }
-        row.is_some()
+        hash.is_some()
     }
 
     /// A letter that was handed was not sent: it stays as it is.
-    pub fn came_back(&mut self, seq: Seq, hash: u128) {
-        self.handed.remove(&seq);
-        self.freed.remove(&hash);
+    pub fn came_back(&mut self, seq: Seq) {
+        if let Some(hash) = self.handed.remove(&seq) {
+            self.freed.remove(&hash);
+        }
     }
 
     /// A letter still cannot become a record.
@@ -205,8 +226,13 @@ impl LetterResend {
         self.outcomes.drain(..written.min(self.outcomes.len()));
         self.save_at = None;
         self.look = true;
-        if self.handed.is_empty() && self.outcomes.is_empty() {
-            self.freed.clear();
+        self.retry = Retry::default();
+        // The table knows of those that are not on their way any more. While outcomes
+        // came in during the write, it may not yet.
+        if self.outcomes.is_empty() {
+            let handed = &self.handed;
+            self.freed
+                .retain(|hash| handed.values().any(|one| one == hash));
         }
     }
 
@@ -250,16 +276,13 @@ mod tests {
         assert_eq!(letters.next_wish(true, 10, at(0)), read(None, 10));
         assert!(letters.found(2, 10, Some("b".to_owned())));
         letters.passed(2, at(0));
-        letters.hand(seq(7, 1));
-        letters.hand(seq(7, 4));
-        assert_eq!(
-            letters.next_wish(true, 10, at(1)),
-            LetterWish::Wait { until: None },
-            "one round at a time"
-        );
+        letters.hand(seq(7, 1), 1);
+        letters.hand(seq(7, 4), 4);
+        assert!(letters.is_on_its_way(4) && !letters.is_on_its_way(5));
+        assert_eq!(letters.hashes().collect::<Vec<_>>(), [1, 4]);
         assert!(letters.settled(seq(7, 4), at(2)));
         assert!(!letters.settled(seq(7, 4), at(2)), "once");
-        assert!(letters.rejected(seq(7, 1), 0, "no".to_owned(), at(3)));
+        assert!(letters.rejected(seq(7, 1), "no".to_owned(), at(3)));
         let LetterWish::Save(outcomes) = letters.next_wish(false, 0, at(3)) else {
             panic!("what is known is to be written");
         };
@@ -285,8 +308,9 @@ mod tests {
     fn what_is_known_is_not_held_back_by_a_letter_that_is_stuck() {
         let mut letters = LetterResend::default();
         letters.notice();
-        letters.hand(seq(7, 1));
-        letters.hand(seq(7, 2));
+        letters.hand(seq(7, 1), 1);
+        letters.hand(seq(7, 2), 2);
+        letters.free([1, 2]);
         assert!(letters.settled(seq(7, 1), at(0)));
         let until = Some(at(200));
         assert_eq!(
@@ -299,6 +323,15 @@ mod tests {
         ));
         letters.saved(1);
         assert_eq!(letters.handed(), 1);
+        assert!(!letters.has_freed(1), "the table knows of it");
+        assert!(letters.has_freed(2));
+        letters.block_again(2);
+        assert!(!letters.has_freed(2), "a row of it was parked since");
+        assert_eq!(
+            letters.next_wish(true, 10, at(200)),
+            read(None, 10),
+            "others go on beside the one that is stuck"
+        );
     }
 
     #[test]
@@ -314,6 +347,6 @@ mod tests {
         assert_eq!(letters.next_wish(true, 2, at(50)), read(Some("b"), 2));
         assert!(letters.found(1, 2, Some("c".to_owned())));
         letters.passed(0, at(50));
-        assert_eq!(letters.next_wish(true, 2, at(100)), read(None, 2));
+        assert_eq!(letters.next_wish(true, 2, at(150)), read(None, 2));
     }
 }
