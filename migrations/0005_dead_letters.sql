@@ -214,8 +214,10 @@ BEGIN
             USING ERRCODE = '22023', HINT = 'For example tide.relay_dlq_discard(7, ''test data''): it is kept as the letter''s note.';
     END IF;
     letter := tide.lock_letter(id);
+    -- Only an owner that reads the letter's outbox can be sending it.
     IF letter.state = 'retry' AND EXISTS (
-        SELECT FROM tide.relay_lease AS l WHERE l.pipeline = letter.pipeline AND l.expires_at > clock_timestamp()
+        SELECT FROM tide.relay_lease AS l JOIN tide.relay_position AS p ON p.pipeline = l.pipeline
+        WHERE l.pipeline = letter.pipeline AND l.expires_at > clock_timestamp() AND p.outbox_id = letter.outbox_id
     ) THEN
         RAISE EXCEPTION 'dead letter % is being sent again', id USING ERRCODE = '55000',
             HINT = 'Wait until it is ''delivered'' or ''parked'' again, or stop its pipeline first.';
@@ -394,6 +396,9 @@ BEGIN
         last_number = greatest(p.last_number, (
             SELECT max((w.value ->> 'number')::bigint) FROM jsonb_array_elements(p.open_windows) AS w))
     WHERE p.pipeline = forget_position.pipeline;
+    -- What was to be sent again was of the position that is forgotten.
+    UPDATE tide.relay_replay AS q SET state = 'cancelled', finished_at = clock_timestamp(), updated_at = clock_timestamp()
+    WHERE q.pipeline = forget_position.pipeline AND q.state IN ('queued', 'running');
     -- Letters that wait for a decision stay, and their rows are not delivered by
     -- the way; what is closed is history, and would keep rows from a pipeline that
     -- begins anew.

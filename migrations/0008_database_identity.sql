@@ -56,6 +56,43 @@ ALTER TABLE tide.relay_position
     -- none above it is settled, whatever its transaction id.
     ADD COLUMN highest_id bigint NOT NULL DEFAULT 0;
 
+-- A position of another database says nothing of messages here: until it is rebased,
+-- retention takes nothing as settled by it.
+CREATE OR REPLACE VIEW tide.outbox_reader AS
+SELECT p.outbox_id, p.pipeline,
+    CASE WHEN tide.relay_is_here(p.place) THEN p.base ELSE '1:1:'::pg_snapshot END AS base
+FROM tide.relay_position AS p
+WHERE p.outbox_id IS NOT NULL
+UNION ALL
+SELECT o.outbox_id, r.name, '1:1:'::pg_snapshot
+FROM tide.relay_pipeline AS r JOIN tide.outbox AS o ON o.name = r.outbox
+WHERE NOT EXISTS (
+    SELECT FROM tide.relay_position AS p WHERE p.pipeline = r.name AND p.outbox_id = o.outbox_id);
+
+-- Whether everything "earlier" sees is seen by "later", which was taken after it in
+-- the same database.
+CREATE FUNCTION tide.snapshot_covers(later pg_snapshot, earlier pg_snapshot) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT pg_snapshot_xmax(later) >= pg_snapshot_xmax(earlier) AND NOT EXISTS (
+        SELECT FROM pg_snapshot_xip(later) AS x (xid)
+        WHERE x.xid < pg_snapshot_xmax(earlier) AND x.xid NOT IN (SELECT e.xid FROM pg_snapshot_xip(earlier) AS e (xid)))
+$$;
+
+-- A position that lies before messages that retention has removed, if there is one:
+-- it was restored from a backup, and no relay takes it (the rule is that of
+-- Removed::spares in src/core/retention.rs).
+CREATE FUNCTION tide.position_before_removed(outbox_id int) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT p.pipeline FROM tide.relay_position AS p
+    JOIN tide.outbox_retention AS t ON t.outbox_id = p.outbox_id
+    CROSS JOIN LATERAL (SELECT (p.open_windows #>> '{0,snapshot}')::pg_snapshot AS first_window) AS w
+    WHERE p.outbox_id = position_before_removed.outbox_id AND t.removed_rows <> p.began_after
+        AND NOT (tide.snapshot_covers(p.base, t.removed_seen) OR pg_snapshot_xmin(p.base) > t.removed_xact)
+        AND NOT coalesce(p.settled_id >= t.removed_id AND (
+            tide.snapshot_covers(w.first_window, t.removed_seen) OR pg_snapshot_xmin(w.first_window) > t.removed_xact), false)
+    ORDER BY p.pipeline LIMIT 1
+$$;
+
 -- How the messages of an outbox stand to the positions in it: bit n of "settled"
 -- is set if the pipeline with place n (by name, from 0) has settled the message.
 --
@@ -137,6 +174,7 @@ DECLARE
     sequence CONSTANT regclass := pg_get_serial_sequence('tide.outbox_message', 'id')::regclass;
     highest bigint;
     is_replicated boolean := false;
+    refused text;
 BEGIN
     IF NOT dry_run AND current_setting('transaction_isolation') NOT IN ('repeatable read', 'serializable') THEN
         RAISE EXCEPTION 'tide.relay_rebase() needs a transaction of one snapshot' USING ERRCODE = '25001',
@@ -177,8 +215,15 @@ BEGIN
         RAISE EXCEPTION 'a subscription still writes to tide.outbox_message' USING ERRCODE = '55000',
             HINT = 'Stop the publishers of the old database, let the subscription catch up and disable it, then rebase.';
     END IF;
+    SELECT tide.position_before_removed(target) INTO refused;
+    IF refused IS NOT NULL THEN
+        RAISE EXCEPTION 'the position of pipeline % lies before messages that retention has removed', quote_literal(refused)
+            USING ERRCODE = '55000',
+                  HINT = format('To go on without them: SELECT tide.relay_accept_removed(%L), then rebase.', refused);
+    END IF;
     IF NOT dry_run THEN
-        -- Lease first, then position: the order in which relays lock them.
+        -- Outbox, lease, position: the order in which relays lock them.
+        PERFORM FROM tide.outbox AS o WHERE o.outbox_id = target FOR NO KEY UPDATE;
         PERFORM FROM tide.relay_lease AS l WHERE l.pipeline = ANY (pipelines) ORDER BY l.pipeline FOR UPDATE;
         PERFORM FROM tide.relay_position AS p WHERE p.pipeline = ANY (pipelines) ORDER BY p.pipeline FOR UPDATE;
     END IF;
@@ -235,8 +280,8 @@ BEGIN
             WHERE p.pipeline = one.name;
         END LOOP;
         UPDATE tide.outbox AS o SET place = here WHERE o.outbox_id = target;
-        -- Retention's memory speaks of the old ids too. It never removed what a
-        -- position had not settled, so no position of this copy is behind it.
+        -- Retention's memory speaks of the old ids too, and no position is before what
+        -- it has removed: see above.
         UPDATE tide.outbox_retention AS t
         SET swept_id = 0, left_behind = '{}', removed_xact = '0', removed_seen = '1:1:'
         WHERE t.outbox_id = target;

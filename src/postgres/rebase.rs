@@ -9,6 +9,7 @@
 use sqlx::{Executor, PgPool};
 
 use super::pool as connections;
+use super::replay::said;
 use crate::core::ports::StoreError;
 
 /// How often a rebase is tried that comes into conflict with another writer.
@@ -84,7 +85,7 @@ pub async fn rebase(pool: &PgPool, outbox: &str, dry_run: bool) -> Result<Rebase
             {
                 attempt += 1;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(said(error)),
             Ok(text) => {
                 return serde_json::from_str(&text).map_err(|error| {
                     StoreError::Refused(format!("tide.relay_rebase() answered {text:?}: {error}"))

@@ -133,7 +133,7 @@ pub(super) async fn save(
 // === For the command ===
 
 /// An error of the database with its hint: it says what to do.
-fn said(error: sqlx::Error) -> StoreError {
+pub(super) fn said(error: sqlx::Error) -> StoreError {
     let hint = error.as_database_error().and_then(|database| {
         let database = database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()?;
         let hint = database.hint()?;

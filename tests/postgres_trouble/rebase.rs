@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::{AssertSqlSafe, PgPool};
 use tidegate::core::ports::{Claim, ClaimRequest, Fenced, OutboxId, OutboxStore, StoreError};
 use tidegate::core::position::{OpenWindow, Position, RowId};
+use tidegate::core::retention::RetentionStore;
 use tidegate::core::snapshot::Snapshot;
 use tidegate::demo::private_postgres::{PrivatePostgres, PrivatePostgresOptions};
 use tidegate::postgres::PgOutboxStore;
@@ -307,4 +308,100 @@ async fn rewriting_tables_and_copying_files_is_no_other_database() {
     let pool = connect_lazily(&PoolSettings::new(&url)).expect("a pool");
     let store = PgOutboxStore::new(pool);
     granted(store.claim(request("p")).await.expect("an answer"));
+}
+
+/// All settled by a position of the old database, and copied from it.
+async fn copied() -> (PrivatePostgres, Fixture) {
+    let (old, new) = (server(), server());
+    let url = old.create_database("app").await.expect("a database");
+    let pool = connect_lazily(&PoolSettings::new(&url)).expect("a pool");
+    schema::migrate(&pool).await.expect("migrated");
+    burn(&pool, 3_000).await;
+    let fixture = Fixture::on(pool.clone(), PgOutboxStore::new(pool.clone())).await;
+    let (epoch, _) = granted(fixture.store.claim(request("ahead")).await.expect("taken"));
+    fixture.publish().await;
+    let (base, _) = fixture.open(&Snapshot::nothing()).await;
+    let settled = Position {
+        base,
+        ..Position::start()
+    };
+    let saved = fixture.store.save_position("ahead", epoch, &settled, &[]);
+    assert_eq!(saved.await, Ok(Fenced::Written));
+    pool.close().await;
+    let url = new.create_database("app").await.expect("a database");
+    let pool = connect_lazily(&PoolSettings::new(&url)).expect("a pool");
+    old.dump_into("app", &new, "app", &[]).expect("restored");
+    let store = PgOutboxStore::new(pool.clone());
+    let fixture = Fixture {
+        pool,
+        store,
+        outbox: fixture.outbox,
+    };
+    (new, fixture)
+}
+
+/// The old base "sees" the low transaction ids of the copy: its messages would count
+/// as settled.
+#[tokio::test]
+async fn retention_deletes_nothing_from_a_copy_that_is_not_rebased() {
+    let (_server, fixture) = copied().await;
+    let published = fixture.publish().await;
+    run(
+        &fixture.pool,
+        "UPDATE tide.outbox_message SET created_at = created_at - interval '3 days'",
+    )
+    .await;
+    let kept = async |expected: i64| {
+        let done = fixture.store.remove_batch(fixture.outbox, &[], 100).await;
+        let left: i64 = sqlx::query_scalar("SELECT count(*) FROM tide.outbox_message")
+            .fetch_one(&fixture.pool)
+            .await
+            .expect("counted");
+        assert_eq!(
+            (done.expect("a batch").rows, left),
+            (2 - left.unsigned_abs(), expected)
+        );
+    };
+    kept(2).await;
+    // Nor where just the position is of another database.
+    run(
+        &fixture.pool,
+        "UPDATE tide.outbox SET place = tide.relay_this_database()",
+    )
+    .await;
+    kept(2).await;
+    // The position being of this database, it is what settles them.
+    run(
+        &fixture.pool,
+        "UPDATE tide.relay_position SET place = tide.relay_this_database()",
+    )
+    .await;
+    let _ = published;
+    kept(0).await;
+}
+
+/// A position that lay before removed messages when the dump was taken is not let on
+/// by a rebase.
+#[tokio::test]
+async fn a_position_before_removed_messages_is_not_rebased_silently() {
+    let (_server, fixture) = copied().await;
+    run(
+        &fixture.pool,
+        "INSERT INTO tide.outbox_retention (outbox_id, removed_rows, removed_id, removed_xact, removed_seen)
+         SELECT outbox_id, 5, 9, '9000', '9001:9001:' FROM tide.outbox",
+    )
+    .await;
+    for dry_run in [true, false] {
+        let refused = rebase(&fixture.pool, "events", dry_run).await;
+        let text = refused.expect_err("refused").to_string();
+        assert!(
+            text.contains("\"ahead\"") || text.contains("'ahead'"),
+            "{text}"
+        );
+        assert!(text.contains("relay_accept_removed"), "{text}");
+    }
+    run(&fixture.pool, "SELECT tide.relay_accept_removed('ahead')").await;
+    let done = rebase(&fixture.pool, "events", false).await;
+    assert!(done.expect("rebased").needed);
+    granted(fixture.store.claim(request("ahead")).await.expect("taken"));
 }

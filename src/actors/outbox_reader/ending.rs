@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use actix::{ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 
+use super::work::Done;
 use super::{BLOCKED_RETRY, OutboxReader};
 use crate::actors::child::Exit;
 use crate::actors::fault;
 use crate::actors::messages::{Drain, FlowBecameVoid, StopNow};
+use crate::core::ports::Fenced;
 
 impl OutboxReader {
     /// Looks again at a row that holds the pipeline.
@@ -72,8 +74,12 @@ impl OutboxReader {
             .workers
             .spawn(self.work.clone().save(position, letters));
         context.spawn(last_act.into_actor(self).map(move |result, reader, context| {
-            if let Ok(Err(error)) = result {
-                tracing::debug!(pipeline = %reader.key, %error, "the last position was not written");
+            match result {
+                Ok(Ok(Some(Done::Saved(Fenced::Written)))) => reader.letters_written(),
+                Ok(Err(error)) => {
+                    tracing::debug!(pipeline = %reader.key, %error, "the last position was not written");
+                }
+                Ok(Ok(_)) | Err(_) => {}
             }
             reader.end(exit, context);
             drop(kept);

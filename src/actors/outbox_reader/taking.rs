@@ -206,7 +206,8 @@ impl OutboxReader {
     fn learn_weight(&mut self, items: &[Item]) {
         let weight = |item: &Item| match item {
             Item::Ready(ready) => Some(ready.envelope.weight()),
-            Item::Lettered(_) | Item::Poison(_, _, _) => None,
+            Item::Poison(_, _, weight) => Some(*weight),
+            Item::Lettered(_) => None,
         };
         let largest = items.iter().filter_map(weight).max();
         if let Some(largest) = largest {

@@ -63,6 +63,12 @@ impl Intake {
                 format!("the position to be written passes row {passed:?}, which is not settled")
             });
         }
+        let letter = self.parking.first();
+        let passed = letter.filter(|row| position.has_settled_all_before(*row));
+        let holds = invariants::passes_only_settled(passed.is_some(), false);
+        found.check(Invariant::Loss, holds, || {
+            format!("the position to be written passes row {passed:?}, whose letter is not")
+        });
         let mut last = None;
         for open in &position.open {
             let rises =
