@@ -10,6 +10,8 @@
 
 #[path = "common/database.rs"]
 mod database;
+#[path = "sql_letters/sending.rs"]
+mod sending;
 #[path = "common/statements.rs"]
 mod statements;
 
@@ -151,7 +153,7 @@ async fn letters_are_written_with_the_position_or_not_at_all() {
     .await;
     assert_eq!(
         letter,
-        json!({"pipeline": "p", "outbox_id": fixture.outbox.0, "window_number": 1, "partition_key": "a",
+        json!({"pipeline": "p", "outbox_id": fixture.outbox.0, "window_number": 1, "partition_key": "a", "bytes": 10,
             "dedup_key": "a", "payload": {"a": 1}, "headers": {}, "reason": "record_too_large", "message": "m",
             "attempts": 2, "state": "parked", "blocks_key": true, "note": null})
     );

@@ -32,7 +32,8 @@ use super::time::Moment;
 use retry::{FIRST_PAUSE, Retry};
 
 pub use letters::{
-    LETTER_PAGE, LetterAgain, LetterOutcome, LetterResend, LetterWish, MOST_OF_A_LANE,
+    LETTER_BYTES, LETTER_PAGE, LetterAgain, LetterOutcome, LetterPage, LetterResend, LetterWish,
+    MOST_OF_A_LANE,
 };
 pub use port::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite, ResendStore};
 

@@ -13,14 +13,15 @@ use crate::core::ports::{
     Epoch, Fenced, LETTERS_COUNTED, Letters, MOST_BLOCKED_KEYS, OutboxId, StoreError,
 };
 use crate::core::position::RowId;
-use crate::core::resend::{LetterAgain, LetterOutcome};
+use crate::core::resend::{LetterAgain, LetterOutcome, LetterPage};
 
 /// A letter that is closed, or on its way again, is left as it is: what is
 /// parked twice is what a restart has read again.
 const PARK: &str = "
 INSERT INTO tide.relay_dead_letter AS d (pipeline, outbox_id, row_id, window_number, partition_key,
-    dedup_key, payload, headers, created_at, reason, message, state, blocks_key)
-SELECT $1, m.outbox_id, m.id, l.window_number, l.key, m.dedup_key, m.payload, m.headers, m.created_at,
+    dedup_key, payload, headers, bytes, created_at, reason, message, state, blocks_key)
+SELECT $1, m.outbox_id, m.id, l.window_number, l.key, m.dedup_key, m.payload, m.headers,
+    octet_length(m.payload::text) + octet_length(m.headers::text), m.created_at,
     l.reason, l.message,
     CASE WHEN l.state = 'waiting' AND l.key NOT IN (
             SELECT b.key FROM unnest($4::text[], $7::text[]) AS b (key, state)
@@ -165,15 +166,15 @@ pub(super) async fn to_send(
     store: &PgOutboxStore,
     pipeline: &str,
     outbox: OutboxId,
-    after: Option<&str>,
-    limit: u32,
+    page: LetterPage<'_>,
 ) -> Result<Vec<LetterAgain>, StoreError> {
     let mut session = store.statement().await?;
     let answer = sqlx::query(READ_LETTERS)
         .bind(pipeline)
         .bind(outbox.0)
-        .bind(after)
-        .bind(i64::from(limit))
+        .bind(page.after)
+        .bind(i64::from(page.letters))
+        .bind(i64::try_from(page.bytes).unwrap_or(i64::MAX))
         .persistent(store.prepares())
         .fetch_all(session.connection())
         .await?;

@@ -20,8 +20,8 @@ use crate::core::ports::{
 };
 use crate::core::position::{Position, RowId};
 use crate::core::resend::{
-    AgainRequest, LetterAgain, LetterOutcome, ReplayProgress, ReplayRequest, ReplayWrite,
-    ResendStore,
+    AgainRequest, LetterAgain, LetterOutcome, LetterPage, ReplayProgress, ReplayRequest,
+    ReplayWrite, ResendStore,
 };
 use crate::core::row::OutboxRow;
 use crate::core::snapshot::Snapshot;
@@ -294,10 +294,9 @@ impl ResendStore for PgOutboxStore {
         &'a self,
         pipeline: &'a str,
         outbox: OutboxId,
-        after: Option<&'a str>,
-        limit: u32,
+        page: LetterPage<'a>,
     ) -> BoxFuture<'a, Result<Vec<LetterAgain>, StoreError>> {
-        self.bounded(1, letters::to_send(self, pipeline, outbox, after, limit))
+        self.bounded(1, letters::to_send(self, pipeline, outbox, page))
     }
 
     fn save_letters<'a>(

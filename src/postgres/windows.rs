@@ -180,7 +180,7 @@ pub(super) const READ_AGAIN: &str = concat!(
 /// The first letters of each key, through the index of those to be sent again, and
 /// letters without a key; each with whether no open letter of its key comes after
 /// it. $1 pipeline, $2 outbox, $3 key to begin behind (NULL: the
-/// first), $4 limit.
+/// first), $4 letters at most, $5 bytes before the last of them at most.
 pub(super) const READ_LETTERS: &str = concat!(
     "WITH RECURSIVE keys AS (
         SELECT (SELECT min(d.partition_key) FROM tide.relay_dead_letter AS d
@@ -211,7 +211,12 @@ pub(super) const READ_LETTERS: &str = concat!(
             WHERE x.pipeline = $1 AND x.outbox_id = $2 AND x.partition_key = r.partition_key
                 AND x.blocks_key AND x.state IN ('parked', 'waiting', 'retry')
                 AND (x.state <> 'retry' OR (x.window_number, x.row_id) > (r.window_number, r.row_id)))
-    FROM (SELECT f.*, f.row_id AS id FROM first_of_each AS f) AS r
+    FROM (
+        SELECT f.*, f.row_id AS id, sum(f.bytes) OVER (
+            ORDER BY f.partition_key NULLS FIRST, f.window_number, f.row_id ROWS UNBOUNDED PRECEDING) - f.bytes AS before
+        FROM first_of_each AS f
+    ) AS r
+    WHERE r.before < $5
     ORDER BY r.partition_key NULLS FIRST, r.window_number, r.row_id LIMIT $4"
 );
 

@@ -9,7 +9,7 @@ use tidegate::core::ports::{
 };
 use tidegate::core::position::{OpenWindow, Position, RowId, WindowNumber};
 use tidegate::core::resend::{
-    AgainRequest, LetterOutcome, ReplayProgress, ReplayWrite, ResendStore,
+    AgainRequest, LETTER_BYTES, LetterOutcome, LetterPage, ReplayProgress, ReplayWrite, ResendStore,
 };
 use tidegate::core::retention::{RetentionStore, Survey};
 use tidegate::core::snapshot::Snapshot;
@@ -169,7 +169,12 @@ impl Cuts {
                 Answer::Rows(store.rows_with_letters("p", outbox, &self.rows).await?)
             }
             Statement::LettersToSend => {
-                let letters = store.letters_to_send("p", outbox, None, 10).await?;
+                let page = LetterPage {
+                    after: None,
+                    letters: 10,
+                    bytes: LETTER_BYTES,
+                };
+                let letters = store.letters_to_send("p", outbox, page).await?;
                 Answer::Rows(letters.iter().map(|letter| letter.row.id).collect())
             }
             Statement::SaveLetters => {

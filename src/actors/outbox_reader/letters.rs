@@ -14,7 +14,9 @@ use crate::actors::messages::{Purpose, RejectedRow};
 use crate::core::dead_letter::{LetterReason, OnPoison};
 use crate::core::ports::{Fenced, StoreError};
 use crate::core::position::{RowId, Seq, WindowNumber};
-use crate::core::resend::{LetterAgain, LetterOutcome, LetterWish, MOST_OF_A_LANE};
+use crate::core::resend::{
+    LETTER_BYTES, LetterAgain, LetterOutcome, LetterPage, LetterWish, MOST_OF_A_LANE,
+};
 use crate::core::row::Envelope;
 use crate::core::time::Moment;
 
@@ -70,13 +72,12 @@ impl OutboxReader {
     /// down first.
     pub(super) fn take_letters(
         &mut self,
-        limit: usize,
-        found: usize,
-        last_key: Option<String>,
+        any: bool,
+        go_on_behind: Option<String>,
         mut rows: Again,
     ) {
         let now = self.now();
-        if !self.letters.found(found, limit, last_key) {
+        if !self.letters.found(any, go_on_behind) {
             return;
         }
         rows.poison
@@ -171,17 +172,24 @@ impl Work {
         window: WindowNumber,
     ) -> Result<Option<Done>, StoreError> {
         let outbox = self.renderer.outbox.id;
+        let page = LetterPage {
+            after: after.as_deref(),
+            letters: clamp(limit),
+            bytes: LETTER_BYTES,
+        };
         let letters = self
             .store
-            .letters_to_send(&self.pipeline, outbox, after.as_deref(), clamp(limit))
+            .letters_to_send(&self.pipeline, outbox, page)
             .await?;
-        let found = letters.len();
+        let weight = |letter: &LetterAgain| letter.row.payload.len() + letter.row.headers.len();
+        let bytes: usize = letters.iter().map(weight).sum();
+        let is_full = letters.len() >= limit || bytes >= LETTER_BYTES;
         let last_key = letters.last().and_then(|letter| letter.key.clone());
+        let (any, go_on_behind) = (!letters.is_empty(), last_key.filter(|_| is_full));
         let rows = self.render_letters(letters, window);
         Ok(Some(Done::LettersToSend {
-            limit,
-            found,
-            last_key,
+            any,
+            go_on_behind,
             rows,
         }))
     }

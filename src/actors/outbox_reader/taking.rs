@@ -84,11 +84,10 @@ impl OutboxReader {
             } => self.take_again(after, &ids, is_last, rows),
             Done::ReplaySaved(progress, written) => self.replay_saved(&progress, written, context),
             Done::LettersToSend {
-                limit,
-                found,
-                last_key,
+                any,
+                go_on_behind,
                 rows,
-            } => self.take_letters(limit, found, last_key, rows),
+            } => self.take_letters(any, go_on_behind, rows),
             Done::LettersSaved(saved, fenced) => self.letters_saved(saved, fenced, context),
             Done::Letters(letters) => self.know_letters(letters, context),
             Done::Saved(Fenced::Written | Fenced::Stale) => {

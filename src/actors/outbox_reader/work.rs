@@ -103,9 +103,9 @@ pub(super) enum Done {
     ReplaySaved(ReplayProgress, ReplayWrite),
     /// Dead letters to be sent again, rendered.
     LettersToSend {
-        limit: usize,
-        found: usize,
-        last_key: Option<String>,
+        any: bool,
+        /// Behind which key the next ones are.
+        go_on_behind: Option<String>,
         rows: Again,
     },
     /// What became of so many letters was written down.

@@ -31,6 +31,10 @@ use crate::core::time::Moment;
 /// The most letters of one round.
 pub const LETTER_PAGE: usize = 100;
 
+/// The most bytes of payloads and headers read in one round; one letter may exceed
+/// them.
+pub const LETTER_BYTES: usize = 8 * 1024 * 1024;
+
 /// The most letters of one lane on their way.
 pub const MOST_OF_A_LANE: usize = 50;
 
@@ -43,6 +47,17 @@ pub struct LetterAgain {
     pub key: Option<String>,
     /// Whether it blocks its key and no open letter of the key comes after it.
     pub frees_key: bool,
+}
+
+/// Which letters are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LetterPage<'a> {
+    /// Of keys behind this one; `None` begins with the first.
+    pub after: Option<&'a str>,
+    /// At most so many.
+    pub letters: u32,
+    /// No more once so many bytes of payloads and headers have been read.
+    pub bytes: usize,
 }
 
 /// What became of a letter that was sent again.
@@ -138,15 +153,14 @@ impl LetterResend {
 
     // === How it went ===
 
-    /// So many letters were found behind the key that was asked for, this the last
-    /// key among them. Answers whether there are any to hand.
-    pub fn found(&mut self, letters: usize, limit: usize, last_key: Option<String>) -> bool {
-        let began_first = self.after.is_none();
-        self.after = if letters < limit { None } else { last_key };
-        if letters == 0 && began_first {
+    /// Whether there were letters behind the key that was asked for; if there may be
+    /// more, the last key among them. Answers whether there are any to hand.
+    pub fn found(&mut self, any: bool, go_on_behind: Option<String>) -> bool {
+        if !any && self.after.is_none() {
             self.look = false;
         }
-        letters > 0
+        self.after = go_on_behind;
+        any
     }
 
     /// `handed` letters of what was read go on.
@@ -274,7 +288,7 @@ mod tests {
         );
         letters.notice();
         assert_eq!(letters.next_wish(true, 10, at(0)), read(None, 10));
-        assert!(letters.found(2, 10, Some("b".to_owned())));
+        assert!(letters.found(true, None));
         letters.passed(2, at(0));
         letters.hand(seq(7, 1), 1);
         letters.hand(seq(7, 4), 4);
@@ -296,7 +310,7 @@ mod tests {
         ));
         letters.saved(outcomes.len());
         assert_eq!(letters.next_wish(true, 10, at(5)), read(None, 10));
-        assert!(!letters.found(0, 10, None));
+        assert!(!letters.found(false, None));
         assert_eq!(
             letters.next_wish(true, 10, at(5)),
             LetterWish::Wait { until: None },
@@ -338,14 +352,14 @@ mod tests {
     fn keys_whose_shard_is_stuck_do_not_hide_the_others() {
         let mut letters = LetterResend::default();
         letters.notice();
-        assert!(letters.found(2, 2, Some("b".to_owned())));
+        assert!(letters.found(true, Some("b".to_owned())));
         letters.passed(0, at(0));
         assert!(matches!(
             letters.next_wish(true, 2, at(1)),
             LetterWish::Wait { until: Some(_) }
         ));
         assert_eq!(letters.next_wish(true, 2, at(50)), read(Some("b"), 2));
-        assert!(letters.found(1, 2, Some("c".to_owned())));
+        assert!(letters.found(true, None));
         letters.passed(0, at(50));
         assert_eq!(letters.next_wish(true, 2, at(150)), read(None, 2));
     }

@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 
-use super::letters::{LetterAgain, LetterOutcome};
+use super::letters::{LetterAgain, LetterOutcome, LetterPage};
 use crate::core::ports::{Epoch, Fenced, OutboxId, PipelineName, StoreError};
 use crate::core::position::RowId;
 use crate::core::row::OutboxRow;
@@ -107,16 +107,15 @@ pub trait ResendStore: Send + Sync {
         Box::pin(async { Ok(ReplayWrite::Written) })
     }
 
-    /// The first letter to be sent again of each key behind `after` (`None`: of
-    /// each key, and all that have none), in delivery order, at most so many.
+    /// The first letters to be sent again of each key, and all that have none, each
+    /// key's in delivery order.
     fn letters_to_send<'a>(
         &'a self,
         pipeline: &'a str,
         outbox: OutboxId,
-        after: Option<&'a str>,
-        limit: u32,
+        page: LetterPage<'a>,
     ) -> BoxFuture<'a, Result<Vec<LetterAgain>, StoreError>> {
-        let _ = (pipeline, outbox, after, limit);
+        let _ = (pipeline, outbox, page);
         Box::pin(async { Ok(Vec::new()) })
     }
 
