@@ -43,6 +43,13 @@ ON CONFLICT ON CONSTRAINT relay_dead_letter_row DO UPDATE
 SET attempts = d.attempts + 1, last_at = clock_timestamp(), reason = excluded.reason, message = excluded.message
 WHERE d.state IN ('parked', 'waiting')";
 
+/// Rows that have no letter though one was to be written.
+const WITHOUT_LETTER: &str = "
+SELECT l.row_id FROM unnest($2::bigint[]) AS l (row_id) JOIN tide.relay_position AS p ON p.pipeline = $1
+WHERE NOT EXISTS (
+    SELECT FROM tide.relay_dead_letter AS d
+    WHERE d.pipeline = $1 AND d.outbox_id = p.outbox_id AND d.row_id = l.row_id)";
+
 /// From key to key through the index: cheap however many letters wait behind one.
 const KNOWN: &str = "
 WITH RECURSIVE blocked AS (
@@ -83,9 +90,9 @@ pub(super) async fn park(
     let messages: Vec<&str> = letters.iter().map(|letter| &*letter.message).collect();
     let states: Vec<&str> = letters.iter().map(|letter| letter.state.name()).collect();
     let blocks: Vec<bool> = letters.iter().map(|letter| letter.blocks_key).collect();
-    sqlx::query(PARK)
+    let parked = sqlx::query(PARK)
         .bind(pipeline)
-        .bind(rows)
+        .bind(&rows)
         .bind(windows)
         .bind(keys)
         .bind(reasons)
@@ -93,8 +100,25 @@ pub(super) async fn park(
         .bind(states)
         .bind(blocks)
         .persistent(store.prepares())
-        .execute(connection)
+        .execute(&mut *connection)
         .await?;
+    // Fewer are written when some are closed already, or when somebody has deleted
+    // rows from the outbox by hand: then there is nothing left to keep.
+    if usize::try_from(parked.rows_affected()).is_ok_and(|parked| parked < letters.len()) {
+        let deleted: Vec<RowId> = sqlx::query_scalar(WITHOUT_LETTER)
+            .bind(pipeline)
+            .bind(&rows)
+            .persistent(store.prepares())
+            .fetch_all(connection)
+            .await?;
+        if !deleted.is_empty() {
+            tracing::error!(
+                pipeline,
+                rows = ?deleted,
+                "these rows could not be parked: they were deleted from the outbox by hand"
+            );
+        }
+    }
     Ok(())
 }
 
