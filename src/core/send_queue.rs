@@ -275,7 +275,7 @@ impl<T: Sendable> SendQueue<T> {
         self.rows -= queue.rows;
         self.bytes -= queue.bytes;
         self.retry.retain(|(id, _)| *id != flow);
-        self.leave_ring(&queue.flow);
+        self.leave_ring(&queue.flow, FairRing::forget);
         for key in queue.keys.values().filter(|key| !key.in_flight) {
             if let Some(first) = key.rows.front() {
                 let weight = first.weight();
@@ -338,15 +338,18 @@ impl<T: Sendable> SendQueue<T> {
         members.join(flow, *weight);
     }
 
-    fn leave_ring(&mut self, flow: &Flow) {
-        let Some(members) = self.members.get_mut(&flow.tenant) else {
-            return;
-        };
-        members.leave(&flow.id);
-        if members.front().is_none() {
-            self.members.remove(&flow.tenant);
-            self.tenants.leave(&flow.tenant);
+    /// `leave` says whether what the flow owes is remembered.
+    fn leave_ring(&mut self, flow: &Flow, leave: fn(&mut FairRing<FlowId>, &FlowId)) {
+        if let Some(members) = self.members.get_mut(&flow.tenant) {
+            leave(members, &flow.id);
+            if members.front().is_none() {
+                self.tenants.leave(&flow.tenant);
+            }
+            if members.is_empty() {
+                self.members.remove(&flow.tenant);
+            }
         }
+        self.forget_debts_if_idle();
     }
 
     fn forget_flow_if_done(&mut self, flow: FlowId) {
@@ -356,6 +359,15 @@ impl<T: Sendable> SendQueue<T> {
             .is_some_and(|queue| queue.keys.is_empty())
         {
             self.flows.remove(&flow);
+            self.forget_debts_if_idle();
+        }
+    }
+
+    /// Nothing waits and nothing is in flight: nobody was kept waiting.
+    fn forget_debts_if_idle(&mut self) {
+        if self.flows.is_empty() {
+            self.tenants = FairRing::default();
+            self.members.clear();
         }
     }
 
