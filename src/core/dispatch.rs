@@ -180,7 +180,10 @@ impl<T: Sendable> Dispatch<T> {
         if waiting.all.records == 0 {
             return Next::Nothing;
         }
-        let most = match self.budget().grant(waiting, now) {
+        // Locked until the call is paid for: others may spend of it as well.
+        let budget = Arc::clone(&self.budget);
+        let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = match budget.grant(waiting, now) {
             Grant::At(moment) => return Next::Wait(moment),
             Grant::Now(most) => most,
         };
@@ -198,11 +201,9 @@ impl<T: Sendable> Dispatch<T> {
                 .map(|taken| taken.row.weight() as u64)
                 .sum(),
         };
-        let (offered, limits) = {
-            let mut budget = self.budget();
-            budget.charge(cost, now);
-            budget.offered_lately()
-        };
+        budget.charge(cost, now);
+        let (offered, limits) = budget.offered_lately();
+        drop(budget);
         self.check_call(before, offered, limits);
         Next::Call
     }

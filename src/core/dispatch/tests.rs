@@ -206,3 +206,43 @@ fn calls_are_full_again_after_a_search() {
     assert_eq!(writer.next(at(now + 1000)), Next::Call);
     assert_eq!(keys(&writer).len(), 500);
 }
+
+#[test]
+fn writers_that_share_a_budget_never_spend_it_twice_at_once() {
+    let limits = ShardLimits {
+        records_per_second: 1000.0,
+        bytes_per_second: 1e9,
+        fraction: 1.0,
+    };
+    let budget = Arc::new(Mutex::new(ShardBudget::new(limits, Moment::ORIGIN)));
+    let barrier = std::sync::Barrier::new(4);
+    let found = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let mut writer = writer(1_000);
+                writer.budget = Arc::clone(&budget);
+                scope.spawn(|| {
+                    let mut writer = writer;
+                    let mut found = Vec::new();
+                    for turn in 1..400 {
+                        barrier.wait();
+                        // A call's worth of tokens is there each time, for one of them.
+                        let now = at(turn * 50);
+                        if writer.next(now) == Next::Call {
+                            let sent = std::mem::take(&mut writer.in_flight);
+                            writer.give_back(sent);
+                        }
+                        found.extend(writer.take_violations());
+                    }
+                    found
+                })
+            })
+            .collect();
+        let results = threads.into_iter().map(|thread| thread.join());
+        results.flat_map(|found| found.expect("no panic")).count()
+    });
+    assert_eq!(
+        found, 0,
+        "more was offered in a second than the shard takes"
+    );
+}
