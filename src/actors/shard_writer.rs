@@ -386,7 +386,7 @@ impl ShardWriter {
         let (shard, trouble) = (&self.parts.shard, &self.trouble);
         self.parts
             .board
-            .update_stream(self.parts.stream.label(), |status| {
+            .change_stream(self.parts.stream.label(), |status| {
                 let place = status.shards.iter_mut().find(|entry| entry.id == shard.0);
                 if let Some(entry) = place {
                     *entry = ShardStatus {

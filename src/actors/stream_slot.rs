@@ -128,12 +128,24 @@ impl Supervisor {
             slot.stop_all();
             slot.watch.forget();
             let label = stream.label();
+            self.forget_shards(label, slot.writers.keys());
             if !self.streams.keys().any(|other| other.label() == label) {
                 self.board.remove_stream(label);
                 self.metrics.remove_stream(label);
-                for shard in slot.writers.keys() {
-                    self.metrics.remove_shard(label, &shard.0);
-                }
+            }
+        }
+    }
+
+    /// Ends the series of shards that have no writer any more. The stream may be
+    /// written to under other credentials as well.
+    fn forget_shards<'a>(&self, label: &str, shards: impl IntoIterator<Item = &'a ShardId>) {
+        for shard in shards {
+            let is_shown = self
+                .streams
+                .iter()
+                .any(|(other, slot)| &**other.label() == label && slot.writers.contains_key(shard));
+            if !is_shown {
+                self.metrics.remove_shard(label, &shard.0);
             }
         }
     }
@@ -183,10 +195,9 @@ impl Supervisor {
             return;
         };
         slot.stop_all();
-        for shard in std::mem::take(&mut slot.writers).into_keys() {
-            self.metrics.remove_shard(stream.label(), &shard.0);
-        }
+        let writers = std::mem::take(&mut slot.writers);
         let pause = slot.router.ended(exit, now);
+        self.forget_shards(stream.label(), writers.keys());
         self.note_restart(&ChildId::Router(stream.clone()), exit, pause);
         let stream = stream.clone();
         context.run_later(pause, move |supervisor, context| {
@@ -320,13 +331,7 @@ impl Supervisor {
             .ready
             .as_ref()
             .is_some_and(|(map, _)| map.find(shard).is_some());
-        // The stream may be written to under other credentials as well.
-        let is_shown = self.streams.iter().any(|(other, slot)| {
-            other.label() == stream.label() && slot.writers.contains_key(shard)
-        });
-        if !is_shown {
-            self.metrics.remove_shard(stream.label(), &shard.0);
-        }
+        self.forget_shards(stream.label(), [shard]);
         if is_wanted {
             self.start_writer(stream, shard, context);
         }

@@ -128,10 +128,14 @@ impl StreamWatch {
             call: trouble.action.iam(),
             reason: trouble.reason.clone(),
         };
-        let troubles = now.iter().map(status).collect();
+        // Other clients of the stream show theirs in the same place.
         self.board.update_stream(stream.label(), |entry| {
             entry.name = Arc::clone(stream.label());
-            entry.troubles = troubles;
+            for over in before.iter().map(status) {
+                let place = entry.troubles.iter().position(|shown| *shown == over);
+                place.map(|place| entry.troubles.remove(place));
+            }
+            entry.troubles.extend(now.iter().map(status));
         });
     }
 
@@ -190,5 +194,59 @@ impl StreamService for WatchedStream {
             result
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::metrics::Metrics;
+    use crate::config::client_spec::{ClientSpec, CredentialSource};
+    use crate::config::pipeline::{StreamRef, StreamTarget};
+    use prometheus::Registry;
+
+    fn watch(region: &str, metrics: &Metrics, board: &Arc<StatusBoard>) -> StreamWatch {
+        let client = ClientSpec {
+            region: Some(region.to_owned()),
+            endpoint_url: None,
+            credentials: CredentialSource::DefaultChain,
+            role_arn: None,
+            external_id: None,
+        };
+        let stream = StreamRef::Name("s".to_owned());
+        let key = StreamKey::new(&StreamTarget { client, stream });
+        StreamWatch::new(key, metrics.stream("s"), Arc::clone(board), Clock::start())
+    }
+
+    #[tokio::test]
+    async fn one_client_of_a_stream_leaves_the_troubles_of_another_shown() {
+        let metrics = Metrics::new(Registry::new()).expect("fresh names");
+        let board = Arc::new(StatusBoard::new("node".into()));
+        let (one, other) = (
+            watch("us-east-1", &metrics, &board),
+            watch("eu-west-1", &metrics, &board),
+        );
+        let shown = || -> Vec<&'static str> {
+            let streams = board.status().streams;
+            let troubles = streams.iter().flat_map(|stream| &stream.troubles);
+            troubles.map(|trouble| trouble.kind).collect()
+        };
+        let failure = |code: &str| CallFailure::Operator {
+            code: code.to_owned(),
+            message: "no".to_owned(),
+        };
+        let denied = failure("AccessDeniedException");
+        let missing = failure("ResourceNotFoundException");
+        let now = one.clock.now();
+        one.note(Action::PutRecords, Ended::Badly(&denied), now);
+        other.note(Action::PutRecords, Ended::Badly(&missing), now);
+        assert_eq!(shown(), ["access_denied", "stream_missing"]);
+        one.note(Action::PutRecords, Ended::Well, one.clock.now());
+        assert_eq!(shown(), ["stream_missing"]);
+        one.note(Action::PutRecords, Ended::Badly(&missing), one.clock.now());
+        one.forget();
+        assert_eq!(shown(), ["stream_missing"]);
+        other.forget();
+        assert_eq!(shown(), [""; 0]);
     }
 }

@@ -256,6 +256,13 @@ impl StatusBoard {
         change(self.write().streams.entry(key.clone()).or_default());
     }
 
+    /// Changes a stream that is on the board; one that was taken off stays off.
+    pub fn change_stream(&self, key: &Arc<str>, change: impl FnOnce(&mut StreamStatus)) {
+        if let Some(stream) = self.write().streams.get_mut(key) {
+            change(stream);
+        }
+    }
+
     /// Takes a stream off the board.
     pub fn remove_stream(&self, key: &Arc<str>) {
         self.write().streams.remove(key);
@@ -336,6 +343,8 @@ mod tests {
         );
         assert_eq!(shown["streams"][0]["status"], "ACTIVE");
         board.remove_stream(&"s".into());
+        // A writer that has not heard of its end yet.
+        board.change_stream(&"s".into(), |stream| stream.status = "late".to_owned());
         assert_eq!(board.status().streams, []);
     }
 

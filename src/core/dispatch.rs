@@ -30,6 +30,12 @@ const SOON: (Duration, Duration) = (Duration::from_millis(50), Duration::from_se
 /// Somebody must act: try slowly.
 const SLOWLY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// So many records in a row may be blamed without one that was stored. Whoever
+/// refuses more does not refuse these records: what is asked for is not accepted
+/// at all (a stream's name, a proxy), and giving up on record after record would
+/// empty the outbox into the dead letters.
+pub const MOST_UNWITNESSED: usize = 10;
+
 /// The budget of a shard, shared by all that write to it.
 pub type SharedBudget = Arc<Mutex<ShardBudget>>;
 
@@ -98,6 +104,8 @@ pub struct Dispatch<T> {
     most_records: usize,
     /// Rows of a refused call that may be the one that spoils it.
     suspects: usize,
+    /// Records given up since one was stored.
+    unwitnessed: usize,
     violations: Violations,
     #[cfg(feature = "demo")]
     was_partial: bool,
@@ -116,6 +124,7 @@ impl<T: Sendable> Dispatch<T> {
             not_before: now,
             most_records: most_call_records(),
             suspects: 0,
+            unwitnessed: 0,
             violations: Violations::default(),
             #[cfg(feature = "demo")]
             was_partial: false,
@@ -180,7 +189,10 @@ impl<T: Sendable> Dispatch<T> {
         if waiting.all.records == 0 {
             return Next::Nothing;
         }
-        let most = match self.budget().grant(waiting, now) {
+        // Locked until the call is paid for: others may spend of it as well.
+        let budget = Arc::clone(&self.budget);
+        let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = match budget.grant(waiting, now) {
             Grant::At(moment) => return Next::Wait(moment),
             Grant::Now(most) => most,
         };
@@ -198,11 +210,9 @@ impl<T: Sendable> Dispatch<T> {
                 .map(|taken| taken.row.weight() as u64)
                 .sum(),
         };
-        let (offered, limits) = {
-            let mut budget = self.budget();
-            budget.charge(cost, now);
-            budget.offered_lately()
-        };
+        budget.charge(cost, now);
+        let (offered, limits) = budget.offered_lately();
+        drop(budget);
         self.check_call(before, offered, limits);
         Next::Call
     }
@@ -305,6 +315,9 @@ impl<T: Sendable> Dispatch<T> {
             self.passing.reset();
             self.lasting.reset();
         }
+        if !answer.stored.is_empty() {
+            self.unwitnessed = 0;
+        }
         self.suspects = self.suspects.saturating_sub(answer.stored.len());
         self.most_records = match self.suspects {
             0 => (self.most_records * 2).min(most_call_records()),
@@ -351,6 +364,9 @@ impl<T: Sendable> Dispatch<T> {
                 self.lasting.after_failure(random)
             }
             CallFailure::BadRecord { code, message } => {
+                if self.unwitnessed >= MOST_UNWITNESSED {
+                    return self.look_for_a_witness(sent, now, random);
+                }
                 return self.search_bad_record(sent, code, message);
             }
         };
@@ -393,6 +409,7 @@ impl<T: Sendable> Dispatch<T> {
             && let Some(alone) = sent.pop()
         {
             self.suspects = 0;
+            self.unwitnessed += 1;
             self.most_records = most_call_records();
             answer.rejected = Some(Rejected {
                 flow: alone.flow,
@@ -407,6 +424,20 @@ impl<T: Sendable> Dispatch<T> {
         self.most_records = (sent.len() / 2).max(1);
         for taken in sent.into_iter().rev() {
             self.queue.failed_first(taken.flow, taken.row);
+        }
+        answer
+    }
+
+    /// No record is blamed any more: single ones are tried in turn, slowly, until
+    /// one is stored.
+    fn look_for_a_witness(&mut self, sent: Vec<Taken<T>>, now: Moment, random: f64) -> Answer<T> {
+        let mut answer = Answer::nothing();
+        answer.refused = sent.len();
+        self.suspects = 0;
+        self.most_records = 1;
+        self.not_before = now + self.lasting.after_failure(random);
+        for taken in sent {
+            self.queue.failed_last(taken.flow, taken.row);
         }
         answer
     }

@@ -4,6 +4,11 @@
 //! credit is above zero, may overdraw it with its last item, and then waits for
 //! its turns to pay the overdraft back. Over time each member that always has
 //! work gets a share of the bytes in proportion to its weight.
+//!
+//! A member that has no work for a moment leaves with its overdraft: the rounds of
+//! the others pay it back meanwhile, and whoever comes back before that waits for
+//! the rest. Otherwise one with a single large item at a time would leave its debt
+//! behind after each of them. Credit is not kept.
 
 use std::collections::VecDeque;
 
@@ -17,47 +22,75 @@ pub struct Member<K> {
     key: K,
     weight: i64,
     credit: i64,
+    has_work: bool,
 }
 
-/// The members that have work, in turn.
+/// The members that have work, in turn, and those that owe something.
 #[derive(Debug, Clone)]
 pub struct FairRing<K> {
     members: VecDeque<Member<K>>,
+    /// How many have work.
+    working: usize,
 }
 
 impl<K> Default for FairRing<K> {
     fn default() -> Self {
         Self {
             members: VecDeque::new(),
+            working: 0,
         }
     }
 }
 
 impl<K: Clone + PartialEq> FairRing<K> {
-    /// Adds a member that has work, at the end of the turn. A weight of 0 counts
-    /// as 1.
+    /// Adds a member that has work, at the end of the turn, or in its old place if
+    /// it owes something. A weight of 0 counts as 1.
     pub fn join(&mut self, key: K, weight: u32) {
         let weight = i64::from(weight.max(1));
+        if let Some(member) = self.members.iter_mut().find(|member| member.key == key) {
+            member.weight = weight;
+            self.working += usize::from(!member.has_work);
+            member.has_work = true;
+            return;
+        }
+        self.working += 1;
         self.members.push_back(Member {
             key,
             weight,
             credit: QUANTUM * weight,
+            has_work: true,
         });
     }
 
-    /// Whether the key is a member.
+    /// Whether the key is a member that has work.
     #[must_use]
     pub fn contains(&self, key: &K) -> bool {
-        self.members.iter().any(|member| member.key == *key)
+        let is_it = |member: &Member<K>| member.has_work && member.key == *key;
+        self.members.iter().any(is_it)
+    }
+
+    /// Whether nobody has work or owes something.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
     }
 
     /// Whose turn it is.
     pub fn front(&mut self) -> Option<&K> {
+        if self.working == 0 {
+            return None;
+        }
         // Ends: each round raises every credit that is not positive.
-        while self.members.front()?.credit <= 0 {
+        loop {
+            let first = self.members.front()?;
+            if first.has_work && first.credit > 0 {
+                break;
+            }
             if let Some(mut spent) = self.members.pop_front() {
                 spent.credit += QUANTUM * spent.weight;
-                self.members.push_back(spent);
+                if spent.has_work || spent.credit <= 0 {
+                    self.members.push_back(spent);
+                }
             }
         }
         self.members.front().map(|member| &member.key)
@@ -74,17 +107,34 @@ impl<K: Clone + PartialEq> FairRing<K> {
     /// brings it back.
     pub fn set_aside(&mut self, key: &K) -> Option<Member<K>> {
         let place = self.members.iter().position(|member| member.key == *key)?;
-        self.members.remove(place)
+        let member = self.members.remove(place)?;
+        self.working -= usize::from(member.has_work);
+        Some(member)
     }
 
     /// Brings back a member that was set aside, with the credit it had.
     pub fn rejoin(&mut self, member: Member<K>) {
+        self.working += usize::from(member.has_work);
         self.members.push_back(member);
     }
 
-    /// Removes a member that has no work any more.
+    /// A member has no work any more; what it owes is remembered.
     pub fn leave(&mut self, key: &K) {
-        self.members.retain(|member| member.key != *key);
+        let is_it = |member: &&mut Member<K>| member.has_work && member.key == *key;
+        let Some(member) = self.members.iter_mut().find(is_it) else {
+            return;
+        };
+        if member.credit > 0 {
+            self.forget(key);
+        } else {
+            member.has_work = false;
+            self.working -= 1;
+        }
+    }
+
+    /// Removes a member that will not come back, with what it owes.
+    pub fn forget(&mut self, key: &K) {
+        self.set_aside(key);
     }
 }
 
@@ -124,6 +174,32 @@ mod tests {
             let share = sent[place] as f64 / 10_000_000.0;
             assert!((share - weight).abs() < 0.01, "{sent:?}");
         }
+    }
+
+    #[test]
+    fn a_debt_outlives_an_absence_and_is_paid_by_the_rounds_of_others() {
+        let mut ring = FairRing::default();
+        ring.join('a', 1);
+        ring.charge_front(10 * 4096);
+        ring.leave(&'a');
+        assert_eq!(ring.front(), None, "nobody has work");
+        ring.join('a', 1);
+        ring.join('b', 1);
+        let mut of_b = 0;
+        while ring.front() == Some(&'b') {
+            ring.charge_front(1024);
+            of_b += 1024;
+        }
+        assert!((8 * 4096..=11 * 4096).contains(&of_b), "{of_b}");
+        ring.charge_front(10 * 4096);
+        ring.leave(&'a');
+        for _ in 0..100 {
+            assert_eq!(ring.front(), Some(&'b'));
+            ring.charge_front(4096);
+        }
+        ring.leave(&'b');
+        ring.forget(&'b');
+        assert!(ring.is_empty(), "paid back: {ring:?}");
     }
 
     #[test]

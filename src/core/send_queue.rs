@@ -211,14 +211,27 @@ impl<T: Sendable> SendQueue<T> {
     /// before anything newer of its key, in the next call. The row of a flow
     /// that was purged meanwhile is dropped.
     pub fn failed(&mut self, flow: FlowId, row: T) {
+        if let Some((hash, weight)) = self.put_back(flow, row) {
+            self.retry.push_back((flow, hash));
+            self.count_ready(weight);
+        }
+    }
+
+    /// The row was certainly not stored: it goes again before anything newer of its
+    /// key, after other keys have had their turn.
+    pub fn failed_last(&mut self, flow: FlowId, row: T) {
+        if let Some((hash, weight)) = self.put_back(flow, row) {
+            self.make_ready(flow, hash, weight);
+        }
+    }
+
+    /// Puts the row in flight of a key back; answers the key and the weight of its
+    /// first row.
+    fn put_back(&mut self, flow: FlowId, row: T) -> Option<(u128, usize)> {
         let hash = row.hash();
         let weight = row.weight();
-        let Some(queue) = self.flows.get_mut(&flow) else {
-            return;
-        };
-        let Some(key) = queue.keys.get_mut(&hash) else {
-            return;
-        };
+        let queue = self.flows.get_mut(&flow)?;
+        let key = queue.keys.get_mut(&hash)?;
         key.in_flight = false;
         if sabotage::is(Bug::FailedBehindItsKey) {
             key.rows.push_back(row);
@@ -229,9 +242,7 @@ impl<T: Sendable> SendQueue<T> {
         queue.bytes += weight;
         self.rows += 1;
         self.bytes += weight;
-        let first = key.rows.front().map_or(weight, Sendable::weight);
-        self.retry.push_back((flow, hash));
-        self.count_ready(first);
+        Some((hash, key.rows.front().map_or(weight, Sendable::weight)))
     }
 
     /// Like [`Self::failed`], for rows that must be first in the next call.
@@ -275,7 +286,7 @@ impl<T: Sendable> SendQueue<T> {
         self.rows -= queue.rows;
         self.bytes -= queue.bytes;
         self.retry.retain(|(id, _)| *id != flow);
-        self.leave_ring(&queue.flow);
+        self.leave_ring(&queue.flow, FairRing::forget);
         for key in queue.keys.values().filter(|key| !key.in_flight) {
             if let Some(first) = key.rows.front() {
                 let weight = first.weight();
@@ -338,15 +349,18 @@ impl<T: Sendable> SendQueue<T> {
         members.join(flow, *weight);
     }
 
-    fn leave_ring(&mut self, flow: &Flow) {
-        let Some(members) = self.members.get_mut(&flow.tenant) else {
-            return;
-        };
-        members.leave(&flow.id);
-        if members.front().is_none() {
-            self.members.remove(&flow.tenant);
-            self.tenants.leave(&flow.tenant);
+    /// `leave` says whether what the flow owes is remembered.
+    fn leave_ring(&mut self, flow: &Flow, leave: fn(&mut FairRing<FlowId>, &FlowId)) {
+        if let Some(members) = self.members.get_mut(&flow.tenant) {
+            leave(members, &flow.id);
+            if members.front().is_none() {
+                self.tenants.leave(&flow.tenant);
+            }
+            if members.is_empty() {
+                self.members.remove(&flow.tenant);
+            }
         }
+        self.forget_debts_if_idle();
     }
 
     fn forget_flow_if_done(&mut self, flow: FlowId) {
@@ -356,6 +370,15 @@ impl<T: Sendable> SendQueue<T> {
             .is_some_and(|queue| queue.keys.is_empty())
         {
             self.flows.remove(&flow);
+            self.forget_debts_if_idle();
+        }
+    }
+
+    /// Nothing waits and nothing is in flight: nobody was kept waiting.
+    fn forget_debts_if_idle(&mut self) {
+        if self.flows.is_empty() {
+            self.tenants = FairRing::default();
+            self.members.clear();
         }
     }
 

@@ -44,6 +44,13 @@ pub enum Ended<'a> {
     Well,
     /// It says nothing of the stream: a full shard, a bad record.
     Neither,
+    /// It was answered, and the service failed on each record it had room for.
+    FailedRecords {
+        /// The error code of one of them.
+        code: &'a str,
+        /// Its message.
+        message: &'a str,
+    },
     /// It was answered, and the stream cannot be used as it is.
     Unusable(TroubleKind),
     /// It failed.
@@ -99,15 +106,17 @@ impl<'a> Ended<'a> {
             Ok(outcomes) => outcomes,
             Err(failure) => return Self::Badly(failure),
         };
-        let is_stored = |outcome: &RecordOutcome| match outcome {
-            RecordOutcome::Stored { .. } => true,
-            RecordOutcome::Throttled | RecordOutcome::Failed { .. } => false,
-        };
-        if outcomes.iter().any(is_stored) {
-            Self::Well
-        } else {
-            Self::Neither
+        let mut ended = Self::Neither;
+        for outcome in outcomes {
+            match outcome {
+                RecordOutcome::Stored { .. } => return Self::Well,
+                RecordOutcome::Throttled => {}
+                RecordOutcome::Failed { code, message } => {
+                    ended = Self::FailedRecords { code, message };
+                }
+            }
         }
+        ended
     }
 }
 
@@ -189,6 +198,14 @@ impl StreamHealth {
                 } else {
                     self.control_plane_answers(began);
                 }
+            }
+            Ended::FailedRecords { code, message } => {
+                let kind = TroubleKind::ServiceFailure;
+                let advice = kind.what_to_do();
+                let reason = format!("every record failed with {code} ({message}); {advice}");
+                self.track(action).fails(kind, &reason, began, now);
+                self.describe.is_excused = false;
+                self.list.is_excused = false;
             }
             Ended::Unusable(kind) => {
                 let track = self.track(action);
@@ -320,6 +337,29 @@ mod tests {
         // One call that took the grace is enough.
         health.note(PutRecords, Ended::Badly(&reset()), at(30), at(40));
         assert_eq!(kinds(&health), ["network"]);
+    }
+
+    #[test]
+    fn a_service_that_fails_on_every_record_is_trouble_after_a_while() {
+        let mut health = StreamHealth::default();
+        let failed = || RecordOutcome::Failed {
+            code: "InternalFailure".to_owned(),
+            message: "no".to_owned(),
+        };
+        let all_failed = Ok(vec![failed(), RecordOutcome::Throttled, failed()]);
+        for second in 1..=4 {
+            health.note(PutRecords, Ended::put(&all_failed), at(second), at(second));
+        }
+        assert_eq!(kinds(&health), [""; 0], "it may pass");
+        health.note(PutRecords, Ended::put(&all_failed), at(6), at(7));
+        assert_eq!(kinds(&health), ["service_failure"]);
+        let reason = health.stops_records().expect("trouble").reason;
+        assert!(reason.contains("InternalFailure"), "{reason}");
+        let all_throttled = Ok(vec![RecordOutcome::Throttled]);
+        health.note(PutRecords, Ended::put(&all_throttled), at(8), at(8));
+        assert_eq!(kinds(&health), ["service_failure"]);
+        health.note(PutRecords, Ended::Well, at(9), at(9));
+        assert_eq!(kinds(&health), [""; 0]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kinesis::config::http::HttpResponse;
-use aws_sdk_kinesis::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::put_records::PutRecordsOutput;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, PutRecordsResultEntry};
@@ -38,7 +38,7 @@ pub fn raw_failure<E>(error: &SdkError<E, HttpResponse>) -> RawFailure
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    let reason = DisplayErrorContext(error).to_string();
+    let reason = causes_of(error);
     if source_of::<CredentialsError>(error).is_some() || reason.contains(IDENTITY_TIMED_OUT) {
         return RawFailure::CredentialsNotLoaded { reason };
     }
@@ -62,6 +62,19 @@ where
         // about what was stored.
         _ => RawFailure::Dispatch { reason },
     }
+}
+
+/// An error and what caused it, in words. Their `Debug`, which the SDK's own
+/// display adds, holds whole answers: those of STS and SSO carry credentials.
+fn causes_of(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }
 
 fn source_of<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
@@ -200,5 +213,29 @@ mod tests {
             matches!(&outcomes[2], RecordOutcome::Failed { code, .. } if code == "InternalFailure")
         );
         assert!(matches!(&outcomes[3], RecordOutcome::Failed { .. }));
+    }
+
+    #[test]
+    fn no_secret_of_an_answer_gets_into_an_error() {
+        use aws_sdk_kinesis::error::ConnectorError;
+        use aws_sdk_kinesis::operation::put_records::PutRecordsError;
+        // What a proxy cut off: the answer to AssumeRole with its keys.
+        let body = "<SecretAccessKey>sesame</SecretAccessKey><SessionToken>ope";
+        let answer = || HttpResponse::new(200_u16.try_into().expect("a status"), body.into());
+        let unreadable: SdkError<PutRecordsError, HttpResponse> =
+            SdkError::response_error("unexpected end of the answer", answer());
+        let credentials = CredentialsError::provider_error(unreadable);
+        let connector = ConnectorError::other(Box::new(credentials), None);
+        let failed: SdkError<PutRecordsError, HttpResponse> = SdkError::dispatch_failure(connector);
+        let direct: SdkError<PutRecordsError, HttpResponse> =
+            SdkError::response_error("unexpected end of the answer", answer());
+        for error in [failed, direct] {
+            let failure = failure_of(PUT, &error).to_string();
+            assert!(
+                failure.contains("unexpected end of the answer"),
+                "{failure}"
+            );
+            assert!(!failure.contains("sesame"), "{failure}");
+        }
     }
 }

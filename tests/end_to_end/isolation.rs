@@ -7,7 +7,7 @@ use serde_json::json;
 use tidegate::demo::load::OutboxLoad;
 use tidegate::demo::tally::LoggedCall;
 
-use crate::scenario::{PATIENCE, scenario, scenario_alone};
+use crate::scenario::{PATIENCE, scenario, scenario_alone, until};
 use crate::world::World;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,6 +73,43 @@ async fn a_rate_limit_is_obeyed() {
         );
         assert!((90.0..105.0).contains(&rate), "{rate:.1} rows/s");
         assert!(busiest_second(&calls) <= 140, "{}", busiest_second(&calls));
+        assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_under_two_credentials_keeps_its_series_while_it_is_used() {
+    scenario(2 * PATIENCE, async {
+        let world = World::new(2).await;
+        world.pipeline("one", json!({})).await;
+        let other = json!({"access_key_id": "AKIDOTHER", "secret_access_key": "x"});
+        world.pipeline("two", other).await;
+        let faults = [("TIDEGATE_TEST_FAULTS", "stream_router.Batch=2:panic")];
+        let relay = world.relay_with(&faults).await;
+        let accepted = || relay.metric("tidegate_shard_records_accepted_total", &[]);
+        let rows = world.publish_many("two", 50, 10, 10).await;
+        world.wait_for(&rows, PATIENCE).await;
+        // The router of the one fails, and its writers end with it.
+        let rows = world.publish_many("one", 50, 10, 10).await;
+        until("a panic", PATIENCE, || relay.panics("stream_router") >= 1.0).await;
+        world.wait_for(&rows, PATIENCE).await;
+        // What the other one sends is counted on.
+        let before = accepted();
+        let rows = world.publish_many("two", 50, 10, 10).await;
+        world.wait_for(&rows, PATIENCE).await;
+        until("50 more records", PATIENCE, || accepted() >= before + 50.0).await;
+        // So it is when the pipelines of the one are gone.
+        world.sql("SELECT tide.relay_delete('one')").await;
+        until("it to end", PATIENCE, || {
+            let pipelines = relay.status()["pipelines"].clone();
+            pipelines.as_array().is_some_and(|all| all.len() == 1)
+        })
+        .await;
+        let before = accepted();
+        let rows = world.publish_many("two", 50, 10, 10).await;
+        world.wait_for(&rows, PATIENCE).await;
+        until("50 more records", PATIENCE, || accepted() >= before + 50.0).await;
         assert_eq!(relay.terminate().await, 0);
     })
     .await;

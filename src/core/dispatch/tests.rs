@@ -206,3 +206,114 @@ fn calls_are_full_again_after_a_search() {
     assert_eq!(writer.next(at(now + 1000)), Next::Call);
     assert_eq!(keys(&writer).len(), 500);
 }
+
+#[test]
+fn writers_that_share_a_budget_never_spend_it_twice_at_once() {
+    let limits = ShardLimits {
+        records_per_second: 1000.0,
+        bytes_per_second: 1e9,
+        fraction: 1.0,
+    };
+    let budget = Arc::new(Mutex::new(ShardBudget::new(limits, Moment::ORIGIN)));
+    let barrier = std::sync::Barrier::new(4);
+    let found = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let mut writer = writer(1_000);
+                writer.budget = Arc::clone(&budget);
+                scope.spawn(|| {
+                    let mut writer = writer;
+                    let mut found = Vec::new();
+                    for turn in 1..400 {
+                        barrier.wait();
+                        // A call's worth of tokens is there each time, for one of them.
+                        let now = at(turn * 50);
+                        if writer.next(now) == Next::Call {
+                            let sent = std::mem::take(&mut writer.in_flight);
+                            writer.give_back(sent);
+                        }
+                        found.extend(writer.take_violations());
+                    }
+                    found
+                })
+            })
+            .collect();
+        let results = threads.into_iter().map(|thread| thread.join());
+        results.flat_map(|found| found.expect("no panic")).count()
+    });
+    assert_eq!(
+        found, 0,
+        "more was offered in a second than the shard takes"
+    );
+}
+
+#[test]
+fn a_service_that_refuses_everything_costs_few_records() {
+    let mut writer = writer(500);
+    let (mut refused, mut calls, mut now) = (0, 0, 10_000);
+    while now < 3_600_000 && writer.queued() > 0 {
+        match writer.next(at(now)) {
+            Next::Call => {}
+            Next::Wait(until) => {
+                now = u64::try_from(until.since(Moment::ORIGIN).as_millis()).unwrap() + 1;
+                continue;
+            }
+            Next::Nothing => break,
+        }
+        calls += 1;
+        let (code, message) = ("InvalidArgumentException".to_owned(), "no".to_owned());
+        let outcome = Err(CallFailure::BadRecord { code, message });
+        if let Some(rejected) = writer.answered(outcome, at(now), 0.5).rejected {
+            refused += 1;
+            writer.pass_over(1, rejected.row.0);
+        }
+    }
+    assert!(refused <= MOST_UNWITNESSED, "{refused} rows given up");
+    assert!(calls < 400, "{calls} calls in an hour");
+    // Once anything is stored, records can be blamed again.
+    now += 60_000;
+    assert_eq!(writer.next(at(now)), Next::Call);
+    let all = writer.in_flight().iter().map(|_| stored()).collect();
+    writer.answered(Ok(all), at(now), 0.5);
+    let mut found = None;
+    while found.is_none() {
+        now += 60_000;
+        assert_eq!(writer.next(at(now)), Next::Call);
+        let (code, message) = ("InvalidArgumentException".to_owned(), "no".to_owned());
+        let outcome = Err(CallFailure::BadRecord { code, message });
+        found = writer.answered(outcome, at(now), 0.5).rejected;
+    }
+}
+
+#[test]
+fn good_records_are_found_among_many_bad_ones() {
+    let mut writer = writer(200);
+    let is_good = |key: u128| key >= 150;
+    let (mut accepted, mut refused, mut now) = (0, 0, 10_000);
+    while accepted < 100 {
+        assert!(now < 6 * 3_600_000, "{accepted} stored, {refused} given up");
+        match writer.next(at(now)) {
+            Next::Call => {}
+            Next::Wait(until) => {
+                now = u64::try_from(until.since(Moment::ORIGIN).as_millis()).unwrap() + 1;
+                continue;
+            }
+            Next::Nothing => break,
+        }
+        let outcome = if keys(&writer).into_iter().all(is_good) {
+            Ok(writer.in_flight().iter().map(|_| stored()).collect())
+        } else {
+            let (code, message) = ("InvalidArgumentException".to_owned(), "no".to_owned());
+            Err(CallFailure::BadRecord { code, message })
+        };
+        let answer = writer.answered(outcome, at(now), 0.5);
+        accepted += answer.stored.len();
+        if let Some(rejected) = answer.rejected {
+            assert!(!is_good(rejected.row.0), "a good record is blamed");
+            refused += 1;
+            writer.pass_over(1, rejected.row.0);
+        }
+    }
+    assert_eq!(accepted, 100, "all good records are stored");
+    assert_eq!(writer.queued() + refused + accepted, 400, "none is lost");
+}

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use super::{FlowId, FlowQueue, SendQueue, Sendable, Taken};
 use crate::core::budget::Cost;
+use crate::core::fair_ring::FairRing;
 use crate::core::sabotage::{self, Bug};
 
 /// The least a record counts in a turn, in bytes: a record takes a thousandth of
@@ -116,7 +117,7 @@ impl<T: Sendable> SendQueue<T> {
             members.charge_front(bytes);
         }
         if !has_more {
-            self.leave_ring(&flow);
+            self.leave_ring(&flow, FairRing::leave);
         }
     }
 

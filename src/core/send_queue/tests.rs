@@ -110,6 +110,65 @@ fn a_flood_of_one_tenant_leaves_the_others_their_turns() {
     assert!((16..=20).contains(&of_quiet), "{of_quiet} of 40");
 }
 
+/// The bytes that two flows get through a shard of 1 MB a second in a minute: one
+/// of a single key with rows of 100 kB, one of many keys with rows of 1 kB.
+fn bytes_of_few_large_and_many_small(large: &Flow, small: &Flow) -> (usize, usize) {
+    let mut queue = SendQueue::default();
+    for serial in 0..2_000 {
+        let weight = 100_000;
+        let row = |key| Row {
+            key,
+            serial,
+            weight,
+        };
+        queue.push(large, row(1));
+    }
+    for serial in 0..100_000 {
+        let (key, weight) = (serial as u128 % 500, 1_000);
+        let row = Row {
+            key,
+            serial,
+            weight,
+        };
+        queue.push(small, row);
+    }
+    let (mut of_large, mut of_small, mut tokens) = (0, 0, 0_u64);
+    for _ in 0..1_200 {
+        tokens = (tokens + 50_000).min(200_000);
+        if queue.waiting().next_bytes > tokens {
+            continue;
+        }
+        let most = Cost {
+            records: 500,
+            bytes: tokens,
+        };
+        for taken in queue.take(most, ANY_COST) {
+            tokens = tokens.saturating_sub(taken.row.weight as u64);
+            let sum = if taken.flow == large.id {
+                &mut of_large
+            } else {
+                &mut of_small
+            };
+            *sum += taken.row.weight;
+            queue.confirmed(taken.flow, taken.row.key);
+        }
+    }
+    (of_large, of_small)
+}
+
+#[test]
+fn a_tenant_of_one_key_with_large_rows_gets_no_more_than_its_share() {
+    let (large, small) = (flow(1, "large", 500), flow(2, "small", 500));
+    let (of_large, of_small) = bytes_of_few_large_and_many_small(&large, &small);
+    let ratio = of_large as f64 / of_small as f64;
+    assert!((0.8..1.25).contains(&ratio), "{of_large} to {of_small}");
+    // Nor does a pipeline of the same tenant.
+    let (large, small) = (flow(1, "t", 500), flow(2, "t", 500));
+    let (of_large, of_small) = bytes_of_few_large_and_many_small(&large, &small);
+    let ratio = of_large as f64 / of_small as f64;
+    assert!((0.8..1.25).contains(&ratio), "{of_large} to {of_small}");
+}
+
 #[test]
 fn a_purged_flow_is_gone_and_what_comes_back_of_it_is_dropped() {
     let mut queue = SendQueue::default();
