@@ -140,6 +140,7 @@ impl OutboxReader {
             tenant_weight: parts.tenant_weight,
             weight: spec.weight,
             batch_size: spec.batch_size,
+            packing: spec.packing(),
         };
         let tag = Arc::new(FlowTag {
             pipeline: Arc::clone(&spec.name),
@@ -174,6 +175,8 @@ impl OutboxReader {
         let renderer = Renderer {
             template: spec.partition_key.clone(),
             format: spec.format,
+            aggregation: spec.aggregation,
+            compression: spec.compression,
             outbox: parts.outbox,
             tenant: Arc::clone(&spec.tenant),
             on_missing: spec.on_missing.clone(),

@@ -97,8 +97,11 @@ impl Cost {
 pub struct Waiting {
     /// All of it that one call could take.
     pub all: Cost,
-    /// The bytes of the record that goes first.
+    /// The least bytes of the record that goes first.
     pub next_bytes: u64,
+    /// The bytes it has when it is given the time to fill: a record of many rows
+    /// that is cut to what the budget has at the moment costs more PUT units.
+    pub record_bytes: u64,
 }
 
 const fn round_up(bytes: u64) -> u64 {
@@ -198,7 +201,7 @@ impl ShardBudget {
             .clamp(1.0, self.deepest_records());
         let wanted_bytes = (waiting.all.charged_bytes() as f64)
             .min(self.byte_rate() * pace)
-            .max(round_up(waiting.next_bytes) as f64)
+            .max(round_up(waiting.next_bytes.max(waiting.record_bytes)) as f64)
             .min(self.deepest_bytes());
         let missing_seconds = ((wanted_records - self.record_tokens) / self.record_rate())
             .max((wanted_bytes - self.byte_tokens) / self.byte_rate());
@@ -234,6 +237,19 @@ impl ShardBudget {
             records: cost.records,
             bytes: cost.charged_bytes(),
         });
+    }
+
+    /// The call that was charged at `at` for `charged` bytes had only `bytes`, known
+    /// once its records were compressed.
+    pub fn was_lighter(&mut self, at: Moment, charged: u64, bytes: u64) {
+        let charged = round_up(charged);
+        let saved = charged.saturating_sub(round_up(bytes));
+        let mut calls = self.recent.iter_mut().rev();
+        if let Some(call) = calls.find(|call| call.at == at && call.bytes == charged) {
+            call.bytes -= saved;
+            self.recent_bytes -= saved;
+        }
+        self.byte_tokens += saved as f64;
     }
 
     /// What [`super::sabotage::Bug::RefundThrottled`] does.

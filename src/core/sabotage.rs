@@ -43,6 +43,8 @@ pub enum Bug {
     SaveAcrossCrash,
     /// No window numbers are skipped after a crash of the server.
     NumbersAgainAfterCrash,
+    /// Rows of an aggregated record that went to another shard count as delivered.
+    MisplacedIsDelivered,
 }
 
 #[cfg(feature = "demo")]

@@ -4,6 +4,7 @@
 pub mod account;
 pub mod command;
 pub mod consumer;
+pub mod deaggregate;
 pub mod delivered;
 pub mod emulator;
 pub mod faults;

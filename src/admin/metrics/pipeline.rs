@@ -33,14 +33,17 @@ pub enum RetryReason {
     Credentials,
     /// The operator must act first.
     Operator,
+    /// Its record of many rows went to another shard than it was gathered for.
+    Misplaced,
 }
 
-const RETRY_REASONS: [(RetryReason, &str); 5] = [
+const RETRY_REASONS: [(RetryReason, &str); 6] = [
     (RetryReason::Throttled, "throttled"),
     (RetryReason::Failed, "failed"),
     (RetryReason::Unknown, "unknown"),
     (RetryReason::Credentials, "credentials"),
     (RetryReason::Operator, "operator"),
+    (RetryReason::Misplaced, "misplaced"),
 ];
 
 /// Why rows are sent again although they were delivered.
