@@ -37,6 +37,8 @@ mod limits;
 mod many;
 #[path = "simulation/node.rs"]
 mod node;
+#[path = "simulation/packed.rs"]
+mod packed;
 #[path = "simulation/plan.rs"]
 mod plan;
 #[path = "simulation/publishers.rs"]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tidegate::core::sabotage::{self, Bug};
 
 use crate::many::{hush, number, unplanned_panics};
+use crate::packed::KPL_SEEDS;
 use crate::plan::Plan;
 use crate::run::run;
 
@@ -16,7 +17,7 @@ enum Look {
 }
 
 /// Each mistake, and within how many seeds it must be found.
-const WITHIN: [(Bug, Look, u64); 17] = [
+const WITHIN: [(Bug, Look, u64); 18] = [
     (Bug::TwoOfAKeyInACall, Look::All, 5),
     (Bug::RefundThrottled, Look::All, 10),
     (Bug::CommitBeforeConfirm, Look::All, 10),
@@ -34,6 +35,7 @@ const WITHIN: [(Bug, Look, u64); 17] = [
     (Bug::SaveWithoutEpoch, Look::Focus(6), 60),
     (Bug::SaveAcrossCrash, Look::Focus(5), 60),
     (Bug::NumbersAgainAfterCrash, Look::Focus(5), 60),
+    (Bug::MisplacedIsDelivered, Look::Focus(KPL_SEEDS), 100),
 ];
 
 /// Looks for a mistake; answers how many seeds that took, the one that found it,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::dice::Dice;
 use crate::kinesis::Takes;
 use crate::limits::Model;
+use crate::packed::Packed;
 
 /// Chances per call, 0 to 1.
 #[derive(Debug, Clone, Copy, Default)]
@@ -117,6 +118,7 @@ pub(crate) struct Plan {
     pub(crate) budget_records: u32,
     pub(crate) budget_bytes: u64,
     pub(crate) takes: Takes,
+    pub(crate) packed: Packed,
     pub(crate) batch_size: u32,
     pub(crate) pipeline_rows: u32,
     pub(crate) store: StoreFaults,
@@ -182,6 +184,7 @@ impl Plan {
             budget_records,
             budget_bytes,
             takes,
+            packed: Packed::of(seed),
             batch_size: *dice.pick(&[1, 7, 100, 500]),
             pipeline_rows: *dice.pick(&[4, 30, 5_000]),
             store,

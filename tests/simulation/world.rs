@@ -16,7 +16,7 @@ use tidegate::core::time::Moment;
 use crate::database::Database;
 use crate::dice::Dice;
 use crate::kinesis::{InStream, Stream};
-use crate::ledger::{Body, Ledger};
+use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::trace::Trace;
 
@@ -104,21 +104,32 @@ impl World {
     /// Records are in a stream: the judge sees them.
     pub(crate) fn stored(&mut self, stream: usize, stored: Vec<InStream>) {
         let now = self.now();
-        for InStream { shard, record } in stored {
-            let body: Body = match serde_json::from_slice(&record.data) {
-                Ok(body) => body,
+        let packed = self.plan.packed;
+        for in_stream in stored {
+            let InStream {
+                shard,
+                range,
+                record,
+            } = in_stream;
+            let rows = match packed.rows(&record) {
+                Ok(rows) => rows,
                 Err(error) => {
                     let text = format!("a record that is none of ours: {error}");
                     self.ledger.violations.push((Invariant::LossPhantom, text));
                     continue;
                 }
             };
-            self.note(format_args!(
-                "stored {stream}/{shard} {} {} {}",
-                body.outbox, record.key, body.seq
-            ));
-            if let Some(outbox) = self.outbox_named(&body.outbox) {
-                self.ledger.arrived(stream, outbox, &record.key, &body, now);
+            for (key, body) in rows {
+                let taken = packed.is_taken(&record, &key, range);
+                self.note(format_args!(
+                    "stored {stream}/{shard} {} {key} {}{}",
+                    body.outbox,
+                    body.seq,
+                    if taken { "" } else { " outside its shard" }
+                ));
+                if let Some(outbox) = self.outbox_named(&body.outbox).filter(|_| taken) {
+                    self.ledger.arrived(stream, outbox, &key, &body, now);
+                }
             }
         }
     }

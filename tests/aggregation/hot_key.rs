@@ -1,0 +1,54 @@
+//! One key, with and without aggregation.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::scenario::{PATIENCE, scenario_alone};
+use crate::world::World;
+
+/// What a call takes to the service and back.
+const ROUND_TRIP: Duration = Duration::from_millis(15);
+
+/// Rows of one key a second through one shard.
+async fn rows_per_second(aggregation: &str, rows: usize) -> f64 {
+    let world = World::new(1).await;
+    world.emulator.faults().set_latency(ROUND_TRIP, ROUND_TRIP);
+    world
+        .pipeline("events", json!({"aggregation": aggregation}))
+        .await;
+    let relay = world.relay().await;
+    // What the shard has saved up is spent, and everything is warm.
+    let first = world.publish_many("events", rows / 4, 1, 10).await;
+    world.wait_for(&first, PATIENCE).await;
+    let accepted = || relay.metric("tidegate_shard_bytes_accepted_total", &[]);
+    let before = accepted();
+    let rows = world.publish_many("events", rows, 1, 10).await;
+    let begun = Instant::now();
+    world.wait_for(&rows, 2 * PATIENCE).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let rate = rows.len() as f64 / seconds;
+    let share = (accepted() - before) / seconds / f64::from(1 << 20) * 100.0;
+    let all = [first, rows].concat();
+    let verdict = world.judge(&all).await;
+    assert!(
+        verdict.is_clean() && verdict.duplicates == 0,
+        "{verdict:#?}"
+    );
+    eprintln!("{aggregation}: {rate:.0} rows/s of one key, {share:.1} % of the shard's bytes");
+    assert_eq!(relay.terminate().await, 0);
+    rate
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hot_key_is_twenty_times_as_fast_in_aggregated_records() {
+    scenario_alone(4 * PATIENCE, async {
+        let alone = rows_per_second("none", 200).await;
+        let together = rows_per_second("kpl", 16_000).await;
+        let ratio = together / alone;
+        eprintln!("ratio {ratio:.1}");
+        assert!(ratio > 20.0, "{together:.0} to {alone:.0} rows/s");
+    })
+    .await;
+}
