@@ -266,7 +266,9 @@ impl<T: Sendable> SendQueue<T> {
         };
         let first = next.and_then(|(flow, hash)| {
             let queue = self.flows.get(&flow)?;
-            let next = queue.keys.get(&hash)?.first_weight();
+            // With what compression may add: the budget must have room for it.
+            let row = queue.keys.get(&hash)?.rows.front()?;
+            let next = parcel::weight_alone(queue.flow.packing, row);
             let record = queue.flow.packing.map_or(next, |packing| {
                 queue.ready_bytes.min(packing.max_bytes).max(next)
             });
