@@ -115,8 +115,12 @@ pub enum Grant {
     At(Moment),
 }
 
+/// Which call: several writers may share a budget, each with a call in flight.
+pub type CallNumber = u64;
+
 #[derive(Debug, Clone, Copy)]
 struct Offered {
+    call: CallNumber,
     at: Moment,
     records: u64,
     bytes: u64,
@@ -136,6 +140,7 @@ pub struct ShardBudget {
     recent: VecDeque<Offered>,
     recent_records: u64,
     recent_bytes: u64,
+    calls: CallNumber,
 }
 
 #[expect(
@@ -160,6 +165,7 @@ impl ShardBudget {
             recent: VecDeque::new(),
             recent_records: 0,
             recent_bytes: 0,
+            calls: 0,
         }
     }
 
@@ -222,18 +228,21 @@ impl ShardBudget {
         })
     }
 
-    /// Takes the tokens of a call that is about to be sent.
-    pub fn charge(&mut self, cost: Cost, now: Moment) {
+    /// Takes the tokens of a call that is about to be sent; gives its number.
+    pub fn charge(&mut self, cost: Cost, now: Moment) -> CallNumber {
         self.fill(now);
         self.record_tokens -= cost.records as f64;
         self.byte_tokens -= cost.charged_bytes() as f64;
         self.recent_records += cost.records;
         self.recent_bytes += cost.charged_bytes();
+        self.calls += 1;
         self.recent.push_back(Offered {
+            call: self.calls,
             at: now,
             records: cost.records,
             bytes: cost.charged_bytes(),
         });
+        self.calls
     }
 
     /// What [`super::sabotage::Bug::RefundThrottled`] does.
@@ -263,18 +272,24 @@ impl ShardBudget {
         (offered, self.limits)
     }
 
-    /// The call charged last was answered at `now`: the service may have counted
-    /// it as late as that, less the time that calls usually take.
-    pub fn answered(&mut self, now: Moment) {
-        let Some(last) = self.recent.back_mut() else {
+    /// The call was answered at `now`: the service may have counted it as late as
+    /// that, less the time that calls usually take.
+    pub fn answered(&mut self, call: CallNumber, now: Moment) {
+        let is_it = |offered: &Offered| offered.call == call;
+        let Some(mut offered) =
+            (self.recent.iter().rposition(is_it)).and_then(|place| self.recent.remove(place))
+        else {
             return;
         };
-        let took = now.since(last.at);
+        let took = now.since(offered.at);
         let usual = self
             .usual_time
             .map_or(took, |usual| usual.mul_f64(USUAL_TIME_GROWTH).min(took));
         self.usual_time = Some(usual);
-        last.at = last.at + took.saturating_sub(usual.min(MOST_USUAL_TIME));
+        offered.at = offered.at + took.saturating_sub(usual.min(MOST_USUAL_TIME));
+        // The oldest stays first.
+        let place = self.recent.partition_point(|other| other.at <= offered.at);
+        self.recent.insert(place, offered);
     }
 
     /// The service refused `refused` of the `offered` records of a call for

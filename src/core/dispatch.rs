@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::budget::{Cost, Grant, ShardBudget, ShardLimits};
+use super::budget::{CallNumber, Cost, Grant, ShardBudget, ShardLimits};
 use super::invariants::{self, Invariant, Violation, Violations};
 use super::ports::{CallFailure, RecordOutcome};
 use super::sabotage::{self, Bug};
@@ -98,6 +98,8 @@ pub struct Dispatch<T> {
     queue: SendQueue<T>,
     budget: SharedBudget,
     in_flight: Vec<Taken<T>>,
+    /// The call in flight, as the budget knows it.
+    call: CallNumber,
     passing: Backoff,
     lasting: Backoff,
     not_before: Moment,
@@ -119,6 +121,7 @@ impl<T: Sendable> Dispatch<T> {
             queue: SendQueue::default(),
             budget,
             in_flight: Vec::new(),
+            call: 0,
             passing: Backoff::new(SOON.0, SOON.1),
             lasting: Backoff::new(SLOWLY.0, SLOWLY.1),
             not_before: now,
@@ -210,7 +213,7 @@ impl<T: Sendable> Dispatch<T> {
                 .map(|taken| taken.row.weight() as u64)
                 .sum(),
         };
-        budget.charge(cost, now);
+        self.call = budget.charge(cost, now);
         let (offered, limits) = budget.offered_lately();
         drop(budget);
         self.check_call(before, offered, limits);
@@ -252,7 +255,7 @@ impl<T: Sendable> Dispatch<T> {
         random: f64,
     ) -> Answer<T> {
         let sent = std::mem::take(&mut self.in_flight);
-        self.budget().answered(now);
+        self.budget().answered(self.call, now);
         match answer {
             Ok(outcomes) if outcomes.len() == sent.len() => {
                 let outcomes = self.mistaken(outcomes);

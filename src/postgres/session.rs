@@ -28,8 +28,8 @@ impl Session {
         own_sessions: bool,
     ) -> Result<Self, StoreError> {
         if own_sessions {
-            let connection = pool::acquire(pool).await?;
-            if watch.is_standby() {
+            let mut connection = pool::acquire(pool).await?;
+            if watch.is_standby() || watch.is_in_doubt() && meets_standby(&mut connection).await? {
                 return Err(standby());
             }
             return Ok(Self::Statements(connection));
@@ -44,15 +44,9 @@ impl Session {
         own_sessions: bool,
     ) -> Result<Self, StoreError> {
         let mut transaction = pool::begin(pool).await?;
-        let is_standby = if own_sessions {
-            watch.is_standby()
-        } else {
-            sqlx::query_scalar(IS_STANDBY)
-                .persistent(false)
-                .fetch_one(&mut *transaction)
-                .await?
-        };
-        if is_standby {
+        let asks = !own_sessions || watch.is_in_doubt();
+        let is_standby = own_sessions && watch.is_standby();
+        if is_standby || asks && meets_standby(&mut transaction).await? {
             return Err(standby());
         }
         Ok(Self::Transaction(transaction))
@@ -72,4 +66,9 @@ impl Session {
             Self::Transaction(transaction) => Ok(transaction.commit().await?),
         }
     }
+}
+
+async fn meets_standby(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let answer = sqlx::query_scalar(IS_STANDBY).persistent(false);
+    Ok(answer.fetch_one(connection).await?)
 }

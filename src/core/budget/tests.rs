@@ -37,10 +37,10 @@ fn saturate(
                     records,
                     bytes: records * each,
                 };
-                budget.charge(cost, now);
+                let call = budget.charge(cost, now);
                 calls.push((now, cost));
                 now = now + trip;
-                budget.answered(now);
+                budget.answered(call, now);
             }
         }
     }
@@ -145,13 +145,13 @@ fn a_late_call_and_the_next_stay_inside_one_second_of_the_service() {
                         records,
                         bytes: records * 100,
                     };
-                    budget.charge(cost, now);
+                    let number = budget.charge(cost, now);
                     // Every tenth call is held up on its way there.
                     let there =
                         Duration::from_millis(if call % 10 == 9 { 400 } else { 5 + call % 90 });
                     arrivals.push((now + there, records));
                     now = now + there + Duration::from_millis(5);
-                    budget.answered(now);
+                    budget.answered(number, now);
                     break;
                 }
             }
@@ -164,6 +164,26 @@ fn a_late_call_and_the_next_stay_inside_one_second_of_the_service() {
         let records: u64 = within.map(|(_, records)| records).sum();
         assert!(records <= 1000, "{records} records arrived in a second");
     }
+}
+
+/// Two writers share a budget: the call of one that is held up on its way counts
+/// for the second in which it arrived, though the other has called since.
+#[test]
+fn a_late_call_counts_late_beside_another_writer() {
+    let limits = ShardLimits::default();
+    let mut budget = ShardBudget::new(limits, at(0));
+    let cost = Cost {
+        records: 400,
+        bytes: 400,
+    };
+    let usual = budget.charge(cost, at(1_000));
+    budget.answered(usual, at(1_010));
+    let slow = budget.charge(cost, at(3_000));
+    let quick = budget.charge(cost, at(3_100));
+    budget.answered(quick, at(3_110));
+    budget.answered(slow, at(3_900));
+    let (records, _) = budget.utilisation(at(4_500));
+    assert!((records - 0.4).abs() < 1e-9, "{records} of the slow call");
 }
 
 proptest! {
