@@ -49,6 +49,8 @@ mod plan;
 mod poison;
 #[path = "simulation/publishers.rs"]
 mod publishers;
+#[path = "simulation/regressions.rs"]
+mod regressions;
 #[path = "simulation/retention.rs"]
 mod retention;
 #[path = "simulation/run.rs"]

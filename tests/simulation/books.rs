@@ -50,6 +50,12 @@ pub(crate) fn judge(world: &mut World, may_repeat: bool) {
         }
         found.extend(judge_repeats(world, place, may_repeat));
     }
+    let strays = world.ledger.strays;
+    if !invariants::repeat_has_cause(strays, may_repeat) {
+        let text =
+            format!("{strays} rows came late under their old numbers and nothing had happened");
+        found.push((Invariant::SeqRises, text));
+    }
     world.ledger.violations.extend(found);
 }
 

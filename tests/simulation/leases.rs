@@ -128,7 +128,6 @@ impl Database {
         position: &Position,
         letters: &[DeadLetter],
         number: u64,
-        now: Moment,
     ) -> Fenced {
         let life = self.life;
         let next_xid = self.next_xid;
@@ -144,7 +143,7 @@ impl Database {
         let before = stored.clone();
         stored.position = position.clone();
         stored.save_number = number;
-        let letters = self.park(pipeline, letters, now);
+        let letters = self.park(pipeline, letters);
         self.unflushed.push(Unflushed {
             pipeline: pipeline.to_owned(),
             before,

@@ -209,12 +209,7 @@ impl AllLetters {
 
 impl Database {
     /// `PARK`, in the transaction that has just saved the position.
-    pub(super) fn park(
-        &mut self,
-        pipeline: &str,
-        letters: &[DeadLetter],
-        now: Moment,
-    ) -> Vec<Before> {
+    pub(super) fn park(&mut self, pipeline: &str, letters: &[DeadLetter]) -> Vec<Before> {
         let all = self.letters.0.entry(pipeline.to_owned()).or_default();
         // The statement sees the table as it was before it.
         let is_parked = |one: &&DeadLetter| one.state == LetterState::Parked;

@@ -6,6 +6,7 @@ use tidegate::core::resend::{AgainRequest, ReplayProgress, ReplayRequest, Replay
 use tidegate::core::row::OutboxRow;
 use tidegate::core::time::Moment;
 
+use super::letters::State;
 use super::{Database, Row, read};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,13 +101,13 @@ impl Database {
         if after > request.to {
             return Vec::new();
         }
-        let has_open = |row: &Row| {
+        let is_undelivered = |row: &Row| {
             let letter = self.letters.get(&request.pipeline, row.id);
-            letter.is_some_and(super::letters::Letter::is_open)
+            letter.is_some_and(|letter| letter.state != State::Delivered)
         };
         let rows = self.rows.range((outbox, after)..=(outbox, request.to));
         rows.map(|(_, row)| row)
-            .filter(|row| request.seen.sees(row.xid) && !has_open(row))
+            .filter(|row| request.seen.sees(row.xid) && !is_undelivered(row))
             .take(request.limit as usize)
             .map(|row| read(row, now))
             .collect()

@@ -403,10 +403,9 @@ fn save(
     letters: &[DeadLetter],
     number: u64,
 ) -> Fenced {
-    let now = world.now();
     let fenced = world
         .database
-        .save(pipeline, epoch, position, letters, number, now);
+        .save(pipeline, epoch, position, letters, number);
     let (base, open) = (&position.base, position.open.len());
     for letter in letters {
         let (row, code, state) = (letter.seq.id, letter.reason.code(), letter.state.name());

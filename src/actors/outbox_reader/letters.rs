@@ -81,7 +81,7 @@ impl OutboxReader {
             return;
         }
         rows.poison
-            .retain(|(seq, _)| !self.letters.is_on_its_way(seq.id));
+            .retain(|(seq, _)| !self.letters.is_known(seq.id));
         for (seq, poison) in rows.poison.drain(..) {
             self.say_parked(seq, poison.code(), &poison.to_string());
             let reason = LetterReason::from(&poison);
@@ -96,10 +96,12 @@ impl OutboxReader {
             *of_lane.entry(self.intake.lane_for(hash)).or_default() += 1;
         }
         let (intake, rejected) = (&self.intake, &self.tag.rejected_keys);
+        let letters = &self.letters;
         rows.ready.retain(|row| {
             let rises = last_of.insert(row.hash, row.seq.id) < Some(row.seq.id);
             let under_way = of_lane.entry(intake.lane_for(row.hash)).or_default();
             let goes = rises
+                && !letters.is_known(row.seq.id)
                 && *under_way < MOST_OF_A_LANE
                 && intake.takes_resent(row.hash)
                 && !rejected.contains(row.hash);

@@ -98,11 +98,16 @@ impl OutboxReader {
         }
     }
 
-    /// The number of these rows is written down: they go.
-    pub(super) fn hand_again(&mut self) {
+    /// The number of these rows is written down: they go. Rows of a replay were read
+    /// before letters that were written since: those may be of the same rows, which
+    /// are not delivered by the way. They are read again.
+    pub(super) fn hand_again(&mut self, has_parked: bool) {
         let Some(rows) = self.opened_again.take() else {
             return;
         };
+        if rows.letters.is_none() && (has_parked || self.intake.letters() > 0) {
+            return;
+        }
         let bytes = rows.ready.iter().map(Envelope::weight).sum();
         self.metrics.rows_read(rows.ready.len(), bytes);
         if let Some(freeing) = rows.letters {
