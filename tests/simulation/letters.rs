@@ -351,15 +351,22 @@ impl Database {
                 }
             }
         }
-        let blocked: BTreeSet<String> = outcomes
-            .iter()
-            .filter_map(|one| all.rows.get(&one.row))
-            .filter(|letter| letter.blocks_key && letter.state == State::Parked)
-            .filter_map(|letter| letter.key.clone())
-            .collect();
-        if outcomes.iter().any(|one| one.refused.is_some()) {
-            for key in &blocked {
-                all.turn(key, State::Retry, State::Waiting);
+        for one in outcomes {
+            let letter = all.rows.get(&one.row);
+            let parked = letter.filter(|one| one.blocks_key && one.state == State::Parked);
+            let Some((key, window)) = parked.and_then(|one| Some((one.key.clone()?, one.window)))
+            else {
+                continue;
+            };
+            let is_behind =
+                |letter: &(RowId, &Letter)| (letter.1.window, letter.0) > (window, one.row);
+            let behind = all.blocking(&key).filter(is_behind);
+            let rows: Vec<RowId> = behind.map(|(row, _)| row).collect();
+            for row in rows {
+                let letter = all.rows.get_mut(&row).expect("a letter");
+                if letter.state == State::Retry {
+                    letter.set(State::Waiting);
+                }
             }
         }
         self.commits();

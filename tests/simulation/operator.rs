@@ -189,4 +189,4 @@ pub(crate) fn look_at_halted(shared: &Shared, nodes: &[Node]) {
 
 /// A key that was released is free, however many rows of it come: nothing of it
 /// is parked any more so long after.
-pub(crate) const FREE_WITHIN: Duration = Duration::from_secs(4);
+pub(crate) const FREE_WITHIN: Duration = Duration::from_secs(2);

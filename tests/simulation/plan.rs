@@ -234,7 +234,7 @@ impl Plan {
                     nodes: 1,
                     keys: 2 + dice.below(3),
                     load: Duration::from_secs(8),
-                    step_millis: if is_busy { 60.0 } else { 5.0 },
+                    step_millis: if is_busy { 8.0 } else { 5.0 },
                     batch_size: *dice.pick(&[7, 100, 500]),
                     store: StoreFaults::default(),
                     put: PutFaults::default(),

@@ -4,11 +4,15 @@ use crate::many::{hush, report};
 use crate::plan::Plan;
 use crate::run::run;
 
-const FOUND: [(u64, &str); 3] = [
+const FOUND: [(u64, &str); 4] = [
     (11, "a replay delivers a row whose letter was discarded"),
     (
         451,
         "a letter is confirmed while letters are being read, and is sent again",
+    ),
+    (
+        1121,
+        "letters on their way wait behind a later one of their key that is refused",
     ),
     (
         486,

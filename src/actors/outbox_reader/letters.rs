@@ -18,6 +18,7 @@ use crate::core::resend::{
     LETTER_BYTES, LetterAgain, LetterOutcome, LetterPage, LetterWish, MOST_OF_A_LANE,
 };
 use crate::core::row::Envelope;
+use crate::core::sabotage::{self, Bug};
 use crate::core::time::Moment;
 
 impl OutboxReader {
@@ -97,8 +98,12 @@ impl OutboxReader {
         }
         let (intake, rejected) = (&self.intake, &self.tag.rejected_keys);
         let letters = &self.letters;
+        if sabotage::is(Bug::LetterOvertakes) {
+            rows.ready.reverse();
+        }
         rows.ready.retain(|row| {
-            let rises = last_of.insert(row.hash, row.seq.id) < Some(row.seq.id);
+            let rises = last_of.insert(row.hash, row.seq.id) < Some(row.seq.id)
+                || sabotage::is(Bug::LetterOvertakes);
             let under_way = of_lane.entry(intake.lane_for(row.hash)).or_default();
             let goes = rises
                 && !letters.is_known(row.seq.id)
@@ -125,7 +130,7 @@ impl OutboxReader {
         for letter in &letters {
             self.letters.hand(letter.seq, letter.hash);
         }
-        if self.intake.letters() == 0 {
+        if self.intake.letters() == 0 && !sabotage::is(Bug::BusyKeyStaysBlocked) {
             let freed = letters.iter().filter(|one| freeing.contains(&one.seq.id));
             for letter in freed {
                 self.intake.unblock(letter.hash);

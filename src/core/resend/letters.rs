@@ -26,6 +26,7 @@ use super::retry::{FIRST_PAUSE, Retry};
 use crate::core::dead_letter::LetterReason;
 use crate::core::position::{RowId, Seq};
 use crate::core::row::OutboxRow;
+use crate::core::sabotage::{self, Bug};
 use crate::core::time::Moment;
 
 /// The most letters of one round.
@@ -173,7 +174,8 @@ impl LetterResend {
     #[must_use]
     pub fn is_known(&self, row: RowId) -> bool {
         self.handed.keys().any(|seq| seq.id == row)
-            || self.outcomes.iter().any(|one| one.row == row)
+            || (self.outcomes.iter().any(|one| one.row == row)
+                && !sabotage::is(Bug::ConfirmedLetterAgain))
     }
 
     /// The hash keys of the letters on their way, with repeats.
