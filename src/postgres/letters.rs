@@ -176,15 +176,18 @@ SET state = CASE WHEN o.reason IS NULL THEN 'delivered' ELSE 'parked' END, attem
 FROM unnest($3::bigint[], $4::text[], $5::text[]) AS o (row_id, reason, message)
 WHERE d.pipeline = $1 AND d.outbox_id = $2 AND d.row_id = o.row_id AND d.state = 'retry'";
 
-/// Those of a key whose first letter is parked again wait behind it again.
+/// Those of a key that come behind a letter that is parked again wait for it again;
+/// those before it are on their way.
 const WAIT_BEHIND: &str = "
 UPDATE tide.relay_dead_letter AS d SET state = 'waiting'
 FROM (
-    SELECT DISTINCT f.partition_key FROM tide.relay_dead_letter AS f
+    SELECT DISTINCT ON (f.partition_key) f.partition_key, f.window_number, f.row_id FROM tide.relay_dead_letter AS f
     WHERE f.pipeline = $1 AND f.outbox_id = $2 AND f.row_id = ANY ($3) AND f.blocks_key AND f.state = 'parked'
+    ORDER BY f.partition_key, f.window_number, f.row_id
 ) AS blocked
 WHERE d.pipeline = $1 AND d.outbox_id = $2 AND d.partition_key = blocked.partition_key
-    AND d.blocks_key AND d.state = 'retry'";
+    AND d.blocks_key AND d.state = 'retry'
+    AND (d.window_number, d.row_id) > (blocked.window_number, blocked.row_id)";
 
 pub(super) async fn to_send(
     store: &PgOutboxStore,

@@ -173,7 +173,7 @@ pub(super) const READ_AGAIN: &str = concat!(
         AND NOT EXISTS (
             SELECT FROM tide.relay_dead_letter AS d
             WHERE d.pipeline = $6 AND d.outbox_id = r.outbox_id AND d.row_id = r.id
-                AND d.state IN ('parked', 'waiting', 'retry'))
+                AND d.state <> 'delivered')
     ORDER BY r.id LIMIT $5"
 );
 

@@ -30,6 +30,7 @@ pub(crate) struct Stream {
     pub(crate) name: Arc<str>,
     pub(crate) shards: Vec<ShardState>,
     pub(crate) ignores_keys: bool,
+    pub(crate) max_record_bytes: usize,
     takes: Takes,
     sequence: u64,
 }
@@ -59,6 +60,7 @@ impl Stream {
             name: name.into(),
             shards: Vec::new(),
             ignores_keys: false,
+            max_record_bytes: 1 << 20,
             takes,
             sequence: 0,
         };
@@ -96,7 +98,7 @@ impl Stream {
             created_at_ms: Some(0),
             writable: true,
             status: "ACTIVE".to_owned(),
-            max_record_bytes: 1 << 20,
+            max_record_bytes: self.max_record_bytes,
             ignores_keys: self.ignores_keys,
         }
     }

@@ -75,7 +75,9 @@ impl OutboxReader {
             .spawn(self.work.clone().save(position, letters));
         context.spawn(last_act.into_actor(self).map(move |result, reader, context| {
             match result {
-                Ok(Ok(Some(Done::Saved(Fenced::Written)))) => reader.letters_written(),
+                Ok(Ok(Some(Done::Saved(Fenced::Written)))) => {
+                    reader.letters_written();
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(pipeline = %reader.key, %error, "the last position was not written");
                 }

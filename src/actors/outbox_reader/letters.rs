@@ -18,6 +18,7 @@ use crate::core::resend::{
     LETTER_BYTES, LetterAgain, LetterOutcome, LetterPage, LetterWish, MOST_OF_A_LANE,
 };
 use crate::core::row::Envelope;
+use crate::core::sabotage::{self, Bug};
 use crate::core::time::Moment;
 
 impl OutboxReader {
@@ -81,7 +82,7 @@ impl OutboxReader {
             return;
         }
         rows.poison
-            .retain(|(seq, _)| !self.letters.is_on_its_way(seq.id));
+            .retain(|(seq, _)| !self.letters.is_known(seq.id));
         for (seq, poison) in rows.poison.drain(..) {
             self.say_parked(seq, poison.code(), &poison.to_string());
             let reason = LetterReason::from(&poison);
@@ -96,10 +97,16 @@ impl OutboxReader {
             *of_lane.entry(self.intake.lane_for(hash)).or_default() += 1;
         }
         let (intake, rejected) = (&self.intake, &self.tag.rejected_keys);
+        let letters = &self.letters;
+        if sabotage::is(Bug::LetterOvertakes) {
+            rows.ready.reverse();
+        }
         rows.ready.retain(|row| {
-            let rises = last_of.insert(row.hash, row.seq.id) < Some(row.seq.id);
+            let rises = last_of.insert(row.hash, row.seq.id) < Some(row.seq.id)
+                || sabotage::is(Bug::LetterOvertakes);
             let under_way = of_lane.entry(intake.lane_for(row.hash)).or_default();
             let goes = rises
+                && !letters.is_known(row.seq.id)
                 && *under_way < MOST_OF_A_LANE
                 && intake.takes_resent(row.hash)
                 && !rejected.contains(row.hash);
@@ -123,7 +130,7 @@ impl OutboxReader {
         for letter in &letters {
             self.letters.hand(letter.seq, letter.hash);
         }
-        if self.intake.letters() == 0 {
+        if self.intake.letters() == 0 && !sabotage::is(Bug::BusyKeyStaysBlocked) {
             let freed = letters.iter().filter(|one| freeing.contains(&one.seq.id));
             for letter in freed {
                 self.intake.unblock(letter.hash);

@@ -64,11 +64,11 @@ impl OutboxReader {
             Done::Saved(fenced) if fenced == Fenced::Written || sabotage::is(Bug::IgnoreStale) => {
                 self.all_metrics.position_write(PositionWrite::Written);
                 self.intake.saved(self.now());
-                self.letters_written();
+                let has_parked = self.letters_written();
                 if let Some((window, fetched)) = self.opened.take() {
                     self.take_window(window, fetched);
                 }
-                self.hand_again();
+                self.hand_again(has_parked);
             }
             Done::LookedForReplay(found) => {
                 if let Some(replay) = &found {

@@ -26,6 +26,7 @@ use super::retry::{FIRST_PAUSE, Retry};
 use crate::core::dead_letter::LetterReason;
 use crate::core::position::{RowId, Seq};
 use crate::core::row::OutboxRow;
+use crate::core::sabotage::{self, Bug};
 use crate::core::time::Moment;
 
 /// The most letters of one round.
@@ -168,10 +169,13 @@ impl LetterResend {
         self.retry.passed(handed, now);
     }
 
-    /// Whether this letter is on its way already.
+    /// Whether this letter is on its way already, or what became of it is not written
+    /// down yet: the table still has it as one to be sent.
     #[must_use]
-    pub fn is_on_its_way(&self, row: RowId) -> bool {
+    pub fn is_known(&self, row: RowId) -> bool {
         self.handed.keys().any(|seq| seq.id == row)
+            || (self.outcomes.iter().any(|one| one.row == row)
+                && !sabotage::is(Bug::ConfirmedLetterAgain))
     }
 
     /// The hash keys of the letters on their way, with repeats.
@@ -292,10 +296,14 @@ mod tests {
         letters.passed(2, at(0));
         letters.hand(seq(7, 1), 1);
         letters.hand(seq(7, 4), 4);
-        assert!(letters.is_on_its_way(4) && !letters.is_on_its_way(5));
+        assert!(letters.is_known(4) && !letters.is_known(5));
         assert_eq!(letters.hashes().collect::<Vec<_>>(), [1, 4]);
         assert!(letters.settled(seq(7, 4), at(2)));
         assert!(!letters.settled(seq(7, 4), at(2)), "once");
+        assert!(
+            letters.is_known(4),
+            "the table may be read before it is written"
+        );
         assert!(letters.rejected(seq(7, 1), "no".to_owned(), at(3)));
         let LetterWish::Save(outcomes) = letters.next_wish(false, 0, at(3)) else {
             panic!("what is known is to be written");
