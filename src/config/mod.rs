@@ -8,14 +8,15 @@
 //!   another.
 //!
 //! Everything is judged at once: a configuration with five mistakes gets five
-//! [`problem::ConfigProblem`]s, each naming its key, what was given and what was
-//! expected. Nothing secret is ever shown in one.
+//! [`problem::ConfigProblem`]s, each naming its key, its line, what was given
+//! and what was expected. Nothing secret is ever shown in one.
 
 pub mod byte_size;
 pub mod client_spec;
 pub mod desired;
 pub mod environment;
 pub mod human_duration;
+pub mod location;
 pub mod pipeline;
 mod pipeline_reader;
 pub mod plan;
@@ -30,6 +31,7 @@ pub use client_spec::{ClientSpec, CredentialSource};
 pub use desired::{Desired, PipelineKey, Wanted};
 pub use environment::Environment;
 pub use human_duration::HumanDuration;
+pub use location::Location;
 pub use pipeline::{PipelineSpec, RateLimit, StreamRef, StreamTarget};
 pub use plan::Plan;
 pub use problem::{ConfigError, ConfigProblem};
