@@ -249,15 +249,15 @@ fn all_mistakes_are_named_at_once() {
     "#;
     let found = problems(load_with_database(text));
     let expected = [
-        "kinesis.shard_budget.fraction: got 1.5; expected a number above 0, at most 1",
         "admin.lisen: unknown key; expected listen, perhaps (allowed are listen)",
-        "cluster.lease: got \"10ms\"; expected a duration with units",
         "limits.memory: got \"64\"; expected a size with a unit",
-        "limits.pipeline_rows: got 0; expected a whole number from 1 to 10000000",
         "limits.drain_grace: got 20; expected a duration with units",
+        "limits.pipeline_rows: got 0; expected a whole number from 1 to 10000000",
+        "cluster.lease: got \"10ms\"; expected a duration with units",
+        "kinesis.shard_budget.fraction: got 1.5; expected a number above 0, at most 1",
         "tenants[0].weight: got 1001; expected a whole number from 1 to 1000",
-        "metrics: unknown key; expected one of kinesis, databases, admin,",
         "tenants[1].name: got \"acme\" a second time; expected every name once",
+        "metrics: unknown key; expected one of kinesis, databases, admin,",
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     for (found, expected) in found.iter().zip(expected) {
@@ -295,13 +295,13 @@ fn databases_are_needed_and_named_once() {
         [
             "databases[0].url: another text; expected a URL such as \
              \"postgres://user:password@host:5432/database\"",
+            "databases[1].name: got \"a\" a second time; expected every name once",
             "databases[1].url: refers to ${env:NOT_THERE}, but the environment variable NOT_THERE \
              is not set or empty; expected a reference that can be resolved",
             "databases[2].name: missing; expected a name for the database",
             "databases[2].url: missing; expected a URL such as \
              \"postgres://user:password@host:5432/database\"",
             "pipelines[0].database: missing; expected one of a, a, : there are several",
-            "databases[1].name: got \"a\" a second time; expected every name once",
         ]
     );
 }
@@ -323,9 +323,9 @@ fn a_pipeline_of_the_file_says_what_it_lacks() {
     for (found, expected) in found.iter().zip([
         "pipelines[0].name: missing",
         "pipelines[0].outbox: missing",
-        "pipelines[0].database: got \"other\"; expected one of default",
         "pipelines[0].stream_name: missing; expected the name of the Kinesis stream (or stream_arn)",
         "pipelines[0].strean_name: unknown key; expected stream_name, perhaps (allowed are name, ",
+        "pipelines[0].database: got \"other\"; expected one of default",
         "pipelines[1].batch_size: got 501; expected a whole number from 1 to 500",
     ]) {
         assert!(found.starts_with(expected), "{found} does not begin with {expected}");

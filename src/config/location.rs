@@ -49,7 +49,7 @@ pub(super) fn syntax_problems(file: &str, text: &str) -> Vec<ConfigProblem> {
 }
 
 /// Adds to every problem where its key stands, and puts them in that order.
-pub(super) fn locate(text: &str, environment: &Environment, problems: &mut [ConfigProblem]) {
+pub fn locate(text: &str, environment: &Environment, problems: &mut [ConfigProblem]) {
     let mut lines = BTreeMap::new();
     let (document, _) = DeTable::parse_recoverable(text);
     note_table(text, document.get_ref(), "", &mut lines);
