@@ -5,12 +5,21 @@
 
 #[path = "common/broken_file.rs"]
 mod broken_file;
-#[path = "validate_command/check.rs"]
-mod check;
 #[path = "common/database.rs"]
 mod database;
+#[path = "common/process.rs"]
+mod process;
+#[path = "common/relay.rs"]
+mod relay;
+#[path = "common/scenario.rs"]
+mod scenario;
+
+#[path = "validate_command/check.rs"]
+mod check;
 #[path = "validate_command/plans.rs"]
 mod plans;
+#[path = "validate_command/running.rs"]
+mod running;
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};

@@ -42,7 +42,7 @@ use super::stage::Stage;
 use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
 use crate::admin::metrics::Metrics;
-use crate::admin::status::{Phase, StatusBoard};
+use crate::admin::status::{Loaded, Phase, StatusBoard};
 use crate::config::desired::{PipelineKey, Wanted, desired};
 use crate::config::pipeline::StreamTarget;
 use crate::config::settings::Settings;
@@ -214,6 +214,10 @@ impl Supervisor {
         if self.is_draining() {
             return;
         }
+        self.board.set_loaded(Loaded {
+            settings: Arc::clone(&self.settings),
+            catalogs: Arc::new(self.catalogs.clone()),
+        });
         let wanted = desired(&self.settings, &self.catalogs);
         let gone: Vec<PipelineKey> = self
             .pipelines

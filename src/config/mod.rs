@@ -7,6 +7,8 @@
 //! - [`desired`]: both together, and [`plan`]: what leads from one such state to
 //!   another.
 //!
+//! [`shown`] is what may be told of them to anybody.
+//!
 //! Everything is judged at once: a configuration with five mistakes gets five
 //! [`problem::ConfigProblem`]s, each naming its key, its line, what was given
 //! and what was expected. Nothing secret is ever shown in one.
@@ -24,6 +26,7 @@ pub mod problem;
 pub mod secret;
 pub mod settings;
 mod settings_reader;
+pub mod shown;
 mod table;
 
 pub use byte_size::ByteSize;

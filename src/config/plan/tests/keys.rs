@@ -236,7 +236,10 @@ fn a_value_written_otherwise_is_the_same_value() {
 #[test]
 fn the_documentation_has_the_class_of_every_key() {
     let text = include_str!("../../../../docs/configuration-reload.md");
-    let documented: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    let documented: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
     let is_key = |line: &&&str| !line.starts_with("| `tidegate");
     let documented: Vec<&&str> = documented.iter().filter(is_key).collect();
     let expected: Vec<String> = CLASSES
