@@ -4,6 +4,7 @@
 use super::keys::{changes, put};
 use super::*;
 use crate::config::byte_size::ByteSize;
+use crate::config::client_spec::CredentialSource;
 use crate::config::pipeline::ShardBudgetSettings;
 
 /// Takes over from `new` what the steps name.
@@ -172,6 +173,36 @@ fn two_states() -> impl Strategy<Value = (Desired, Desired)> {
     })
 }
 
+/// Everything that decides how a pipeline runs, in a form to compare.
+fn used_by(state: &Desired, key: &PipelineKey) -> String {
+    let settings = &state.settings;
+    match state.pipelines.get(key) {
+        None => "nothing".to_owned(),
+        Some(Wanted::Invalid { reason, .. }) => reason.clone(),
+        Some(Wanted::Run { spec, .. }) => {
+            let database = settings.database(&key.database).expect("it is there");
+            let limits = (
+                settings.limits.pipeline_rows,
+                settings.limits.pipeline_bytes,
+            );
+            let weight = settings.tenant_weight(&spec.tenant);
+            let url = database.url.expose();
+            let credentials = match &spec.stream.client.credentials {
+                CredentialSource::DefaultChain => String::new(),
+                CredentialSource::Static {
+                    access_key_id,
+                    secret_access_key,
+                    session_token,
+                } => {
+                    let token = session_token.as_ref().map(|token| token.expose());
+                    format!("{access_key_id} {} {token:?}", secret_access_key.expose())
+                }
+            };
+            format!("{spec:?} {credentials} {database:?} {url} {limits:?} {weight}")
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn nothing_is_done_for_the_same_state(one in some_state()) {
@@ -187,6 +218,15 @@ proptest! {
         prop_assert_eq!(without_versions(&running), without_versions(&new.pipelines));
         let settings = apply_to_settings(&old.settings, &plan, &new.settings);
         prop_assert_eq!(of_the_relay(&settings), of_the_relay(&new.settings));
+    }
+
+    #[test]
+    fn a_pipeline_is_touched_only_if_what_it_uses_has_changed((old, new) in two_states()) {
+        let plan = diff(&old, &new);
+        for (key, step) in &plan.pipelines {
+            let is_same = used_by(&old, key) == used_by(&new, key);
+            prop_assert_eq!(*step == Step::Keep, is_same, "{} {:?}", key, step);
+        }
     }
 
     #[test]
