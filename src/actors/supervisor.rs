@@ -30,7 +30,6 @@ use tokio::sync::oneshot;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
-use super::desired::{PipelineKey, Wanted, desired};
 use super::fault;
 use super::messages::{
     CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, Shutdown, StreamChanged,
@@ -43,7 +42,8 @@ use super::stage::Stage;
 use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
 use crate::admin::metrics::Metrics;
-use crate::admin::status::{Phase, StatusBoard};
+use crate::admin::status::{Loaded, Phase, StatusBoard};
+use crate::config::desired::{PipelineKey, Wanted, desired};
 use crate::config::pipeline::StreamTarget;
 use crate::config::settings::Settings;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
@@ -214,6 +214,10 @@ impl Supervisor {
         if self.is_draining() {
             return;
         }
+        self.board.set_loaded(Loaded {
+            settings: Arc::clone(&self.settings),
+            catalogs: Arc::new(self.catalogs.clone()),
+        });
         let wanted = desired(&self.settings, &self.catalogs);
         let gone: Vec<PipelineKey> = self
             .pipelines
