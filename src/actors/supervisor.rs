@@ -13,6 +13,7 @@
 //! period; no failure of one child delays another.
 
 mod drain;
+mod drain_report;
 mod probes;
 mod retentions;
 mod secrets;
@@ -32,7 +33,7 @@ use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
 use super::fault;
 use super::messages::{
-    CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, Shutdown, StreamChanged,
+    CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, StreamChanged,
 };
 use super::permits::SharedPool;
 use super::pipeline_slot::PipelineSlot;
@@ -51,6 +52,10 @@ use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
 use crate::core::supervision::Life;
 use crate::core::time::Moment;
+use drain::Draining;
+
+pub use drain::LAST_ACTS;
+pub use drain_report::{DrainReport, LeftBehind};
 
 /// How often the pipelines that databases define are read; they are live within
 /// two seconds of a change.
@@ -100,18 +105,8 @@ pub struct SupervisorParts {
     pub clock: Clock,
     /// Where the data actors run.
     pub stage: Stage,
-    /// Told when a shutdown is done, with how many pipelines had not finished.
+    /// Told when a shutdown is done, with what was left.
     pub finished: oneshot::Sender<DrainReport>,
-}
-
-/// How a shutdown went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DrainReport {
-    /// Pipelines that settled all they had sent and gave their leases back.
-    pub drained: usize,
-    /// Pipelines that were stopped when the grace was over: some of their rows
-    /// will be sent again.
-    pub cut_off: usize,
 }
 
 pub(super) struct DatabaseSlot {
@@ -123,11 +118,6 @@ pub(super) struct DatabaseSlot {
     renewing: bool,
     renewed_at: Moment,
     server: Option<Arc<ServerInfo>>,
-}
-
-struct Draining {
-    until: Moment,
-    report: DrainReport,
 }
 
 /// The supervisor.
@@ -151,6 +141,8 @@ pub struct Supervisor {
     pub(super) last_incarnation: u64,
     catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
     draining: Option<Draining>,
+    /// Leases on their way back.
+    pub(super) leases_returning: usize,
     finished: Option<oneshot::Sender<DrainReport>>,
 }
 
@@ -195,6 +187,7 @@ impl Supervisor {
             last_incarnation: 0,
             catalogs: BTreeMap::new(),
             draining: None,
+            leases_returning: 0,
             finished: Some(parts.finished),
         }
     }
@@ -340,8 +333,6 @@ impl Supervisor {
             });
         }
     }
-
-    // === Shutdown ===
 }
 
 impl Actor for Supervisor {
@@ -461,13 +452,5 @@ impl Handler<RenewDone> for Supervisor {
             slot.renewing = false;
         }
         self.renew_done(message);
-    }
-}
-
-impl Handler<Shutdown> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, _: Shutdown, _: &mut Self::Context) {
-        self.shut_down();
     }
 }

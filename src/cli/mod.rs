@@ -9,11 +9,14 @@ mod demo;
 mod dlq;
 mod logging;
 mod migrate;
+mod notify;
 mod output;
 mod rebase;
 mod replay;
 mod run;
+mod signals;
 mod validate;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,7 +37,8 @@ const BAD_CONFIGURATION: u8 = 78;
 #[command(name = "tidegate", version, propagate_version = true)]
 #[command(
     after_help = "Without a configuration file DATABASE_URL and the standard AWS_* environment \
-are enough. Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration."
+are enough. Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration; \
+see docs/running.md for signals."
 )]
 struct Arguments {
     /// The configuration file (TOML); see configs/tidegate.toml for every key
@@ -55,7 +59,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Relay until SIGTERM or SIGINT; a second signal exits at once
+    /// Relay until SIGTERM or SIGINT, which drain and exit 0; a second signal exits
+    /// at once, with 1
     Run {
         /// Check the configuration as `validate` does, look into every database,
         /// say what is there, and exit without starting anything: 1 if a database
@@ -120,7 +125,9 @@ pub fn main() -> ExitCode {
             settings().and_then(|settings| check::run(settings, output))
         }
         Command::Validate(options) => validate::run(&options, arguments.config.as_deref(), output),
-        Command::Run { check: false } => settings().and_then(run::run),
+        // Signals are heard before anything is read.
+        Command::Run { check: false } => signals::Signals::listen()
+            .and_then(|signals| settings().and_then(|settings| run::run(settings, signals))),
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
         Command::Rebase(options) => {
             settings().and_then(|settings| rebase::run(&settings, &options, output))
