@@ -5,7 +5,7 @@
 //!
 //! *waiting* for its stream -> *claiming* its lease -> *running* (a reader owns
 //! it) -> *pausing* (standby behind another node, or backing off after a
-//! failure) -> claiming again.
+//! failure) -> claiming again. An operator may hold it: *paused*, without a lease.
 //!
 //! Stages are started last first: a stream's router, its writers, then readers.
 //! The supervisor waits for nobody: what takes time runs in tasks that come back
@@ -13,10 +13,12 @@
 //! period; no failure of one child delays another.
 
 mod drain;
+mod pauses;
 mod probes;
 mod retentions;
 mod secrets;
 mod server;
+mod states;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,8 +27,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
+use self::states::StateWriter;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
@@ -46,9 +49,11 @@ use crate::admin::metrics::Metrics;
 use crate::admin::status::{Phase, StatusBoard};
 use crate::config::pipeline::StreamTarget;
 use crate::config::settings::Settings;
+use crate::core::pause::Pauses;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
 use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
+use crate::core::state_notes::StateNotes;
 use crate::core::supervision::Life;
 use crate::core::time::Moment;
 
@@ -123,6 +128,7 @@ pub(super) struct DatabaseSlot {
     renewing: bool,
     renewed_at: Moment,
     server: Option<Arc<ServerInfo>>,
+    states: Arc<Mutex<StateNotes>>,
 }
 
 struct Draining {
@@ -150,6 +156,7 @@ pub struct Supervisor {
     pub(super) last_flow: FlowId,
     pub(super) last_incarnation: u64,
     catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
+    pauses: BTreeMap<Arc<str>, Pauses>,
     draining: Option<Draining>,
     finished: Option<oneshot::Sender<DrainReport>>,
 }
@@ -170,6 +177,7 @@ impl Supervisor {
             renewing: false,
             renewed_at: now,
             server: None,
+            states: Arc::default(),
         };
         let databases = parts.databases.into_iter();
         let memory = parts.settings.limits.memory.as_usize();
@@ -194,6 +202,7 @@ impl Supervisor {
             last_flow: 0,
             last_incarnation: 0,
             catalogs: BTreeMap::new(),
+            pauses: BTreeMap::new(),
             draining: None,
             finished: Some(parts.finished),
         }
@@ -224,9 +233,8 @@ impl Supervisor {
         for key in gone {
             self.retire_pipeline(&key);
         }
-        let is_to_run = |wanted: &&Wanted| matches!(wanted, Wanted::Run { .. });
-        self.shared
-            .expect(wanted.values().filter(is_to_run).count());
+        let readers = wanted.values().filter(|wanted| self.is_to_run(wanted));
+        self.shared.expect(readers.count());
         for (key, wanted) in wanted {
             match wanted {
                 Wanted::Run { spec, version } => {
@@ -235,6 +243,7 @@ impl Supervisor {
                 Wanted::Invalid { outbox, reason } => self.refuse_pipeline(&key, &outbox, &reason),
             }
         }
+        self.apply_pauses(context);
         self.retire_unused_streams();
     }
 
@@ -249,8 +258,16 @@ impl Supervisor {
             );
             let store = Arc::clone(&slot.database.store);
             let supervisor = context.address();
+            let states = StateWriter {
+                database: slot.database.clone(),
+                node: Arc::clone(&self.node),
+                board: Arc::clone(&self.board),
+                clock: self.clock,
+                notes: Arc::clone(&slot.states),
+            };
             tokio::spawn(async move {
                 let result = catalog.read().await;
+                let is_there = result.is_ok();
                 let resends = store.wanted_resends().await.unwrap_or_default();
                 let read = CatalogRead {
                     database,
@@ -259,6 +276,9 @@ impl Supervisor {
                 };
                 // Only a stopped supervisor does not hear it.
                 supervisor.try_send(read).ok();
+                if is_there {
+                    states.write().await;
+                }
             });
         }
         context.run_later(CATALOG_EVERY, Self::read_catalogs);
@@ -382,8 +402,9 @@ impl Handler<CatalogRead> for Supervisor {
                 self.metrics.database_up(database, true);
                 self.board.set_database(database, None);
                 slot.look_at_server(&self.board);
-                if let Some(rows) = changed {
-                    self.catalogs.insert(message.database, rows);
+                if let Some(content) = changed {
+                    self.take_pauses(&message.database, content.pauses);
+                    self.catalogs.insert(message.database, content.pipelines);
                     self.reconcile(context);
                 }
             }

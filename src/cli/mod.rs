@@ -9,6 +9,7 @@ mod dlq;
 mod logging;
 mod migrate;
 mod output;
+mod pause;
 mod rebase;
 mod replay;
 mod run;
@@ -69,6 +70,10 @@ enum Command {
     /// Make outboxes deliverable again after their database was restored from a
     /// dump or moved by logical replication; loses nothing, see docs/postgresql.md
     Rebase(rebase::Arguments),
+    /// Hold a pipeline, a tenant or a stream until it is resumed; see docs/pausing.md
+    Pause(pause::PauseArguments),
+    /// Let go what was paused; it goes on where it stopped
+    Resume(pause::ResumeArguments),
     /// Have rows sent again that a pipeline has read; its position stays
     Replay(replay::Arguments),
     /// Publish, relay, read back and check: with a private PostgreSQL and a
@@ -84,6 +89,8 @@ enum Failure {
     Configuration(#[from] ConfigError),
     #[error("{0}")]
     Failed(String),
+    #[error("{0}")]
+    Usage(String),
 }
 
 impl Failure {
@@ -91,6 +98,7 @@ impl Failure {
         match self {
             Self::Configuration(_) => ExitCode::from(BAD_CONFIGURATION),
             Self::Failed(_) => ExitCode::from(FAILED),
+            Self::Usage(_) => ExitCode::from(USAGE),
         }
     }
 }
@@ -117,6 +125,12 @@ pub fn main() -> ExitCode {
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
         Command::Rebase(options) => {
             settings().and_then(|settings| rebase::run(&settings, &options, output))
+        }
+        Command::Pause(options) => {
+            settings().and_then(|settings| pause::pause(&settings, &options, output))
+        }
+        Command::Resume(options) => {
+            settings().and_then(|settings| pause::resume(&settings, &options, output))
         }
         Command::Replay(options) => {
             settings().and_then(|settings| replay::run(&settings, &options, output))

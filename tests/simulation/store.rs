@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tidegate::core::dead_letter::DeadLetter;
 use tidegate::core::ports::{
-    Backlog, Catalog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
-    PageRequest, PipelineName, PipelineRow, ProbeReport, ProbeTarget, StoreError, WindowRows,
+    Backlog, Catalog, CatalogContent, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened,
+    OutboxId, OutboxStore, PageRequest, PipelineName, PipelineRow, ProbeReport, ProbeTarget,
+    StoreError, WindowRows,
 };
 use tidegate::core::position::{Position, RowId};
 use tidegate::core::resend::ResendStore;
@@ -165,7 +166,7 @@ impl OutboxStore for SimStore {
                 Ok(Claim::Granted { epoch, .. }) => {
                     world.note(format_args!("{node} owns {pipeline} under {epoch}"))
                 }
-                Ok(Claim::Held { .. }) => {}
+                Ok(Claim::Held { .. } | Claim::PausesChanged) => {}
                 Err(error) => world.note(format_args!("{node} may not own {pipeline}: {error}")),
             }
             claim
@@ -342,7 +343,7 @@ pub(crate) struct SimCatalog {
 }
 
 impl Catalog for SimCatalog {
-    fn read(&self) -> BoxFuture<'_, Result<Option<Vec<PipelineRow>>, StoreError>> {
+    fn read(&self) -> BoxFuture<'_, Result<Option<CatalogContent>, StoreError>> {
         let seen = self.seen.load(Ordering::Relaxed);
         Box::pin(async move {
             let (world, process) = (self.world.clone(), self.process.clone());
@@ -350,7 +351,10 @@ impl Catalog for SimCatalog {
                 let is_news = seen != world.catalog_generation;
                 Ok((
                     world.catalog_generation,
-                    is_news.then(|| definitions(world)),
+                    is_news.then(|| CatalogContent {
+                        pipelines: definitions(world),
+                        ..CatalogContent::default()
+                    }),
                 ))
             })
             .await?;

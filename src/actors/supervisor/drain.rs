@@ -22,7 +22,9 @@ impl Supervisor {
                         tracing::debug!(pipeline = %key, "a reader is gone");
                     }
                 }
-                Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => report.drained += 1,
+                Run::Waiting | Run::Claiming | Run::Pausing | Run::Paused | Run::Invalid => {
+                    report.drained += 1
+                }
             }
         }
         self.draining = Some(Draining {
