@@ -97,6 +97,9 @@ pub(super) async fn claim(
         node,
         lease,
     } = request;
+    // As the node went by them when it asked: what it learns meanwhile may be that
+    // this pipeline is paused.
+    let known_pauses = store.known_pauses();
     let mut session = store.transaction().await?;
     let connection = session.connection();
     let outbox = find_outbox(store, connection, outbox).await?;
@@ -109,7 +112,7 @@ pub(super) async fn claim(
         .persistent(store.prepares())
         .fetch_one(&mut *connection)
         .await?;
-    if !is_held && !store.goes_by(&PausesVersion { count, sum }) {
+    if !is_held && known_pauses != (PausesVersion { count, sum }) {
         return Ok(Claim::PausesChanged);
     }
     let mut record = None;

@@ -111,12 +111,12 @@ impl PgOutboxStore {
         self.highest_read.of(pipeline)
     }
 
-    /// Whether these are the pauses that the node goes by.
-    pub(super) fn goes_by(&self, pauses: &PausesVersion) -> bool {
-        *self.known_pauses() == *pauses
+    /// The pauses that the node goes by.
+    pub(super) fn known_pauses(&self) -> PausesVersion {
+        self.pauses().clone()
     }
 
-    fn known_pauses(&self) -> MutexGuard<'_, PausesVersion> {
+    fn pauses(&self) -> MutexGuard<'_, PausesVersion> {
         // Whoever panicked while holding it had written all or nothing.
         self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,7 +268,7 @@ impl OutboxStore for PgOutboxStore {
     }
 
     fn knows_pauses(&self, pauses: &PausesVersion) {
-        *self.known_pauses() = pauses.clone();
+        *self.pauses() = pauses.clone();
     }
 
     fn server(&self) -> Option<Arc<ServerInfo>> {
