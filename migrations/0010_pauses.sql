@@ -344,7 +344,7 @@ BEGIN
         SELECT FROM tide.relay_pipeline_state AS s WHERE s.pipeline = relay_forget.pipeline AND s.state = 'paused'
     ) THEN
         RAISE EXCEPTION 'pipeline % is paused', quote_literal(pipeline) USING ERRCODE = '55006',
-            HINT = 'Take it out of the relay''s configuration first: the relay then no longer says that it is paused.';
+            HINT = format('Take it out of the relay''s configuration first: the relay then no longer says so. If there is no relay any more: DELETE FROM tide.relay_pipeline_state WHERE pipeline = %L.', pipeline);
     END IF;
     IF NOT EXISTS (
         SELECT FROM tide.relay_position AS p WHERE p.pipeline = relay_forget.pipeline AND p.outbox_id IS NOT NULL

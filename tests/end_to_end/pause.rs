@@ -1,15 +1,20 @@
 //! Pipelines, tenants and streams are paused and resumed while everything runs.
 
-use std::process::Output;
+#[path = "pause/steps.rs"]
+mod steps;
+
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate::demo::emulator::EmulatorOptions;
 use tidegate::demo::load::OutboxLoad;
 use tidegate::demo::private_postgres::{PrivatePostgres, PrivatePostgresOptions};
-use tidegate::demo::verdict::{Committed, Verdict};
 use tokio::time::Instant;
 
+use self::steps::{
+    arrived, assert_exactly_once, pause, publish, resume, text, tidegate, wait_for_more,
+    wait_for_sql, with_settings,
+};
 use crate::database;
 use crate::relay::program;
 use crate::scenario::{PATIENCE, scenario, until};
@@ -18,79 +23,6 @@ use crate::world::{STREAM, World};
 /// A pause is live within two seconds; what was sent is settled in that time too,
 /// and this machine may be busy.
 const LIVE: Duration = Duration::from_secs(10);
-
-/// Runs a command of the program that prints JSON; answers what it printed.
-fn tidegate(world: &World, arguments: &[&str]) -> (bool, Vec<Value>) {
-    with_settings(&world.settings(&[]), arguments)
-}
-
-fn with_settings(settings: &[(String, String)], arguments: &[&str]) -> (bool, Vec<Value>) {
-    let mut command = program(settings);
-    command.args(["--output", "json"]).args(arguments);
-    let Output { status, stdout, .. } = command.output().expect("the program runs");
-    let text = String::from_utf8_lossy(&stdout);
-    let lines = text.lines().map(|line| serde_json::from_str(line));
-    let lines: Result<Vec<Value>, _> = lines.collect();
-    (status.success(), lines.expect("JSON"))
-}
-
-#[track_caller]
-fn pause(world: &World, arguments: &[&str]) -> Value {
-    let (is_done, mut lines) = tidegate(world, &[&["pause"], arguments].concat());
-    assert!(is_done, "{lines:?}");
-    lines.remove(0)
-}
-
-#[track_caller]
-fn resume(world: &World, arguments: &[&str]) -> Value {
-    let (is_done, mut lines) = tidegate(world, &[&["resume"], arguments].concat());
-    assert!(is_done, "{lines:?}");
-    lines.remove(0)
-}
-
-fn arrived(world: &World, outbox: &str) -> usize {
-    let delivered = world.delivered();
-    let of_outbox = delivered.iter().filter(|record| *record.outbox == *outbox);
-    of_outbox.count()
-}
-
-async fn wait_for_more(world: &World, outbox: &str, more: usize) {
-    let wanted = arrived(world, outbox) + more;
-    let what = format!("{more} more rows of {outbox} arrive");
-    until(&what, PATIENCE, || arrived(world, outbox) >= wanted).await;
-}
-
-#[track_caller]
-fn assert_exactly_once(verdict: &Verdict) {
-    assert!(verdict.is_clean(), "{verdict:#?}");
-    assert_eq!(verdict.duplicates, 0, "{verdict:#?}");
-}
-
-async fn text(world: &World, sql: &str) -> String {
-    sqlx::query_scalar(sqlx::AssertSqlSafe(sql.to_owned()))
-        .fetch_one(&world.pool)
-        .await
-        .unwrap_or_else(|error| panic!("{sql}\n{error}"))
-}
-
-/// Waits until SQL shows a state of a pipeline.
-async fn wait_for_sql(world: &World, pipeline: &str, state: &str) {
-    let sql = format!(
-        "SELECT coalesce((SELECT state FROM tide.relay_status WHERE pipeline = '{pipeline}'), '')"
-    );
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let shown = text(world, &sql).await;
-        if shown == state {
-            return;
-        }
-        assert!(
-            Instant::now() < deadline,
-            "{pipeline} is {shown:?}, not {state}"
-        );
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
 
 // === Under load ===
 
@@ -214,12 +146,6 @@ async fn a_standby_does_not_take_up_what_is_paused() {
         assert_eq!(second.terminate().await, 0);
     })
     .await;
-}
-
-async fn publish(world: &World, outbox: &str, rows: u32) -> Vec<Committed> {
-    world
-        .publish_many(outbox, rows.try_into().expect("a number"), 5, 10)
-        .await
 }
 
 // === Tenants, streams, names to come ===

@@ -162,13 +162,7 @@ impl Cuts {
             Statement::Backlog => Answer::Count(store.backlog(outbox, &nothing, 100).await?.rows),
             Statement::Catalog => {
                 let content = catalog.read().await?.unwrap_or_default();
-                Answer::Names(
-                    pipelines
-                        .pipelines
-                        .into_iter()
-                        .map(|row| row.name)
-                        .collect(),
-                )
+                Answer::Names(content.pipelines.into_iter().map(|row| row.name).collect())
             }
             Statement::Letters => Answer::Rows(vec![store.letters("p", outbox).await?.highest_row]),
             Statement::RowsWithLetters => {
