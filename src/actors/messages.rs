@@ -372,8 +372,8 @@ pub struct RenewDone {
 pub struct CatalogRead {
     /// The database.
     pub database: Arc<str>,
-    /// Its pipelines; `None` when they are what they were.
-    pub result: Result<Option<Vec<crate::core::ports::PipelineRow>>, StoreError>,
+    /// Its pipelines and pauses; `None` when they are what they were.
+    pub result: Result<Option<crate::core::catalog::CatalogContent>, StoreError>,
     /// The pipelines for which something is to be sent again.
     pub resends: Vec<String>,
 }

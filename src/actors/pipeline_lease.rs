@@ -53,6 +53,13 @@ impl Supervisor {
         let Some(spec) = slot.spec.clone().filter(|_| slot.invalid.is_none()) else {
             return;
         };
+        if let Some(reason) = self.why_paused(&spec) {
+            self.hold(key, reason);
+            return;
+        }
+        let Some(slot) = self.pipelines.get_mut(key) else {
+            return;
+        };
         let stream = slot
             .stream
             .as_ref()
@@ -157,6 +164,8 @@ impl Supervisor {
                 let jitter = 0.75 + fastrand::f64() / 2.0;
                 self.claim_in(&key, expires_in.min(STANDBY_PAUSE).mul_f64(jitter), context);
             }
+            // Soon the catalog is read again, and says whether this pipeline is held.
+            Ok(Claim::PausesChanged) => self.claim_in(&key, STANDBY_PAUSE, context),
             Err(StoreError::Unavailable(reason)) => {
                 let reason = format!("database: {reason}");
                 self.claim_failed(&key, PipelineState::Waiting { reason }, context);
@@ -186,6 +195,7 @@ impl Supervisor {
             | PipelineState::Blocked { .. }
             | PipelineState::Failed { .. }
             | PipelineState::Stopped
+            | PipelineState::Paused { .. }
             | PipelineState::Invalid { .. } => pause,
         };
         if slot.refused.as_ref() != Some(&state) {

@@ -56,6 +56,8 @@ pub(super) enum Run {
     Claiming,
     /// A timer will claim it.
     Pausing,
+    /// An operator holds it.
+    Paused,
     /// Its reader runs.
     Running {
         reader: Addr<OutboxReader>,
@@ -89,7 +91,7 @@ impl PipelineSlot {
 
     /// Has its reader finish what it has, if it runs, within a grace: a stream
     /// that takes nothing must not hold a changed definition up for ever.
-    fn drain(&mut self, until: Moment) -> bool {
+    pub(super) fn drain(&mut self, until: Moment) -> bool {
         let Run::Running { reader, .. } = &self.run else {
             return false;
         };
@@ -108,11 +110,16 @@ impl PipelineSlot {
         }
     }
 
+    /// Whether it is to run as soon as nothing is in the way.
+    pub(super) const fn is_wanted(&self) -> bool {
+        !self.retired && self.invalid.is_none()
+    }
+
     /// The stream its reader writes to, which a new definition may have left.
     pub(super) const fn stream_in_use(&self) -> Option<&StreamKey> {
         match &self.run {
             Run::Running { stream, .. } => Some(stream),
-            Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => None,
+            Run::Waiting | Run::Claiming | Run::Pausing | Run::Paused | Run::Invalid => None,
         }
     }
 
@@ -120,7 +127,7 @@ impl PipelineSlot {
     pub(super) const fn epoch(&self) -> Option<Epoch> {
         match &self.run {
             Run::Running { epoch, .. } => Some(*epoch),
-            Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => None,
+            Run::Waiting | Run::Claiming | Run::Pausing | Run::Paused | Run::Invalid => None,
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! *waiting* for its stream -> *claiming* its lease -> *running* (a reader owns
 //! it) -> *pausing* (standby behind another node, or backing off after a
-//! failure) -> claiming again.
+//! failure) -> claiming again. An operator may hold it: *paused*, without a lease.
 //!
 //! Stages are started last first: a stream's router, its writers, then readers.
 //! The supervisor waits for nobody: what takes time runs in tasks that come back
@@ -14,10 +14,12 @@
 
 mod drain;
 mod drain_report;
+mod pauses;
 mod probes;
 mod retentions;
 mod secrets;
 mod server;
+mod states;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -26,8 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
+use self::states::StateWriter;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
@@ -47,9 +50,11 @@ use crate::admin::status::{Loaded, Phase, StatusBoard};
 use crate::config::desired::{PipelineKey, Wanted, desired};
 use crate::config::pipeline::StreamTarget;
 use crate::config::settings::Settings;
+use crate::core::pause::Pauses;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
 use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
+use crate::core::state_notes::StateNotes;
 use crate::core::supervision::Life;
 use crate::core::time::Moment;
 use drain::Draining;
@@ -118,6 +123,7 @@ pub(super) struct DatabaseSlot {
     renewing: bool,
     renewed_at: Moment,
     server: Option<Arc<ServerInfo>>,
+    states: Arc<Mutex<StateNotes>>,
 }
 
 /// The supervisor.
@@ -140,6 +146,7 @@ pub struct Supervisor {
     pub(super) last_flow: FlowId,
     pub(super) last_incarnation: u64,
     catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
+    pauses: BTreeMap<Arc<str>, Pauses>,
     draining: Option<Draining>,
     /// Leases on their way back.
     pub(super) leases_returning: usize,
@@ -162,6 +169,7 @@ impl Supervisor {
             renewing: false,
             renewed_at: now,
             server: None,
+            states: Arc::default(),
         };
         let databases = parts.databases.into_iter();
         let memory = parts.settings.limits.memory.as_usize();
@@ -186,6 +194,7 @@ impl Supervisor {
             last_flow: 0,
             last_incarnation: 0,
             catalogs: BTreeMap::new(),
+            pauses: BTreeMap::new(),
             draining: None,
             leases_returning: 0,
             finished: Some(parts.finished),
@@ -221,9 +230,8 @@ impl Supervisor {
         for key in gone {
             self.retire_pipeline(&key);
         }
-        let is_to_run = |wanted: &&Wanted| matches!(wanted, Wanted::Run { .. });
-        self.shared
-            .expect(wanted.values().filter(is_to_run).count());
+        let readers = wanted.values().filter(|wanted| self.is_to_run(wanted));
+        self.shared.expect(readers.count());
         for (key, wanted) in wanted {
             match wanted {
                 Wanted::Run { spec, version } => {
@@ -232,6 +240,7 @@ impl Supervisor {
                 Wanted::Invalid { outbox, reason } => self.refuse_pipeline(&key, &outbox, &reason),
             }
         }
+        self.apply_pauses(context);
         self.retire_unused_streams();
     }
 
@@ -246,8 +255,16 @@ impl Supervisor {
             );
             let store = Arc::clone(&slot.database.store);
             let supervisor = context.address();
+            let states = StateWriter {
+                database: slot.database.clone(),
+                node: Arc::clone(&self.node),
+                board: Arc::clone(&self.board),
+                clock: self.clock,
+                notes: Arc::clone(&slot.states),
+            };
             tokio::spawn(async move {
                 let result = catalog.read().await;
+                let is_there = result.is_ok();
                 let resends = store.wanted_resends().await.unwrap_or_default();
                 let read = CatalogRead {
                     database,
@@ -256,6 +273,9 @@ impl Supervisor {
                 };
                 // Only a stopped supervisor does not hear it.
                 supervisor.try_send(read).ok();
+                if is_there {
+                    states.write().await;
+                }
             });
         }
         context.run_later(CATALOG_EVERY, Self::read_catalogs);
@@ -377,8 +397,9 @@ impl Handler<CatalogRead> for Supervisor {
                 self.metrics.database_up(database, true);
                 self.board.set_database(database, None);
                 slot.look_at_server(&self.board);
-                if let Some(rows) = changed {
-                    self.catalogs.insert(message.database, rows);
+                if let Some(content) = changed {
+                    self.take_pauses(&message.database, content.pauses);
+                    self.catalogs.insert(message.database, content.pipelines);
                     self.reconcile(context);
                 }
             }

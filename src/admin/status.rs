@@ -275,6 +275,16 @@ impl StatusBoard {
         states
     }
 
+    /// The pipelines of a database.
+    #[must_use]
+    pub fn pipelines_of(&self, database: &str) -> Vec<PipelineStatus> {
+        let board = self.read();
+        let all = board.pipelines.values();
+        all.filter(|status| *status.database == *database)
+            .cloned()
+            .collect()
+    }
+
     /// Takes a pipeline off the board.
     pub fn remove_pipeline(&self, database: &Arc<str>, name: &Arc<str>) {
         self.write()
@@ -405,6 +415,7 @@ mod tests {
             },
             PipelineState::Failed { reason: reason() },
             PipelineState::Stopped,
+            PipelineState::Paused { reason: reason() },
             PipelineState::Invalid { reason: reason() },
         ];
         let shown = states.each_ref().map(|state| {

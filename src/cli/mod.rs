@@ -11,6 +11,7 @@ mod logging;
 mod migrate;
 mod notify;
 mod output;
+mod pause;
 mod rebase;
 mod replay;
 mod run;
@@ -78,6 +79,10 @@ enum Command {
     /// Make outboxes deliverable again after their database was restored from a
     /// dump or moved by logical replication; loses nothing, see docs/postgresql.md
     Rebase(rebase::Arguments),
+    /// Hold a pipeline, a tenant or a stream until it is resumed; see docs/pausing.md
+    Pause(pause::PauseArguments),
+    /// Let go what was paused; it goes on where it stopped
+    Resume(pause::ResumeArguments),
     /// Have rows sent again that a pipeline has read; its position stays
     Replay(replay::Arguments),
     /// Publish, relay, read back and check: with a private PostgreSQL and a
@@ -93,6 +98,8 @@ enum Failure {
     Configuration(#[from] ConfigError),
     #[error("{0}")]
     Failed(String),
+    #[error("{0}")]
+    Usage(String),
 }
 
 impl Failure {
@@ -100,6 +107,7 @@ impl Failure {
         match self {
             Self::Configuration(_) => ExitCode::from(BAD_CONFIGURATION),
             Self::Failed(_) => ExitCode::from(FAILED),
+            Self::Usage(_) => ExitCode::from(USAGE),
         }
     }
 }
@@ -131,6 +139,12 @@ pub fn main() -> ExitCode {
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
         Command::Rebase(options) => {
             settings().and_then(|settings| rebase::run(&settings, &options, output))
+        }
+        Command::Pause(options) => {
+            settings().and_then(|settings| pause::pause(&settings, &options, output))
+        }
+        Command::Resume(options) => {
+            settings().and_then(|settings| pause::resume(&settings, &options, output))
         }
         Command::Replay(options) => {
             settings().and_then(|settings| replay::run(&settings, &options, output))

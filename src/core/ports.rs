@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+pub use super::catalog::{Catalog, CatalogContent, PipelineRow};
 use super::dead_letter::DeadLetter;
+use super::pause::PausesVersion;
 use super::position::{Position, RowId};
 use super::resend::ResendStore;
 use super::row::OutboxRow;
@@ -112,6 +114,9 @@ pub enum Claim {
         /// How long its lease still runs on the database's clock.
         expires_in: Duration,
     },
+    /// The pauses are not those of which [`OutboxStore::knows_pauses`] told: one of
+    /// them may hold the pipeline. Read them first.
+    PausesChanged,
 }
 
 /// Who asks for which pipeline.
@@ -327,6 +332,12 @@ pub trait OutboxStore: ResendStore {
         bound: u32,
     ) -> BoxFuture<'a, Result<Backlog, StoreError>>;
 
+    /// Which pauses the node goes by from now on: a claim that meets others is not
+    /// granted. By default there are none.
+    fn knows_pauses(&self, pauses: &PausesVersion) {
+        let _ = pauses;
+    }
+
     /// The server that answered last, if the store knows.
     fn server(&self) -> Option<Arc<ServerInfo>> {
         None
@@ -448,40 +459,3 @@ pub trait StreamService: Send + Sync {
 }
 
 // === The catalog ===
-
-/// A pipeline as `tide.relay_set_outbox()` stored it.
-#[derive(Clone, PartialEq)]
-pub struct PipelineRow {
-    /// Its name.
-    pub name: String,
-    /// The outbox it reads.
-    pub outbox: String,
-    /// Its consumer group: a label for people.
-    pub consumer_group: String,
-    /// Its configuration, secrets included: this type prints without it; or why
-    /// it cannot be read.
-    pub config: Result<serde_json::Value, String>,
-    /// Whether it is to run.
-    pub enabled: bool,
-    /// Rises with every change of it.
-    pub version: i64,
-}
-
-impl fmt::Debug for PipelineRow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PipelineRow")
-            .field("name", &self.name)
-            .field("outbox", &self.outbox)
-            .field("consumer_group", &self.consumer_group)
-            .field("enabled", &self.enabled)
-            .field("version", &self.version)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The pipelines that are defined in a database.
-pub trait Catalog: Send + Sync {
-    /// All pipelines, by name; `None` when nothing has changed since the last
-    /// answer of this catalog.
-    fn read(&self) -> BoxFuture<'_, Result<Option<Vec<PipelineRow>>, StoreError>>;
-}

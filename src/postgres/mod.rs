@@ -15,6 +15,7 @@ mod highest_read;
 mod lease;
 mod letters;
 mod marks;
+mod pipeline_states;
 pub mod pool;
 mod position;
 mod probe;

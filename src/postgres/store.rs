@@ -1,8 +1,8 @@
 //! The outboxes of one PostgreSQL database, as the core's port sees them.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -14,6 +14,7 @@ use super::server::ServerWatch;
 use super::session::Session;
 use super::{lease, letters, position, probe, replay, retention, windows};
 use crate::core::dead_letter::DeadLetter;
+use crate::core::pause::PausesVersion;
 use crate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
     PageRequest, PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError, WindowRows,
@@ -39,6 +40,7 @@ pub struct PgOutboxStore {
     save_number: Arc<AtomicI64>,
     highest_read: Arc<HighestRead>,
     watch: ServerWatch,
+    pauses: Arc<Mutex<PausesVersion>>,
 }
 
 impl PgOutboxStore {
@@ -68,6 +70,7 @@ impl PgOutboxStore {
             save_number: Arc::new(AtomicI64::new(0)),
             highest_read: Arc::default(),
             watch: ServerWatch::default(),
+            pauses: Arc::default(),
         }
     }
 
@@ -106,6 +109,16 @@ impl PgOutboxStore {
 
     pub(super) fn highest_read_for(&self, pipeline: &str) -> RowId {
         self.highest_read.of(pipeline)
+    }
+
+    /// The pauses that the node goes by.
+    pub(super) fn known_pauses(&self) -> PausesVersion {
+        self.pauses().clone()
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, PausesVersion> {
+        // Whoever panicked while holding it had written all or nothing.
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A number above those of all saves before.
@@ -252,6 +265,10 @@ impl OutboxStore for PgOutboxStore {
         bound: u32,
     ) -> BoxFuture<'a, Result<Backlog, StoreError>> {
         self.bounded(1, probe::backlog(self, outbox, seen, bound))
+    }
+
+    fn knows_pauses(&self, pauses: &PausesVersion) {
+        *self.pauses() = pauses.clone();
     }
 
     fn server(&self) -> Option<Arc<ServerInfo>> {

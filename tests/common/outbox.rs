@@ -139,6 +139,7 @@ pub(crate) fn granted(claim: Claim) -> (Epoch, Position) {
             epoch, position, ..
         } => (epoch, position),
         Claim::Held { owner, .. } => panic!("held by {owner}"),
+        Claim::PausesChanged => panic!("nothing is paused"),
     }
 }
 

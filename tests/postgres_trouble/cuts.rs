@@ -111,7 +111,7 @@ impl Cuts {
                 Claim::Granted {
                     epoch, position, ..
                 } => Answer::Epoch(epoch, position),
-                held @ Claim::Held { .. } => panic!("{held:?}"),
+                held @ (Claim::Held { .. } | Claim::PausesChanged) => panic!("{held:?}"),
             },
             Statement::Renew => {
                 Answer::Held(store.renew("node", &[("p".into(), epoch)], LEASE).await?)
@@ -161,8 +161,8 @@ impl Cuts {
             }
             Statement::Backlog => Answer::Count(store.backlog(outbox, &nothing, 100).await?.rows),
             Statement::Catalog => {
-                let pipelines = catalog.read().await?.unwrap_or_default();
-                Answer::Names(pipelines.into_iter().map(|row| row.name).collect())
+                let content = catalog.read().await?.unwrap_or_default();
+                Answer::Names(content.pipelines.into_iter().map(|row| row.name).collect())
             }
             Statement::Letters => Answer::Rows(vec![store.letters("p", outbox).await?.highest_row]),
             Statement::RowsWithLetters => {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::BoxFuture;
-use tidegate::core::ports::{Catalog, PipelineRow, StoreError};
+use tidegate::core::ports::{Catalog, CatalogContent, PipelineRow, StoreError};
 
 use crate::store::call;
 use crate::world::{Process, Shared, World};
@@ -17,7 +17,7 @@ pub(crate) struct SimCatalog {
 }
 
 impl Catalog for SimCatalog {
-    fn read(&self) -> BoxFuture<'_, Result<Option<Vec<PipelineRow>>, StoreError>> {
+    fn read(&self) -> BoxFuture<'_, Result<Option<CatalogContent>, StoreError>> {
         let seen = self.seen.load(Ordering::Relaxed);
         Box::pin(async move {
             let (world, process) = (self.world.clone(), self.process.clone());
@@ -25,7 +25,10 @@ impl Catalog for SimCatalog {
                 let is_news = seen != world.catalog_generation;
                 Ok((
                     world.catalog_generation,
-                    is_news.then(|| definitions(world)),
+                    is_news.then(|| CatalogContent {
+                        pipelines: definitions(world),
+                        ..CatalogContent::default()
+                    }),
                 ))
             })
             .await?;

@@ -247,7 +247,7 @@ impl OutboxStore for SimStore {
                 Ok(Claim::Granted { epoch, .. }) => {
                     world.note(format_args!("{node} owns {pipeline} under {epoch}"))
                 }
-                Ok(Claim::Held { .. }) => {}
+                Ok(Claim::Held { .. } | Claim::PausesChanged) => {}
                 Err(error) => world.note(format_args!("{node} may not own {pipeline}: {error}")),
             }
             claim

@@ -102,7 +102,9 @@ impl OutboxReader {
         let last_acts = self.workers.spawn(last_acts);
         context.spawn(last_acts.into_actor(self).map(move |result, reader, context| {
             match result {
-                Ok(Ok(())) => reader.letters_written(),
+                Ok(Ok(())) => {
+                            reader.letters_written();
+                        }
                 Ok(Err(error)) => {
                     tracing::warn!(pipeline = %reader.key, %error, "the last position was not written; more rows than those in flight will be sent again");
                 }

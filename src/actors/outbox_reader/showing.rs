@@ -47,6 +47,7 @@ impl OutboxReader {
             | PipelineState::Blocked { .. }
             | PipelineState::Failed { .. }
             | PipelineState::Stopped
+            | PipelineState::Paused { .. }
             | PipelineState::Invalid { .. } => false,
         };
         if may_change {
@@ -101,6 +102,7 @@ impl OutboxReader {
             | PipelineState::Blocked { .. }
             | PipelineState::Failed { .. }
             | PipelineState::Stopped
+            | PipelineState::Paused { .. }
             | PipelineState::Invalid { .. } => {}
         }
         self.metrics.state(&state);

@@ -107,7 +107,7 @@ impl Supervisor {
                 Run::Running { incarnation, .. } => {
                     Some((ChildId::Reader(key.clone()), *incarnation))
                 }
-                Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => None,
+                Run::Waiting | Run::Claiming | Run::Pausing | Run::Paused | Run::Invalid => None,
             });
         probes
             .chain(sweepers)

@@ -38,6 +38,11 @@ pub enum PipelineState {
     },
     /// It was stopped on purpose.
     Stopped,
+    /// An operator holds it, until he resumes it.
+    Paused {
+        /// Which pauses hold it, and why.
+        reason: String,
+    },
     /// Its definition is not acceptable; somebody must act.
     Invalid {
         /// What is wrong with it.
@@ -108,8 +113,9 @@ pub struct ReplayStatus {
 
 impl PipelineState {
     /// The names of all states.
-    pub const NAMES: [&'static str; 8] = [
-        "starting", "standby", "running", "waiting", "blocked", "failed", "stopped", "invalid",
+    pub const NAMES: [&'static str; 9] = [
+        "starting", "standby", "running", "waiting", "blocked", "failed", "stopped", "paused",
+        "invalid",
     ];
 
     /// Its name, as the status and the metrics show it.
@@ -123,6 +129,7 @@ impl PipelineState {
             Self::Blocked { .. } => "blocked",
             Self::Failed { .. } => "failed",
             Self::Stopped => "stopped",
+            Self::Paused { .. } => "paused",
             Self::Invalid { .. } => "invalid",
         }
     }
