@@ -12,13 +12,15 @@ use actix::dev::channel::channel;
 use actix::{Actor, Addr, Context, Recipient};
 
 use super::desired::PipelineKey;
+use super::holder::Holder;
 use super::messages::ChildExited;
 use super::pulse::Pulse;
 use super::stage::Stage;
 use super::stream_router::StreamKey;
 use crate::core::shard_map::ShardId;
-use crate::core::supervision::{Death, Life};
+use crate::core::supervision::{Death, IllegalStep, Life, PAUSES};
 use crate::core::time::Moment;
+use crate::core::wait::Patience;
 
 /// Mailboxes are bounded by tickets, not by their size: a full one would drop
 /// rows.
@@ -158,6 +160,8 @@ pub struct ChildSlot<A: Actor> {
     pub life: Life,
     /// Its signs of life.
     pub pulse: Pulse,
+    /// Whose rows lie in it, if it is a writer.
+    pub holder: Arc<Holder>,
 }
 
 impl<A: Actor> ChildSlot<A> {
@@ -168,7 +172,8 @@ impl<A: Actor> ChildSlot<A> {
             address: None,
             incarnation: 0,
             life: Life::new(now),
-            pulse: Pulse::default(),
+            pulse: Pulse::new(Patience::of_timeout(Duration::ZERO)),
+            holder: Arc::default(),
         }
     }
 
@@ -177,7 +182,8 @@ impl<A: Actor> ChildSlot<A> {
         self.address = Some(address);
         self.incarnation = incarnation;
         self.pulse = pulse;
-        self.life.runs(now);
+        legal(self.life.starts(now));
+        legal(self.life.runs(now));
     }
 
     /// It has ended, or is given up: answers how long to wait before it is
@@ -185,8 +191,25 @@ impl<A: Actor> ChildSlot<A> {
     pub fn ended(&mut self, exit: &Exit, now: Moment) -> Duration {
         self.address = None;
         let death = exit.death(self.pulse.has_progressed());
-        self.life.died(death, now, fastrand::f64())
+        legal(self.life.died(death, now, fastrand::f64())).unwrap_or(PAUSES.0)
     }
+
+    /// Its incarnation, if that shows no sign of life.
+    pub fn is_stuck(&mut self, now: Moment) -> Option<u64> {
+        let is_stuck = self.life.is_stuck(self.pulse.signs(), now);
+        is_stuck.then_some(self.incarnation)
+    }
+}
+
+/// What came of a step in a child's life. A step that its state does not allow
+/// shows a mistake of the supervisor's: it is said, changes nothing, and ends a
+/// build for tests.
+pub fn legal<T>(step: Result<T, IllegalStep>) -> Option<T> {
+    step.inspect_err(|illegal| {
+        tracing::error!(%illegal, "the supervisor has lost track of a child");
+        debug_assert!(false, "{illegal}");
+    })
+    .ok()
 }
 
 /// Starts an actor on a stage and has the supervisor told when it ends.

@@ -177,6 +177,8 @@ pub struct ShardsChanged {
     pub map: Arc<ShardMap>,
     /// The most a record may weigh, in bytes.
     pub max_record_bytes: usize,
+    /// Where rows go: another one than before after that one has died.
+    pub router: actix::Addr<super::stream_router::StreamRouter>,
 }
 
 /// Read nothing more, let what was handed settle, write the position, release
@@ -200,6 +202,8 @@ pub struct WriterReady {
     pub shard: ShardId,
     /// Its address.
     pub writer: actix::Addr<ShardWriter>,
+    /// Whose rows lie in it.
+    pub holder: Arc<super::holder::Holder>,
 }
 
 /// A shard's writer has ended: its rows wait for the next one. Supervisor to
@@ -268,6 +272,8 @@ pub struct Watch {
     pub seen: Snapshot,
     /// The reader.
     pub reader: actix::Addr<super::outbox_reader::OutboxReader>,
+    /// Kept until the reader was told of news: so it can see that it will be.
+    pub pledge: Arc<()>,
 }
 
 // === Supervisor ===

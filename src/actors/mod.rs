@@ -9,6 +9,7 @@ pub mod child;
 pub mod clock;
 pub mod desired;
 pub mod fault;
+pub mod holder;
 pub mod messages;
 pub mod outbox_reader;
 pub mod permits;

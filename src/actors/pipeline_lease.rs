@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 
+use super::child::legal;
 use super::desired::PipelineKey;
 use super::messages::{ClaimDone, RenewDone, StopNow};
 use super::pipeline_slot::Run;
@@ -13,6 +14,7 @@ use super::supervisor::Supervisor;
 use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::PipelineState;
 use crate::core::ports::{Claim, ClaimRequest, StoreError};
+use crate::core::supervision::ChildState;
 
 /// The longest a standby waits before it asks for a lease again: a lease that
 /// was given back is taken soon.
@@ -60,6 +62,8 @@ impl Supervisor {
         let Some(stream) = stream else {
             return;
         };
+        let (now, lease) = (self.clock.now(), self.settings.cluster.lease);
+        legal(slot.life.starts(now + lease));
         if stream.ready().is_none() {
             slot.run = Run::Waiting;
             let trouble = stream.trouble.clone();
@@ -76,8 +80,8 @@ impl Supervisor {
         slot.attempt = attempt;
         let version = slot.version;
         let store = Arc::clone(&database.database.store);
-        let (node, lease) = (Arc::clone(&self.node), self.settings.cluster.lease);
-        let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), self.clock.now());
+        let node = Arc::clone(&self.node);
+        let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), now);
         tokio::spawn(async move {
             let request = ClaimRequest {
                 pipeline: &pipeline.name,
@@ -86,7 +90,12 @@ impl Supervisor {
                 node: &node,
                 lease,
             };
-            let result = store.claim(request).await;
+            // A lease that is granted after it has expired is worth nothing.
+            let claim = tokio::time::timeout(lease, store.claim(request)).await;
+            let result = claim.unwrap_or_else(|_| {
+                let reason = "no answer within the lease".to_owned();
+                Err(StoreError::Unavailable(reason))
+            });
             // Only a stopped supervisor does not hear it.
             supervisor
                 .try_send(ClaimDone {
@@ -111,6 +120,16 @@ impl Supervisor {
         };
         slot.run = Run::Pausing;
         slot.attempt = attempt;
+        match slot.life.state() {
+            // It died, and its pause is known.
+            ChildState::BackingOff | ChildState::Failed => {}
+            ChildState::Stopped
+            | ChildState::Starting
+            | ChildState::Running
+            | ChildState::Draining => {
+                legal(slot.life.starts(self.clock.now() + pause));
+            }
+        }
         let key = key.clone();
         context.run_later(pause, move |supervisor, context| {
             let is_current = supervisor

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::{Addr, AsyncContext, Context};
 
-use super::child::{self, ChildId, Exit};
+use super::child::{self, ChildId, Exit, legal};
 use super::desired::PipelineKey;
 use super::messages::{Drain, LookForResends};
 use super::outbox_reader::{OutboxReader, ReaderParts};
@@ -20,7 +20,7 @@ use crate::config::pipeline::PipelineSpec;
 use crate::core::backoff::Backoff;
 use crate::core::ports::{Epoch, Outbox};
 use crate::core::position::Position;
-use crate::core::supervision::{ChildState, FAILED_AFTER, Life};
+use crate::core::supervision::{ChildState, Life, PAUSES};
 use crate::core::time::Moment;
 
 /// First and longest pause after a database refused a claim: somebody must act.
@@ -96,7 +96,7 @@ impl PipelineSlot {
         if self.drain_until.is_none() {
             reader.try_send(Drain).ok();
             self.drain_until = Some(until);
-            self.life.drains();
+            legal(self.life.drains(until));
         }
         true
     }
@@ -218,6 +218,7 @@ impl Supervisor {
         slot.attempt = attempt;
         if !slot.drain(until) {
             slot.run = Run::Invalid;
+            legal(slot.life.stops());
         }
         let nothing: Arc<str> = Arc::from("");
         let mut status = PipelineStatus::starting(
@@ -281,7 +282,8 @@ impl Supervisor {
         asked_at: Moment,
         context: &mut Context<Self>,
     ) {
-        let (pulse, void) = (Pulse::default(), Void::default());
+        let pulse = Pulse::new(self.database_patience(&key.database));
+        let void = Void::default();
         let incarnation = self.next_incarnation();
         self.last_flow += 1;
         let flow = self.last_flow;
@@ -346,7 +348,7 @@ impl Supervisor {
             supervisor,
             |context, note| OutboxReader::new(parts, note, context),
         );
-        slot.life.runs(now);
+        legal(slot.life.runs(now));
         slot.run = Run::Running {
             reader,
             stream: stream_key,
@@ -384,7 +386,7 @@ impl Supervisor {
         }
         void.make_void();
         let death = exit.death(pulse.has_progressed());
-        let pause = slot.life.died(death, now, fastrand::f64());
+        let pause = legal(slot.life.died(death, now, fastrand::f64())).unwrap_or(PAUSES.0);
         let stream = stream.clone();
         slot.run = Run::Waiting;
         slot.drain_until = None;
@@ -413,9 +415,11 @@ impl Supervisor {
         };
         if slot.invalid.is_some() {
             slot.run = Run::Invalid;
+            legal(slot.life.stops());
             return;
         }
         let has_failed = slot.life.state() == ChildState::Failed;
+        let quick_deaths = slot.life.quick_deaths();
         let pause = match exit {
             Exit::LeaseLost => STANDBY_PAUSE,
             Exit::Drained
@@ -442,7 +446,7 @@ impl Supervisor {
         }
         let state = match exit {
             _ if has_failed => Some(PipelineState::Failed {
-                reason: format!("its reader ended {FAILED_AFTER} times in a row: {exit}"),
+                reason: format!("its reader ended {quick_deaths} times in a row: {exit}"),
             }),
             Exit::Refused(reason) => Some(PipelineState::Failed {
                 reason: reason.clone(),

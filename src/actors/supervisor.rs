@@ -13,6 +13,7 @@
 //! period; no failure of one child delays another.
 
 mod drain;
+mod forgotten;
 mod probes;
 mod retentions;
 mod secrets;
@@ -159,8 +160,7 @@ impl Supervisor {
     #[must_use]
     pub fn new(parts: SupervisorParts) -> Self {
         let now = parts.clock.now();
-        let mut stage_life = Life::new(now);
-        stage_life.runs(now);
+        let stage_life = watch::running(now);
         let slot = |database: Database| DatabaseSlot {
             database,
             probe: ChildSlot::new(now),

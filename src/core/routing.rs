@@ -146,6 +146,15 @@ impl<G: Clone, T: Sendable> Routing<G, T> {
         !self.parents.is_empty()
     }
 
+    /// Whether rows wait for a writer that is not there.
+    #[must_use]
+    pub fn waits_for_writer(&self) -> bool {
+        let waits = |slot: &Slot<G, T>| {
+            !slot.has_writer && !(slot.waiting.is_empty() && slot.returned.is_empty())
+        };
+        self.slots.values().any(waits)
+    }
+
     /// Rows of one flow have come, in order.
     pub fn route(&mut self, tag: &G, rows: Vec<T>) -> Vec<Step<G, T>> {
         let mut steps = Vec::new();

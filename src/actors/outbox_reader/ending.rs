@@ -30,6 +30,7 @@ impl OutboxReader {
     /// The last acts of a drain: write the position, give the lease back.
     pub(super) fn release(&mut self, context: &mut Context<Self>) {
         self.releasing = true;
+        self.busy_since = self.now();
         // No letter is left to be written: see `go_on`.
         let position = self.intake.position_to_save(self.now());
         let work = self.work.clone();
@@ -69,6 +70,7 @@ impl OutboxReader {
         context: &mut Context<Self>,
     ) {
         self.releasing = true;
+        self.busy_since = self.now();
         let (position, letters) = self.intake.to_save(self.now());
         let last_act = self
             .workers

@@ -1,7 +1,7 @@
 //! Stopping in order: nothing more is read, what was sent is settled.
 
 use super::{DrainReport, Draining, Supervisor};
-use crate::actors::child::Exit;
+use crate::actors::child::{Exit, legal};
 use crate::actors::messages::Drain;
 use crate::actors::pipeline_slot::Run;
 use crate::admin::status::Phase;
@@ -15,20 +15,19 @@ impl Supervisor {
         self.stop_retention();
         let grace = self.settings.limits.drain_grace;
         let mut report = DrainReport::default();
+        let until = self.clock.now() + grace;
         for (key, slot) in &mut self.pipelines {
             match &slot.run {
                 Run::Running { reader, .. } => {
                     if reader.try_send(Drain).is_err() {
                         tracing::debug!(pipeline = %key, "a reader is gone");
                     }
+                    legal(slot.life.drains(until));
                 }
                 Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => report.drained += 1,
             }
         }
-        self.draining = Some(Draining {
-            until: self.clock.now() + grace,
-            report,
-        });
+        self.draining = Some(Draining { until, report });
         tracing::info!(
             ?grace,
             "draining: nothing more is read, what was sent is settled"
