@@ -76,6 +76,8 @@ pub enum Exit {
     Drained,
     /// Another node owns its pipeline now.
     LeaseLost,
+    /// Its lease could not be renewed in time.
+    LeaseExpired,
     /// Rows of it were lost with another actor.
     RowsLost,
     /// Its database answered that something is missing there.
@@ -96,6 +98,7 @@ impl Exit {
             Self::Stopped => "stopped",
             Self::Drained => "drained",
             Self::LeaseLost => "lease_lost",
+            Self::LeaseExpired => "lease_expired",
             Self::RowsLost => "rows_lost",
             Self::Refused(_) => "refused",
             Self::Blocked(_) => "blocked",
@@ -109,7 +112,7 @@ impl Exit {
     pub const fn death(&self, progressed: bool) -> Death {
         match self {
             Self::Stopped | Self::Drained => Death::InOrder,
-            Self::RowsLost | Self::LeaseLost => Death::Innocent,
+            Self::RowsLost | Self::LeaseLost | Self::LeaseExpired => Death::Innocent,
             Self::Refused(_) | Self::Blocked(_) | Self::Stuck | Self::Panicked(_) => {
                 Death::Failure { progressed }
             }
@@ -123,6 +126,7 @@ impl fmt::Display for Exit {
             Self::Stopped => f.write_str("stopped"),
             Self::Drained => f.write_str("drained"),
             Self::LeaseLost => f.write_str("another node owns the pipeline"),
+            Self::LeaseExpired => f.write_str("its lease could not be renewed in time"),
             Self::RowsLost => f.write_str("rows were lost with another actor"),
             Self::Stuck => f.write_str("it gave no sign of life"),
             Self::Refused(reason) | Self::Blocked(reason) => f.write_str(reason),

@@ -192,6 +192,11 @@ pub struct Drain;
 #[rtype(result = "()")]
 pub struct StopNow;
 
+/// Stop now, and give this as the reason. Supervisor to reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopAs(pub super::child::Exit);
+
 // === Router ===
 
 /// A writer is ready for a shard. Supervisor to router.

@@ -460,6 +460,7 @@ impl Handler<Outcomes> for OutboxReader {
 
     fn handle(&mut self, outcomes: Outcomes, context: &mut Self::Context) {
         fault::point("outbox_reader.Outcomes");
+        fault::strike("outbox_reader", &self.key.name);
         let now = self.now();
         for (seq, hash) in &outcomes.stored {
             if self.resend.settled(*seq) {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 
-use super::child::legal;
+use super::child::{Exit, legal};
 use super::desired::PipelineKey;
-use super::messages::{ClaimDone, RenewDone, StopNow};
+use super::messages::{ClaimDone, RenewDone, StopAs, StopNow};
 use super::pipeline_slot::Run;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
@@ -289,8 +289,7 @@ impl Supervisor {
                 continue;
             }
             tracing::warn!(pipeline = %key, "another node has taken the pipeline");
-            self.metrics.lease_event(LeaseEvent::Lost);
-            reader.try_send(StopNow).ok();
+            reader.try_send(StopAs(Exit::LeaseLost)).ok();
         }
     }
 
@@ -311,7 +310,7 @@ impl Supervisor {
                 continue;
             }
             tracing::warn!(pipeline = %key, "the lease could not be renewed in time; the pipeline stops");
-            reader.try_send(StopNow).ok();
+            reader.try_send(StopAs(Exit::LeaseExpired)).ok();
             let reason = "the lease could not be renewed in time".to_owned();
             self.show(key, slot, PipelineState::Waiting { reason });
         }

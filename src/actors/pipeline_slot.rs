@@ -421,7 +421,7 @@ impl Supervisor {
         let has_failed = slot.life.state() == ChildState::Failed;
         let quick_deaths = slot.life.quick_deaths();
         let pause = match exit {
-            Exit::LeaseLost => STANDBY_PAUSE,
+            Exit::LeaseLost | Exit::LeaseExpired => STANDBY_PAUSE,
             Exit::Drained
             | Exit::Blocked(_)
             | Exit::Stopped
@@ -433,7 +433,7 @@ impl Supervisor {
         let child = ChildId::Reader(key.clone());
         match exit {
             Exit::Drained => {}
-            Exit::LeaseLost => {
+            Exit::LeaseLost | Exit::LeaseExpired => {
                 self.metrics.lease_event(LeaseEvent::Lost);
                 self.note_restart(&child, exit, pause);
             }
@@ -456,6 +456,7 @@ impl Supervisor {
             Exit::Drained
             | Exit::Stopped
             | Exit::LeaseLost
+            | Exit::LeaseExpired
             | Exit::RowsLost
             | Exit::Stuck
             | Exit::Panicked(_) => Some(PipelineState::Starting),

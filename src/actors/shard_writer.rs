@@ -189,6 +189,7 @@ impl ShardWriter {
 
     fn call_done(&mut self, done: CallDone, context: &mut Context<Self>) {
         fault::point("shard_writer.CallDone");
+        fault::strike("shard_writer", self.parts.stream.label());
         self.note_trouble(&done.answer);
         let reason = retry_reason(&done.answer);
         self.count_retries(&done.answer, reason);

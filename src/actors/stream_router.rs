@@ -240,6 +240,7 @@ impl Handler<Batch> for StreamRouter {
 
     fn handle(&mut self, batch: Batch, _: &mut Self::Context) {
         fault::point("stream_router.Batch");
+        fault::strike("stream_router", self.parts.stream.label());
         if !batch.tag.is_void() {
             self.with_routing(|routing| routing.route(&batch.tag, batch.rows));
         }
@@ -251,6 +252,9 @@ impl Handler<WriterReady> for StreamRouter {
 
     fn handle(&mut self, message: WriterReady, _: &mut Self::Context) {
         fault::point("stream_router.WriterReady");
+        if fault::forgets("stream_router.writer") {
+            return;
+        }
         let shard = message.shard;
         let orders = self.orders();
         if orders != Orders::default() && message.writer.try_send(orders).is_err() {

@@ -273,6 +273,7 @@ impl Supervisor {
             Exit::Stopped
             | Exit::Drained
             | Exit::LeaseLost
+            | Exit::LeaseExpired
             | Exit::RowsLost
             | Exit::Blocked(_)
             | Exit::Refused(_)

@@ -8,7 +8,7 @@ use super::work::Done;
 use super::{BLOCKED_RETRY, OutboxReader};
 use crate::actors::child::Exit;
 use crate::actors::fault;
-use crate::actors::messages::{Drain, FlowBecameVoid, StopNow};
+use crate::actors::messages::{Drain, FlowBecameVoid, StopAs, StopNow};
 use crate::core::ports::Fenced;
 
 impl OutboxReader {
@@ -114,5 +114,13 @@ impl Handler<StopNow> for OutboxReader {
 
     fn handle(&mut self, _: StopNow, context: &mut Self::Context) {
         self.end(Exit::Stopped, context);
+    }
+}
+
+impl Handler<StopAs> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, StopAs(exit): StopAs, context: &mut Self::Context) {
+        self.end(exit, context);
     }
 }

@@ -41,6 +41,7 @@ impl Supervisor {
                 Exit::Drained => draining.report.drained += 1,
                 Exit::Stopped
                 | Exit::LeaseLost
+                | Exit::LeaseExpired
                 | Exit::RowsLost
                 | Exit::Refused(_)
                 | Exit::Blocked(_)
