@@ -190,6 +190,13 @@ impl<A: Actor> ChildSlot<A> {
         legal(self.life.runs(now));
     }
 
+    /// Whether this incarnation runs, as far as is known. One that was given up ends
+    /// later: that says nothing of the one in its place.
+    #[must_use]
+    pub const fn is_alive(&self, incarnation: u64) -> bool {
+        self.incarnation == incarnation && self.life.state().is_alive()
+    }
+
     /// It has ended, or is given up: answers how long to wait before it is
     /// started again.
     pub fn ended(&mut self, exit: &Exit, now: Moment) -> Duration {

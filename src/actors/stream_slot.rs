@@ -182,7 +182,7 @@ impl Supervisor {
         let Some(slot) = self
             .streams
             .get_mut(stream)
-            .filter(|slot| slot.router.incarnation == incarnation)
+            .filter(|slot| slot.router.is_alive(incarnation))
         else {
             return;
         };
@@ -412,7 +412,7 @@ impl Supervisor {
             .streams
             .get_mut(stream)
             .and_then(|slot| slot.writers.get_mut(shard));
-        let Some(entry) = entry.filter(|entry| entry.incarnation == incarnation) else {
+        let Some(entry) = entry.filter(|entry| entry.is_alive(incarnation)) else {
             return;
         };
         let pause = entry.ended(exit, now);

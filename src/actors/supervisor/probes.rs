@@ -64,7 +64,7 @@ impl Supervisor {
         let Some(slot) = self
             .databases
             .get_mut(database)
-            .filter(|slot| slot.probe.incarnation == incarnation)
+            .filter(|slot| slot.probe.is_alive(incarnation))
         else {
             return;
         };

@@ -58,7 +58,7 @@ impl Supervisor {
         let Some(slot) = self
             .databases
             .get_mut(database)
-            .filter(|slot| slot.retention.incarnation == incarnation)
+            .filter(|slot| slot.retention.is_alive(incarnation))
         else {
             return;
         };
