@@ -149,10 +149,8 @@ impl<G: Clone, T: Sendable> Routing<G, T> {
     /// Whether rows wait for a writer that is not there.
     #[must_use]
     pub fn waits_for_writer(&self) -> bool {
-        let waits = |slot: &Slot<G, T>| {
-            !slot.has_writer && !(slot.waiting.is_empty() && slot.returned.is_empty())
-        };
-        self.slots.values().any(waits)
+        let mut lack = self.slots.values().filter(|slot| !slot.has_writer);
+        lack.any(|slot| slot.waiting.len() + slot.returned.len() > 0)
     }
 
     /// Rows of one flow have come, in order.
