@@ -177,6 +177,8 @@ pub struct ShardsChanged {
     pub map: Arc<ShardMap>,
     /// The most a record may weigh, in bytes.
     pub max_record_bytes: usize,
+    /// Where rows go: another one than before after that one has died.
+    pub router: actix::Addr<super::stream_router::StreamRouter>,
 }
 
 /// Read nothing more, let what was handed settle, write the position, release
@@ -199,6 +201,11 @@ pub struct GiveUp {
 #[rtype(result = "()")]
 pub struct StopNow;
 
+/// Stop now, and give this as the reason. Supervisor to reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopAs(pub super::child::Exit);
+
 // === Router ===
 
 /// A writer is ready for a shard. Supervisor to router.
@@ -209,6 +216,8 @@ pub struct WriterReady {
     pub shard: ShardId,
     /// Its address.
     pub writer: actix::Addr<ShardWriter>,
+    /// Whose rows lie in it.
+    pub holder: Arc<super::holder::Holder>,
 }
 
 /// A shard's writer has ended: its rows wait for the next one. Supervisor to
@@ -277,6 +286,8 @@ pub struct Watch {
     pub seen: Snapshot,
     /// The reader.
     pub reader: actix::Addr<super::outbox_reader::OutboxReader>,
+    /// Kept until the reader was told of news: so it can see that it will be.
+    pub pledge: Arc<()>,
 }
 
 // === Supervisor ===

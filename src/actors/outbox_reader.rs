@@ -16,9 +16,10 @@ mod resend;
 mod resharding;
 mod showing;
 mod taking;
+mod waiting;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
@@ -89,6 +90,8 @@ pub struct OutboxReader {
     board: Arc<StatusBoard>,
     state: PipelineState,
     busy: bool,
+    /// Since when, or since when it writes its last words down.
+    busy_since: Moment,
     /// Rows of a window that is being written down.
     opened: Option<(WindowNumber, Fetched)>,
     /// Rows sent again beside the live flow.
@@ -105,6 +108,8 @@ pub struct OutboxReader {
     floor: Option<Moment>,
     weight: usize,
     watching: bool,
+    /// Held by whoever is to tell of news.
+    watch_pledge: Weak<()>,
     draining: bool,
     /// The drain is cut off.
     giving_up: bool,
@@ -209,6 +214,7 @@ impl OutboxReader {
             board: parts.board,
             state: PipelineState::Starting,
             busy: false,
+            busy_since: now,
             opened: None,
             resend: Resend::new((parts.most_rows / RESENT_SHARE).max(1), now),
             letters: LetterResend::default(),
@@ -218,6 +224,7 @@ impl OutboxReader {
             floor: None,
             weight: UNKNOWN_WEIGHT,
             watching: false,
+            watch_pledge: Weak::new(),
             draining: false,
             giving_up: false,
             releasing: false,
@@ -374,6 +381,7 @@ impl OutboxReader {
         context: &mut Context<Self>,
     ) {
         self.busy = true;
+        self.busy_since = self.now();
         let task = self.workers.spawn(task);
         let result = async move {
             task.await.unwrap_or_else(|error| {
@@ -430,6 +438,7 @@ impl Drop for OutboxReader {
                 entry.in_flight_bytes = 0;
                 entry.open_windows = 0;
                 entry.deferred_rows = 0;
+                entry.waits = None;
             });
     }
 }
@@ -458,6 +467,7 @@ impl Handler<Outcomes> for OutboxReader {
 
     fn handle(&mut self, outcomes: Outcomes, context: &mut Self::Context) {
         fault::point("outbox_reader.Outcomes");
+        fault::strike("outbox_reader", &self.key.name);
         let now = self.now();
         for (seq, hash) in &outcomes.stored {
             if self.resend.settled(*seq) {

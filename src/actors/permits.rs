@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use actix::Recipient;
 use tokio::sync::Notify;
 
+use super::holder::Holder;
 use super::messages::Outcomes;
 use crate::admin::metrics::PipelineMetrics;
 use crate::core::dead_letter::OnPoison;
@@ -286,6 +287,8 @@ pub struct Ticket {
     tag: Arc<FlowTag>,
     bytes: usize,
     settled: bool,
+    /// The writer it was handed to.
+    holder: Option<Arc<Holder>>,
 }
 
 impl Ticket {
@@ -298,6 +301,7 @@ impl Ticket {
             tag: Arc::clone(tag),
             bytes,
             settled: false,
+            holder: None,
         }
     }
 
@@ -305,6 +309,20 @@ impl Ticket {
     #[must_use]
     pub const fn tag(&self) -> &Arc<FlowTag> {
         &self.tag
+    }
+
+    /// The row is handed to a writer.
+    pub fn enter(&mut self, holder: &Arc<Holder>) {
+        self.leave();
+        holder.enter(self.tag.flow.id, &self.tag.void);
+        self.holder = Some(Arc::clone(holder));
+    }
+
+    /// The row leaves the writer it was handed to.
+    pub fn leave(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            holder.leave(self.tag.flow.id);
+        }
     }
 
     /// The row is settled: its reader is told by message, and the permit is free.
@@ -316,6 +334,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.leave();
         self.tag.own.give_back(self.bytes);
         self.tag.shared.give_back(self.bytes);
         if self.settled {

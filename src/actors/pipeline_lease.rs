@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 
-use super::messages::{ClaimDone, LeaseGivenBack, RenewDone, StopNow};
+use super::child::{Exit, legal};
+use super::messages::{ClaimDone, LeaseGivenBack, RenewDone, StopAs, StopNow};
 use super::pipeline_slot::Run;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
@@ -13,6 +14,7 @@ use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::PipelineState;
 use crate::config::desired::PipelineKey;
 use crate::core::ports::{Claim, ClaimRequest, Epoch, StoreError};
+use crate::core::supervision::ChildState;
 
 /// The longest a standby waits before it asks for a lease again: a lease that
 /// was given back is taken soon.
@@ -67,6 +69,8 @@ impl Supervisor {
         let Some(stream) = stream else {
             return;
         };
+        let (now, lease) = (self.clock.now(), self.settings.cluster.lease);
+        legal(slot.life.starts(now + lease));
         if stream.ready().is_none() {
             slot.run = Run::Waiting;
             let trouble = stream.trouble.clone();
@@ -83,8 +87,8 @@ impl Supervisor {
         slot.attempt = attempt;
         let version = slot.version;
         let store = Arc::clone(&database.database.store);
-        let (node, lease) = (Arc::clone(&self.node), self.settings.cluster.lease);
-        let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), self.clock.now());
+        let node = Arc::clone(&self.node);
+        let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), now);
         tokio::spawn(async move {
             let request = ClaimRequest {
                 pipeline: &pipeline.name,
@@ -93,7 +97,12 @@ impl Supervisor {
                 node: &node,
                 lease,
             };
-            let result = store.claim(request).await;
+            // A lease that is granted after it has expired is worth nothing.
+            let claim = tokio::time::timeout(lease, store.claim(request)).await;
+            let result = claim.unwrap_or_else(|_| {
+                let reason = "no answer within the lease".to_owned();
+                Err(StoreError::Unavailable(reason))
+            });
             // Only a stopped supervisor does not hear it.
             supervisor
                 .try_send(ClaimDone {
@@ -118,6 +127,16 @@ impl Supervisor {
         };
         slot.run = Run::Pausing;
         slot.attempt = attempt;
+        match slot.life.state() {
+            // It died, and its pause is known.
+            ChildState::BackingOff | ChildState::Failed => {}
+            ChildState::Stopped
+            | ChildState::Starting
+            | ChildState::Running
+            | ChildState::Draining => {
+                legal(slot.life.starts(self.clock.now() + pause));
+            }
+        }
         let key = key.clone();
         context.run_later(pause, move |supervisor, context| {
             let is_current = supervisor
@@ -298,8 +317,7 @@ impl Supervisor {
                 continue;
             }
             tracing::warn!(pipeline = %key, "another node has taken the pipeline");
-            self.metrics.lease_event(LeaseEvent::Lost);
-            reader.try_send(StopNow).ok();
+            reader.try_send(StopAs(Exit::LeaseLost)).ok();
         }
     }
 
@@ -320,7 +338,7 @@ impl Supervisor {
                 continue;
             }
             tracing::warn!(pipeline = %key, "the lease could not be renewed in time; the pipeline stops");
-            reader.try_send(StopNow).ok();
+            reader.try_send(StopAs(Exit::LeaseExpired)).ok();
             let reason = "the lease could not be renewed in time".to_owned();
             self.show(key, slot, PipelineState::Waiting { reason });
         }

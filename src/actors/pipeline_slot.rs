@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::{Addr, AsyncContext, Context};
 
-use super::child::{self, ChildId, Exit};
+use super::child::{self, ChildId, Exit, legal};
 use super::messages::{Drain, LookForResends};
 use super::outbox_reader::{OutboxReader, ReaderParts};
 use super::permits::Void;
@@ -20,7 +20,7 @@ use crate::config::pipeline::PipelineSpec;
 use crate::core::backoff::Backoff;
 use crate::core::ports::{Epoch, Outbox};
 use crate::core::position::Position;
-use crate::core::supervision::{ChildState, FAILED_AFTER, Life};
+use crate::core::supervision::{ChildState, Life, PAUSES};
 use crate::core::time::Moment;
 
 /// First and longest pause after a database refused a claim: somebody must act.
@@ -98,7 +98,7 @@ impl PipelineSlot {
         if self.drain_until.is_none() {
             reader.try_send(Drain).ok();
             self.drain_until = Some(until);
-            self.life.drains();
+            legal(self.life.drains(until));
         }
         true
     }
@@ -225,6 +225,7 @@ impl Supervisor {
         slot.attempt = attempt;
         if !slot.drain(until) {
             slot.run = Run::Invalid;
+            legal(slot.life.stops());
         }
         let nothing: Arc<str> = Arc::from("");
         let mut status = PipelineStatus::starting(
@@ -288,7 +289,8 @@ impl Supervisor {
         asked_at: Moment,
         context: &mut Context<Self>,
     ) {
-        let (pulse, void) = (Pulse::default(), Void::default());
+        let pulse = Pulse::new(self.database_patience(&key.database));
+        let void = Void::default();
         let incarnation = self.next_incarnation();
         self.last_flow += 1;
         let flow = self.last_flow;
@@ -353,7 +355,7 @@ impl Supervisor {
             supervisor,
             |context, note| OutboxReader::new(parts, note, context),
         );
-        slot.life.runs(now);
+        legal(slot.life.runs(now));
         slot.run = Run::Running {
             reader,
             stream: stream_key,
@@ -392,7 +394,7 @@ impl Supervisor {
         }
         void.make_void();
         let death = exit.death(pulse.has_progressed());
-        let pause = slot.life.died(death, now, fastrand::f64());
+        let pause = legal(slot.life.died(death, now, fastrand::f64())).unwrap_or(PAUSES.0);
         let (stream, epoch) = (stream.clone(), *epoch);
         slot.run = Run::Waiting;
         slot.drain_until = None;
@@ -421,11 +423,13 @@ impl Supervisor {
         };
         if slot.invalid.is_some() {
             slot.run = Run::Invalid;
+            legal(slot.life.stops());
             return;
         }
         let has_failed = slot.life.state() == ChildState::Failed;
+        let quick_deaths = slot.life.quick_deaths();
         let pause = match exit {
-            Exit::LeaseLost => STANDBY_PAUSE,
+            Exit::LeaseLost | Exit::LeaseExpired => STANDBY_PAUSE,
             Exit::Drained
             | Exit::Blocked(_)
             | Exit::Stopped
@@ -437,7 +441,7 @@ impl Supervisor {
         let child = ChildId::Reader(key.clone());
         match exit {
             Exit::Drained => {}
-            Exit::LeaseLost => {
+            Exit::LeaseLost | Exit::LeaseExpired => {
                 self.metrics.lease_event(LeaseEvent::Lost);
                 self.note_restart(&child, exit, pause);
             }
@@ -450,7 +454,7 @@ impl Supervisor {
         }
         let state = match exit {
             _ if has_failed => Some(PipelineState::Failed {
-                reason: format!("its reader ended {FAILED_AFTER} times in a row: {exit}"),
+                reason: format!("its reader ended {quick_deaths} times in a row: {exit}"),
             }),
             Exit::Refused(reason) => Some(PipelineState::Failed {
                 reason: reason.clone(),
@@ -460,6 +464,7 @@ impl Supervisor {
             Exit::Drained
             | Exit::Stopped
             | Exit::LeaseLost
+            | Exit::LeaseExpired
             | Exit::RowsLost
             | Exit::Stuck
             | Exit::Panicked(_) => Some(PipelineState::Starting),

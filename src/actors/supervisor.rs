@@ -14,6 +14,7 @@
 
 mod drain;
 mod drain_report;
+mod forgotten;
 mod pauses;
 mod probes;
 mod retentions;
@@ -158,8 +159,7 @@ impl Supervisor {
     #[must_use]
     pub fn new(parts: SupervisorParts) -> Self {
         let now = parts.clock.now();
-        let mut stage_life = Life::new(now);
-        stage_life.runs(now);
+        let stage_life = watch::running(now);
         let slot = |database: Database| DatabaseSlot {
             database,
             probe: ChildSlot::new(now),
@@ -290,6 +290,7 @@ impl Supervisor {
             Exit::Stopped
             | Exit::Drained
             | Exit::LeaseLost
+            | Exit::LeaseExpired
             | Exit::RowsLost
             | Exit::Blocked(_)
             | Exit::Refused(_)

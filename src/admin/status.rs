@@ -23,7 +23,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 pub use loaded::Loaded;
-pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus};
+pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
 
 /// A stream on the board.
@@ -39,6 +39,8 @@ pub struct StreamStatus {
     pub troubles: Vec<TroubleStatus>,
     /// What the relay does without, and which permission would help.
     pub advice: Option<String>,
+    /// What its router waits for.
+    pub waits: Option<WaitStatus>,
     /// Its open shards, by rising hash range.
     pub shards: Vec<ShardStatus>,
 }
@@ -71,6 +73,8 @@ pub struct ShardStatus {
     pub queued_bytes: u64,
     /// Why calls to it fail, if they do.
     pub problem: Option<String>,
+    /// What its writer waits for.
+    pub waits: Option<WaitStatus>,
 }
 
 /// A database on the board.

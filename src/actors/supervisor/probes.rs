@@ -13,7 +13,7 @@ use crate::actors::pulse::Pulse;
 
 impl Supervisor {
     pub(super) fn start_probe(&mut self, database: &Arc<str>, context: &Context<Self>) {
-        let pulse = Pulse::default();
+        let pulse = Pulse::new(self.database_patience(database));
         let incarnation = self.next_incarnation();
         let now = self.clock.now();
         let Some(slot) = self.databases.get_mut(database) else {
@@ -64,7 +64,7 @@ impl Supervisor {
         let Some(slot) = self
             .databases
             .get_mut(database)
-            .filter(|slot| slot.probe.incarnation == incarnation)
+            .filter(|slot| slot.probe.is_alive(incarnation))
         else {
             return;
         };

@@ -13,7 +13,7 @@ use crate::core::retention::FileReader;
 
 impl Supervisor {
     pub(super) fn start_retention(&mut self, database: &Arc<str>, context: &Context<Self>) {
-        let pulse = Pulse::default();
+        let pulse = Pulse::new(self.database_patience(database));
         let incarnation = self.next_incarnation();
         let now = self.clock.now();
         let Some(slot) = self.databases.get_mut(database) else {
@@ -53,18 +53,19 @@ impl Supervisor {
         exit: &Exit,
         context: &mut Context<Self>,
     ) {
-        if self.is_draining() {
-            return;
-        }
         let now = self.clock.now();
+        let is_draining = self.is_draining();
         let Some(slot) = self
             .databases
             .get_mut(database)
-            .filter(|slot| slot.retention.incarnation == incarnation)
+            .filter(|slot| slot.retention.is_alive(incarnation))
         else {
             return;
         };
         let pause = slot.retention.ended(exit, now);
+        if is_draining {
+            return;
+        }
         self.note_restart(&ChildId::Retention(Arc::clone(database)), exit, pause);
         let database = Arc::clone(database);
         context.run_later(pause, move |supervisor, context| {
