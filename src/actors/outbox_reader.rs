@@ -43,7 +43,7 @@ use crate::core::position::WindowNumber;
 use crate::core::rate_limit::{RateLimiter, RateLimits};
 use crate::core::render::Renderer;
 use crate::core::resend::{LetterResend, Resend};
-use crate::core::send_queue::Flow;
+use crate::core::send_queue::{Flow, Shares};
 use crate::core::time::Moment;
 use parking::ComingBack;
 use resend::Again;
@@ -137,9 +137,11 @@ impl OutboxReader {
         let flow = Flow {
             id: parts.flow,
             tenant: Arc::clone(&spec.tenant),
-            tenant_weight: parts.tenant_weight,
-            weight: spec.weight,
-            batch_size: spec.batch_size,
+            shares: Arc::new(Shares::new(
+                parts.tenant_weight,
+                spec.weight,
+                spec.batch_size,
+            )),
         };
         let tag = Arc::new(FlowTag {
             pipeline: Arc::clone(&spec.name),

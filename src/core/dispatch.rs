@@ -180,7 +180,13 @@ impl<T: Sendable> Dispatch<T> {
         if waiting.all.records == 0 {
             return Next::Nothing;
         }
-        let most = match self.budget().grant(waiting, now) {
+        // A reload may change the limits between grant and charge: the call is
+        // judged by those it was granted under.
+        let (grant, limits) = {
+            let mut budget = self.budget();
+            (budget.grant(waiting, now), budget.limits())
+        };
+        let most = match grant {
             Grant::At(moment) => return Next::Wait(moment),
             Grant::Now(most) => most,
         };
@@ -198,7 +204,7 @@ impl<T: Sendable> Dispatch<T> {
                 .map(|taken| taken.row.weight() as u64)
                 .sum(),
         };
-        let (offered, limits) = {
+        let offered = {
             let mut budget = self.budget();
             budget.charge(cost, now);
             budget.offered_lately()
