@@ -8,6 +8,8 @@
 //! Every send is a `try_send`; a closed mailbox means that the receiver died,
 //! and the supervisor deals with that.
 
+mod change;
+
 use std::sync::Arc;
 
 use actix::Message;
@@ -22,6 +24,8 @@ use crate::core::send_queue::Sendable;
 use crate::core::shard_map::{HashRange, ShardId, ShardMap};
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
+
+pub use change::{ProbeAtPace, RefreshEvery, Retune, SweepBy};
 
 // === Data: reader -> router -> writer ===
 

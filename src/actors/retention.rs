@@ -13,13 +13,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture,
+};
 use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
-use super::messages::StopNow;
+use super::messages::{StopNow, SweepBy};
 use super::pulse::Pulse;
 use crate::admin::metrics::{HeldRows, KeptRows, Metrics};
 use crate::admin::status::{HoldStatus, KeptStatus, RetentionStatus, StatusBoard};
@@ -77,6 +79,8 @@ pub struct Retention {
     backoff: Backoff,
     /// Whether a task is under way or a timer set.
     waits: bool,
+    /// The timer, if one is set.
+    timer: Option<SpawnHandle>,
 }
 
 impl Retention {
@@ -90,6 +94,7 @@ impl Retention {
             due: VecDeque::new(),
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             waits: false,
+            timer: None,
         }
     }
 
@@ -106,6 +111,7 @@ impl Retention {
 
     fn go_on(&mut self, context: &mut Context<Self>) {
         self.waits = false;
+        self.timer = None;
         let now = self.parts.clock.now();
         if now >= self.look_at {
             self.look(now, context);
@@ -121,7 +127,7 @@ impl Retention {
             return;
         }
         self.waits = true;
-        context.run_later(pause, Self::go_on);
+        self.timer = Some(context.run_later(pause, Self::go_on));
     }
 
     // === Looking ===
@@ -304,6 +310,21 @@ impl Actor for Retention {
     fn started(&mut self, context: &mut Self::Context) {
         self.beat(context);
         self.go_on(context);
+    }
+}
+
+impl Handler<SweepBy> for Retention {
+    type Result = ();
+
+    fn handle(&mut self, message: SweepBy, context: &mut Self::Context) {
+        fault::point("retention.SweepBy");
+        self.parts.settings = message.settings;
+        self.parts.of_file = message.of_file;
+        self.look_at = self.parts.clock.now();
+        if let Some(timer) = self.timer.take() {
+            context.cancel_future(timer);
+            self.go_on(context);
+        }
     }
 }
 
