@@ -10,6 +10,7 @@
 //! Rows, records and bytes are plain counts; times are seconds; ratios are 0 to
 //! 1.
 
+mod config;
 mod pipeline;
 mod retention;
 mod shard;
@@ -28,6 +29,7 @@ pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
 
+use config::ConfigFamilies;
 use pipeline::PipelineFamilies;
 use retention::RetentionFamilies;
 use shard::ShardFamilies;
@@ -79,6 +81,7 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Families {
     registry: Registry,
+    config: ConfigFamilies,
     pipeline: PipelineFamilies,
     shard: ShardFamilies,
     stream: StreamFamilies,
@@ -110,6 +113,7 @@ impl Metrics {
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
         let families = Families {
+            config: ConfigFamilies::register(&registry)?,
             pipeline: PipelineFamilies::register(&registry)?,
             shard: ShardFamilies::register(&registry)?,
             stream: StreamFamilies::register(&registry)?,

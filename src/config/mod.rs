@@ -12,6 +12,7 @@
 pub mod byte_size;
 pub mod client_spec;
 pub mod environment;
+mod fingerprint;
 pub mod human_duration;
 pub mod pipeline;
 mod pipeline_reader;
