@@ -25,7 +25,7 @@ use crate::core::shard_map::{HashRange, ShardId, ShardMap};
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
 
-pub use change::{ProbeAtPace, RefreshEvery, Retune, SweepBy};
+pub use change::{ProbeAtPace, RefreshEvery, Reload, Retune, SweepBy};
 
 // === Data: reader -> router -> writer ===
 
@@ -367,6 +367,8 @@ pub struct RenewDone {
 pub struct CatalogRead {
     /// The database.
     pub database: Arc<str>,
+    /// Through which of its connections, counted.
+    pub generation: u64,
     /// Its pipelines; `None` when they are what they were.
     pub result: Result<Option<Vec<crate::core::ports::PipelineRow>>, StoreError>,
     /// The pipelines for which something is to be sent again.

@@ -72,6 +72,14 @@ impl Supervisor {
         let Some(database) = self.databases.get(&key.database) else {
             return;
         };
+        if let Some(reason) = database.is_not_ready() {
+            slot.run = Run::Waiting;
+            let reason = reason.to_owned();
+            if let Some(slot) = self.pipelines.get(key) {
+                self.show(key, slot, PipelineState::Waiting { reason });
+            }
+            return;
+        }
         slot.run = Run::Claiming;
         slot.attempt = attempt;
         let version = slot.version;

@@ -27,7 +27,7 @@ use crate::core::time::Moment;
 const REFUSED_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// A part of the ids that one row may take in memory: 8 bytes in a stash.
-const STASH_SHARE: usize = 8 * 8;
+pub(super) const STASH_SHARE: usize = 8 * 8;
 
 /// A pipeline and where it stands.
 pub(super) struct PipelineSlot {
@@ -89,7 +89,7 @@ impl PipelineSlot {
 
     /// Has its reader finish what it has, if it runs, within a grace: a stream
     /// that takes nothing must not hold a changed definition up for ever.
-    fn drain(&mut self, until: Moment) -> bool {
+    pub(super) fn drain(&mut self, until: Moment) -> bool {
         let Run::Running { reader, .. } = &self.run else {
             return false;
         };

@@ -26,9 +26,9 @@ use crate::core::shard_map::{Shard, ShardId, ShardMap};
 pub(super) struct StreamSlot {
     service: Arc<dyn StreamService>,
     pub(super) watch: Arc<StreamWatch>,
-    limits: ShardLimits,
+    pub(super) limits: ShardLimits,
     /// Which stream it is: its budgets are shared by that.
-    identity: Arc<str>,
+    pub(super) identity: Arc<str>,
     pub(super) router: ChildSlot<StreamRouter>,
     ready: Option<(Arc<ShardMap>, usize)>,
     pub(super) trouble: Option<String>,
@@ -69,13 +69,15 @@ impl StreamSlot {
     }
 }
 
-fn limits_of(settings: ShardBudgetSettings) -> ShardLimits {
-    #[expect(clippy::cast_precision_loss, reason = "bytes a second, far below 2^52")]
-    let bytes_per_second = settings.bytes_per_second as f64;
-    ShardLimits {
-        records_per_second: f64::from(settings.records_per_second),
-        bytes_per_second,
-        fraction: settings.fraction,
+impl From<ShardBudgetSettings> for ShardLimits {
+    fn from(settings: ShardBudgetSettings) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "bytes a second, far below 2^52")]
+        let bytes_per_second = settings.bytes_per_second as f64;
+        Self {
+            records_per_second: f64::from(settings.records_per_second),
+            bytes_per_second,
+            fraction: settings.fraction,
+        }
     }
 }
 
@@ -98,7 +100,7 @@ impl Supervisor {
         let slot = StreamSlot {
             service: Arc::new(service),
             watch,
-            limits: limits_of(budget),
+            limits: ShardLimits::from(budget),
             identity: Arc::from(""),
             router: ChildSlot::new(self.clock.now()),
             ready: None,
@@ -127,6 +129,10 @@ impl Supervisor {
             };
             slot.stop_all();
             slot.watch.forget();
+            let client = &stream.target().client;
+            if !self.streams.keys().any(|other| other.target().client == *client) {
+                self.source.forget_client(stream.target());
+            }
             let label = stream.label();
             if !self.streams.keys().any(|other| other.label() == label) {
                 self.board.remove_stream(label);

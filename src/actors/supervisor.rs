@@ -12,8 +12,10 @@
 //! as messages. Restarts back off and forget failures only after a healthy
 //! period; no failure of one child delays another.
 
+mod databases;
 mod drain;
 mod probes;
+mod reload;
 mod retentions;
 mod secrets;
 mod server;
@@ -27,6 +29,7 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler};
 use tokio::sync::oneshot;
 
+use self::databases::Next;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
@@ -67,6 +70,9 @@ type FixedHash = BuildHasherDefault<DefaultHasher>;
 pub trait StreamSource: Send + Sync {
     /// The service's side of a stream.
     fn stream(&self, target: &StreamTarget) -> Arc<dyn StreamService>;
+
+    /// Nobody writes to any stream through this target's client any more.
+    fn forget_client(&self, _target: &StreamTarget) {}
 }
 
 /// A database, as the supervisor needs it.
@@ -118,6 +124,12 @@ pub(super) struct DatabaseSlot {
     pub(super) database: Database,
     pub(super) probe: ChildSlot<Probe>,
     pub(super) retention: ChildSlot<Retention>,
+    next: Next,
+    /// Counts its connections: what was asked through earlier ones is not heard.
+    generation: u64,
+    /// Whether its definitions were read through these connections, or it has had
+    /// no others.
+    is_known: bool,
     reading_catalog: bool,
     catalog_failed: bool,
     renewing: bool,
@@ -161,22 +173,12 @@ impl Supervisor {
         let now = parts.clock.now();
         let mut stage_life = Life::new(now);
         stage_life.runs(now);
-        let slot = |database: Database| DatabaseSlot {
-            database,
-            probe: ChildSlot::new(now),
-            retention: ChildSlot::new(now),
-            reading_catalog: false,
-            catalog_failed: false,
-            renewing: false,
-            renewed_at: now,
-            server: None,
-        };
         let databases = parts.databases.into_iter();
         let memory = parts.settings.limits.memory.as_usize();
         Self {
             node: parts.node,
             databases: databases
-                .map(|one| (Arc::clone(&one.name), slot(one)))
+                .map(|one| (Arc::clone(&one.name), DatabaseSlot::new(one, now)))
                 .collect(),
             source: parts.streams,
             metrics: parts.metrics,
@@ -238,32 +240,6 @@ impl Supervisor {
         self.retire_unused_streams();
     }
 
-    fn read_catalogs(&mut self, context: &mut Context<Self>) {
-        for slot in self.databases.values_mut() {
-            if std::mem::replace(&mut slot.reading_catalog, true) {
-                continue;
-            }
-            let (database, catalog) = (
-                Arc::clone(&slot.database.name),
-                Arc::clone(&slot.database.catalog),
-            );
-            let store = Arc::clone(&slot.database.store);
-            let supervisor = context.address();
-            tokio::spawn(async move {
-                let result = catalog.read().await;
-                let resends = store.wanted_resends().await.unwrap_or_default();
-                let read = CatalogRead {
-                    database,
-                    result,
-                    resends,
-                };
-                // Only a stopped supervisor does not hear it.
-                supervisor.try_send(read).ok();
-            });
-        }
-        context.run_later(CATALOG_EVERY, Self::read_catalogs);
-    }
-
     pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
         self.metrics.actor_restarted(child.kind(), exit.cause());
         match exit {
@@ -290,6 +266,7 @@ impl Supervisor {
         self.renew_leases(context);
         self.drop_expired_leases();
         self.end_long_drains();
+        self.go_on_with_databases(context);
         self.reread_secrets(context);
         self.look_for_stuck(context);
         self.finish_drain_when_due();
@@ -361,10 +338,14 @@ impl Handler<CatalogRead> for Supervisor {
 
     fn handle(&mut self, message: CatalogRead, context: &mut Self::Context) {
         fault::point("supervisor.CatalogRead");
-        let Some(slot) = self.databases.get_mut(&message.database) else {
+        let slot = self.databases.get_mut(&message.database);
+        let Some(slot) = slot.filter(|slot| slot.generation == message.generation) else {
             return;
         };
         slot.reading_catalog = false;
+        if slot.is_ending() {
+            return;
+        }
         for pipeline in &message.resends {
             let of_name = |(key, _): &(&PipelineKey, &PipelineSlot)| {
                 key.database == message.database && *key.name == **pipeline
@@ -383,9 +364,10 @@ impl Handler<CatalogRead> for Supervisor {
                 self.board.set_database(database, None);
                 slot.look_at_server(&self.board);
                 if let Some(rows) = changed {
-                    self.catalogs.insert(message.database, rows);
+                    self.catalogs.insert(Arc::clone(database), rows);
                     self.reconcile(context);
                 }
+                self.database_is_known(database, context);
             }
             Err(error) => {
                 if !std::mem::replace(&mut slot.catalog_failed, true) {

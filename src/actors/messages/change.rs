@@ -4,10 +4,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Message;
+use tokio::sync::oneshot;
 
-use crate::config::settings::RetentionSettings;
+use crate::actors::supervisor::Database;
+use crate::config::settings::{RetentionSettings, Settings};
 use crate::core::rate_limit::RateLimits;
 use crate::core::retention::FileReader;
+
+/// These settings hold from now on. From the signal handler, which has found that
+/// a running relay can take them; two reloads are carried out one after the other.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Reload {
+    /// All settings.
+    pub settings: Arc<Settings>,
+    /// Connections to the databases that are new, or used in another way.
+    pub databases: Vec<Database>,
+    /// Told when they hold. Dropped by a supervisor that drains: nothing changes any
+    /// more.
+    pub applied: oneshot::Sender<()>,
+}
 
 /// Work with these numbers from now on; all else stays. Supervisor to reader.
 #[derive(Debug, Clone, Copy, PartialEq, Message)]

@@ -69,11 +69,16 @@ impl Supervisor {
             return;
         };
         let pause = slot.probe.ended(exit, now);
+        if slot.is_ending() {
+            return;
+        }
         self.note_restart(&ChildId::Probe(Arc::clone(database)), exit, pause);
         let database = Arc::clone(database);
         context.run_later(pause, move |supervisor, context| {
             let is_wanted = supervisor.databases.get(&database).is_some_and(|slot| {
-                slot.probe.incarnation == incarnation && slot.probe.address.is_none()
+                slot.probe.incarnation == incarnation
+                    && slot.probe.address.is_none()
+                    && !slot.is_ending()
             });
             if is_wanted && !supervisor.is_draining() {
                 supervisor.start_probe(&database, context);
