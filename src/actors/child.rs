@@ -11,11 +11,11 @@ use std::time::Duration;
 use actix::dev::channel::channel;
 use actix::{Actor, Addr, Context, Recipient};
 
-use super::desired::PipelineKey;
 use super::messages::ChildExited;
 use super::pulse::Pulse;
 use super::stage::Stage;
 use super::stream_router::StreamKey;
+use crate::config::desired::PipelineKey;
 use crate::core::shard_map::ShardId;
 use crate::core::supervision::{Death, Life};
 use crate::core::time::Moment;

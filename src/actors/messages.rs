@@ -337,7 +337,7 @@ pub enum StreamState {
 #[rtype(result = "()")]
 pub struct ClaimDone {
     /// The pipeline.
-    pub pipeline: super::desired::PipelineKey,
+    pub pipeline: crate::config::desired::PipelineKey,
     /// Which start it belongs to.
     pub attempt: u64,
     /// When it was begun: the lease runs from there.

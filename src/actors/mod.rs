@@ -7,7 +7,6 @@
 mod budgets;
 pub mod child;
 pub mod clock;
-pub mod desired;
 pub mod fault;
 pub mod messages;
 pub mod outbox_reader;

@@ -26,7 +26,6 @@ use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHa
 use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
-use super::desired::PipelineKey;
 use super::fault;
 use super::messages::{FlowBecameVoid, Outcomes, RejectedRow, Retune, ShardsChanged};
 use super::permits::{FlowTag, Pool, RejectedKeys};
@@ -37,6 +36,7 @@ use super::stream_watch::StreamWatch;
 use super::violations;
 use crate::admin::metrics::{Metrics, PipelineMetrics, ResentSource};
 use crate::admin::status::{PipelineState, StatusBoard};
+use crate::config::desired::PipelineKey;
 use crate::core::backoff::Backoff;
 use crate::core::intake::{Intake, IntakeLimits, Room, Wish};
 use crate::core::ports::StoreError;

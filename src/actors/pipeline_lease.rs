@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 
-use super::desired::PipelineKey;
 use super::messages::{ClaimDone, RenewDone, StopNow};
 use super::pipeline_slot::Run;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
 use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::PipelineState;
+use crate::config::desired::PipelineKey;
 use crate::core::ports::{Claim, ClaimRequest, StoreError};
 
 /// The longest a standby waits before it asks for a lease again: a lease that

@@ -6,7 +6,6 @@ use std::time::Duration;
 use actix::{Addr, AsyncContext, Context};
 
 use super::child::{self, ChildId, Exit};
-use super::desired::PipelineKey;
 use super::messages::{Drain, LookForResends};
 use super::outbox_reader::{OutboxReader, ReaderParts};
 use super::permits::Void;
@@ -16,6 +15,7 @@ use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
 use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::{PipelineState, PipelineStatus};
+use crate::config::desired::PipelineKey;
 use crate::config::pipeline::PipelineSpec;
 use crate::core::backoff::Backoff;
 use crate::core::ports::{Epoch, Outbox};

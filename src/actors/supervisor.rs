@@ -33,7 +33,6 @@ use self::databases::Next;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
-use super::desired::{PipelineKey, Wanted, desired};
 use super::fault;
 use super::messages::{
     CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, Shutdown, StreamChanged,
@@ -47,6 +46,7 @@ use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::{Phase, StatusBoard};
+use crate::config::desired::{PipelineKey, Wanted, desired};
 use crate::config::pipeline::StreamTarget;
 use crate::config::settings::Settings;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};

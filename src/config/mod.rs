@@ -4,6 +4,8 @@
 //!   environment.
 //! - [`pipeline`]: what one pipeline is, whether it is defined in the file or in
 //!   a database.
+//! - [`desired`]: both together, and [`plan`]: what leads from one such state to
+//!   another.
 //!
 //! Everything is judged at once: a configuration with five mistakes gets five
 //! [`problem::ConfigProblem`]s, each naming its key, what was given and what was
@@ -11,11 +13,13 @@
 
 pub mod byte_size;
 pub mod client_spec;
+pub mod desired;
 pub mod environment;
 mod fingerprint;
 pub mod human_duration;
 pub mod pipeline;
 mod pipeline_reader;
+pub mod plan;
 pub mod problem;
 pub mod secret;
 pub mod settings;
@@ -24,9 +28,11 @@ mod table;
 
 pub use byte_size::ByteSize;
 pub use client_spec::{ClientSpec, CredentialSource};
+pub use desired::{Desired, PipelineKey, Wanted};
 pub use environment::Environment;
 pub use human_duration::HumanDuration;
 pub use pipeline::{PipelineSpec, RateLimit, StreamRef, StreamTarget};
+pub use plan::Plan;
 pub use problem::{ConfigError, ConfigProblem};
 pub use secret::Secret;
 pub use settings::Settings;
