@@ -130,7 +130,11 @@ impl Supervisor {
             slot.stop_all();
             slot.watch.forget();
             let client = &stream.target().client;
-            if !self.streams.keys().any(|other| other.target().client == *client) {
+            if !self
+                .streams
+                .keys()
+                .any(|other| other.target().client == *client)
+            {
                 self.source.forget_client(stream.target());
             }
             let label = stream.label();

@@ -30,6 +30,7 @@ use actix::{Actor, AsyncContext, Context, Handler};
 use tokio::sync::oneshot;
 
 use self::databases::Next;
+use self::reload::say;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
@@ -46,8 +47,9 @@ use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::{Phase, StatusBoard};
-use crate::config::desired::{PipelineKey, Wanted, desired};
+use crate::config::desired::{Desired, PipelineKey, Wanted};
 use crate::config::pipeline::StreamTarget;
+use crate::config::plan::diff;
 use crate::config::settings::Settings;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
 use crate::core::retention::RetentionStore;
@@ -162,6 +164,8 @@ pub struct Supervisor {
     pub(super) last_flow: FlowId,
     pub(super) last_incarnation: u64,
     catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
+    /// What was wanted when it was looked at last.
+    desired: Desired,
     draining: Option<Draining>,
     finished: Option<oneshot::Sender<DrainReport>>,
 }
@@ -190,6 +194,10 @@ impl Supervisor {
             reread_at: now,
             shared: Arc::new(SharedPool::new(memory)),
             budgets: Budgets::default(),
+            desired: Desired {
+                settings: Arc::clone(&parts.settings),
+                pipelines: BTreeMap::new(),
+            },
             settings: parts.settings,
             streams: HashMap::default(),
             pipelines: BTreeMap::new(),
@@ -216,25 +224,23 @@ impl Supervisor {
         if self.is_draining() {
             return;
         }
-        let wanted = desired(&self.settings, &self.catalogs);
-        let gone: Vec<PipelineKey> = self
-            .pipelines
-            .keys()
-            .filter(|key| !wanted.contains_key(*key))
-            .cloned()
-            .collect();
-        for key in gone {
-            self.retire_pipeline(&key);
-        }
+        let wanted = Desired::new(Arc::clone(&self.settings), &self.catalogs);
+        let plan = diff(&self.desired, &wanted);
+        self.desired = wanted.clone();
         let is_to_run = |wanted: &&Wanted| matches!(wanted, Wanted::Run { .. });
+        let wanted = wanted.pipelines;
         self.shared
             .expect(wanted.values().filter(is_to_run).count());
-        for (key, wanted) in wanted {
-            match wanted {
-                Wanted::Run { spec, version } => {
-                    self.want_pipeline(key, spec, version, context);
+        for (key, step) in &plan.pipelines {
+            say(key, step);
+            match wanted.get(key) {
+                Some(Wanted::Run { spec, version }) => {
+                    self.want_pipeline(key, step, spec, *version, context);
                 }
-                Wanted::Invalid { outbox, reason } => self.refuse_pipeline(&key, &outbox, &reason),
+                Some(Wanted::Invalid { outbox, reason }) => {
+                    self.refuse_pipeline(key, outbox, reason);
+                }
+                None => self.retire_pipeline(key),
             }
         }
         self.retire_unused_streams();

@@ -187,9 +187,10 @@ impl Supervisor {
         if std::mem::replace(&mut slot.is_known, true) {
             return;
         }
-        let waiting = |(key, slot): &(&PipelineKey, &crate::actors::pipeline_slot::PipelineSlot)| {
-            key.database == *database && matches!(slot.run, Run::Waiting)
-        };
+        let waiting =
+            |(key, slot): &(&PipelineKey, &crate::actors::pipeline_slot::PipelineSlot)| {
+                key.database == *database && matches!(slot.run, Run::Waiting)
+            };
         let waiting: Vec<PipelineKey> = self
             .pipelines
             .iter()
@@ -202,7 +203,11 @@ impl Supervisor {
     }
 
     fn show_not_ready(&self, database: &Arc<str>) {
-        let Some(reason) = self.databases.get(database).and_then(DatabaseSlot::is_not_ready) else {
+        let Some(reason) = self
+            .databases
+            .get(database)
+            .and_then(DatabaseSlot::is_not_ready)
+        else {
             return;
         };
         for (key, slot) in &self.pipelines {

@@ -5,8 +5,6 @@
 //! (readers that drain, databases that are replaced) goes on by itself. Another
 //! reload may come at any moment: it starts from what is wanted by then.
 
-use std::sync::Arc;
-
 use actix::{Context, Handler};
 
 use super::Supervisor;
@@ -18,8 +16,25 @@ use crate::actors::pipeline_slot::{Run, STASH_SHARE};
 use crate::actors::stream_router::StreamKey;
 use crate::config::desired::PipelineKey;
 use crate::config::pipeline::{PipelineSpec, ShardBudgetSettings};
+use crate::config::plan::Step;
 use crate::config::settings::Settings;
 use crate::core::budget::ShardLimits;
+
+/// Says what becomes of a pipeline that was there already.
+pub(super) fn say(pipeline: &PipelineKey, step: &Step) {
+    match step {
+        Step::Restart { because } => {
+            let because = because.join(", ");
+            tracing::info!(%pipeline, %because, "the pipeline is drained and starts again");
+        }
+        Step::Change { keys } => {
+            let keys = keys.join(", ");
+            tracing::info!(%pipeline, %keys, "the pipeline goes on with other values");
+        }
+        // Their own places say it.
+        Step::Start | Step::Stop | Step::Keep | Step::Invalid { .. } => {}
+    }
+}
 
 impl Supervisor {
     /// Messages to actors that have ended are lost: their successors start by the
@@ -53,7 +68,11 @@ impl Supervisor {
         }
         let refresh = kinesis.shard_refresh;
         if before.kinesis.shard_refresh != refresh {
-            for router in self.streams.values().filter_map(|slot| slot.router.address.as_ref()) {
+            for router in self
+                .streams
+                .values()
+                .filter_map(|slot| slot.router.address.as_ref())
+            {
                 router.try_send(RefreshEvery { refresh }).ok();
             }
         }
@@ -80,7 +99,7 @@ impl Supervisor {
     }
 
     /// The shards of a stream take this much from now on.
-    fn rebudget(&mut self, stream: &StreamKey, budget: ShardBudgetSettings) {
+    pub(in crate::actors) fn rebudget(&mut self, stream: &StreamKey, budget: ShardBudgetSettings) {
         let now = self.clock.now();
         let limits = ShardLimits::from(budget);
         let Some(slot) = self.streams.get_mut(stream) else {
