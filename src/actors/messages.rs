@@ -189,6 +189,15 @@ pub struct ShardsChanged {
 #[rtype(result = "()")]
 pub struct Drain;
 
+/// The grace of a drain is over: write the position, with whatever is settled,
+/// release the lease, stop. Supervisor to reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct GiveUp {
+    /// Where the reader says how many rows in flight it leaves.
+    pub left: Arc<std::sync::atomic::AtomicU64>,
+}
+
 /// Stop now, without waiting for anything. Supervisor to any actor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -374,6 +383,12 @@ pub struct CatalogRead {
     /// The pipelines for which something is to be sent again.
     pub resends: Vec<String>,
 }
+
+/// A lease that was not used any more was given back, or was not. From the
+/// supervisor's own task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LeaseGivenBack;
 
 /// Stop everything in order. From the signal handler.
 #[derive(Debug, Message)]

@@ -108,6 +108,8 @@ pub struct OutboxReader {
     weight: usize,
     watching: bool,
     draining: bool,
+    /// The drain is cut off.
+    giving_up: bool,
     releasing: bool,
     /// A row the service does not take.
     rejected: Option<RejectedRow>,
@@ -216,6 +218,7 @@ impl OutboxReader {
             weight: UNKNOWN_WEIGHT,
             watching: false,
             draining: false,
+            giving_up: false,
             releasing: false,
             rejected: None,
             changed: None,
@@ -242,6 +245,10 @@ impl OutboxReader {
 
     fn go_on(&mut self, context: &mut Context<Self>) {
         if self.busy || self.releasing {
+            return;
+        }
+        if self.giving_up {
+            self.give_up(context);
             return;
         }
         self.follow_shards();

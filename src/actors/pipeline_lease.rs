@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 
-use super::messages::{ClaimDone, RenewDone, StopNow};
+use super::messages::{ClaimDone, LeaseGivenBack, RenewDone, StopNow};
 use super::pipeline_slot::Run;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
 use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::PipelineState;
 use crate::config::desired::PipelineKey;
-use crate::core::ports::{Claim, ClaimRequest, StoreError};
+use crate::core::ports::{Claim, ClaimRequest, Epoch, StoreError};
 
 /// The longest a standby waits before it asks for a lease again: a lease that
 /// was given back is taken soon.
@@ -144,7 +144,8 @@ impl Supervisor {
             .get(&key)
             .is_some_and(|slot| slot.attempt == attempt);
         if !is_current || self.is_draining() {
-            self.give_back(&key, &result);
+            self.give_back(&key, &result, context);
+            self.claimed_in_drain(&key, is_current);
             return;
         }
         match result {
@@ -218,27 +219,44 @@ impl Supervisor {
         }
     }
 
-    /// A lease that came too late is of no use here: another node may need it.
-    fn give_back(&self, key: &PipelineKey, result: &Result<Claim, StoreError>) {
+    /// A lease that came too late is of no use here.
+    fn give_back(
+        &mut self,
+        key: &PipelineKey,
+        result: &Result<Claim, StoreError>,
+        context: &Context<Self>,
+    ) {
         let Ok(Claim::Granted { epoch, .. }) = result else {
-            return;
-        };
-        let Some(slot) = self.databases.get(&key.database) else {
             return;
         };
         let is_running = self
             .pipelines
             .get(key)
             .is_some_and(|slot| slot.epoch().is_some());
-        if is_running {
-            return;
+        if !is_running {
+            self.give_lease_back(key, *epoch, context);
         }
+    }
+
+    /// Another node may need it.
+    pub(super) fn give_lease_back(
+        &mut self,
+        key: &PipelineKey,
+        epoch: Epoch,
+        context: &Context<Self>,
+    ) {
+        let Some(slot) = self.databases.get(&key.database) else {
+            return;
+        };
+        self.leases_returning += 1;
         let (store, node) = (Arc::clone(&slot.database.store), Arc::clone(&self.node));
-        let (name, epoch) = (Arc::clone(&key.name), *epoch);
+        let (name, supervisor) = (Arc::clone(&key.name), context.address());
         tokio::spawn(async move {
             if let Err(error) = store.release(&name, &node, epoch).await {
                 tracing::debug!(pipeline = %name, %error, "a lease was not given back; it will run out");
             }
+            // Only a stopped supervisor does not hear it.
+            supervisor.try_send(LeaseGivenBack).ok();
         });
     }
 

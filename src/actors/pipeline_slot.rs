@@ -391,6 +391,7 @@ impl Supervisor {
         let Run::Running {
             incarnation: current,
             stream,
+            epoch,
             pulse,
             void,
             ..
@@ -404,13 +405,13 @@ impl Supervisor {
         void.make_void();
         let death = exit.death(pulse.has_progressed());
         let pause = slot.life.died(death, now, fastrand::f64());
-        let stream = stream.clone();
+        let (stream, epoch) = (stream.clone(), *epoch);
         slot.run = Run::Waiting;
         slot.drain_until = None;
         self.purge_void(&stream);
         self.retire_unused_streams();
         if self.is_draining() {
-            self.count_ended(exit);
+            self.ended_in_drain(key, epoch, exit, context);
             return;
         }
         if self.pipelines.get(key).is_some_and(|slot| slot.retired) {

@@ -14,6 +14,7 @@
 
 mod databases;
 mod drain;
+mod drain_report;
 mod probes;
 mod reload;
 mod retentions;
@@ -36,7 +37,7 @@ use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
 use super::fault;
 use super::messages::{
-    CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, Shutdown, StreamChanged,
+    CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, StreamChanged,
 };
 use super::permits::SharedPool;
 use super::pipeline_slot::PipelineSlot;
@@ -56,6 +57,10 @@ use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
 use crate::core::supervision::Life;
 use crate::core::time::Moment;
+use drain::Draining;
+
+pub use drain::LAST_ACTS;
+pub use drain_report::{DrainReport, LeftBehind};
 
 /// How often the pipelines that databases define are read; they are live within
 /// two seconds of a change.
@@ -108,18 +113,8 @@ pub struct SupervisorParts {
     pub clock: Clock,
     /// Where the data actors run.
     pub stage: Stage,
-    /// Told when a shutdown is done, with how many pipelines had not finished.
+    /// Told when a shutdown is done, with what was left.
     pub finished: oneshot::Sender<DrainReport>,
-}
-
-/// How a shutdown went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DrainReport {
-    /// Pipelines that settled all they had sent and gave their leases back.
-    pub drained: usize,
-    /// Pipelines that were stopped when the grace was over: some of their rows
-    /// will be sent again.
-    pub cut_off: usize,
 }
 
 pub(super) struct DatabaseSlot {
@@ -137,11 +132,6 @@ pub(super) struct DatabaseSlot {
     renewing: bool,
     renewed_at: Moment,
     server: Option<Arc<ServerInfo>>,
-}
-
-struct Draining {
-    until: Moment,
-    report: DrainReport,
 }
 
 /// The supervisor.
@@ -167,6 +157,8 @@ pub struct Supervisor {
     /// What was wanted when it was looked at last.
     desired: Desired,
     draining: Option<Draining>,
+    /// Leases on their way back.
+    pub(super) leases_returning: usize,
     finished: Option<oneshot::Sender<DrainReport>>,
 }
 
@@ -205,6 +197,7 @@ impl Supervisor {
             last_incarnation: 0,
             catalogs: BTreeMap::new(),
             draining: None,
+            leases_returning: 0,
             finished: Some(parts.finished),
         }
     }
@@ -319,8 +312,6 @@ impl Supervisor {
             });
         }
     }
-
-    // === Shutdown ===
 }
 
 impl Actor for Supervisor {
@@ -445,13 +436,5 @@ impl Handler<RenewDone> for Supervisor {
             slot.renewing = false;
         }
         self.renew_done(message);
-    }
-}
-
-impl Handler<Shutdown> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, _: Shutdown, _: &mut Self::Context) {
-        self.shut_down();
     }
 }

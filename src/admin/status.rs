@@ -100,7 +100,7 @@ pub struct ServerStatus {
 }
 
 /// Where the process is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// It is being set up.
@@ -192,8 +192,13 @@ impl StatusBoard {
     /// how long ago the board was made.
     #[must_use]
     pub fn heartbeat_age(&self) -> Duration {
-        let last_beat = Duration::from_millis(self.last_beat.load(Ordering::Relaxed));
-        self.started_at.elapsed().saturating_sub(last_beat)
+        self.started_at.elapsed().saturating_sub(self.last_beat())
+    }
+
+    /// When the supervisor last showed a sign of life, from when the board was made.
+    #[must_use]
+    pub fn last_beat(&self) -> Duration {
+        Duration::from_millis(self.last_beat.load(Ordering::Relaxed))
     }
 
     /// Where the process is in its life.
@@ -202,9 +207,11 @@ impl StatusBoard {
         self.read().phase
     }
 
-    /// The process has got further in its life.
+    /// The process has got further in its life. It never goes back: a supervisor
+    /// that starts while the process is asked to end makes it ready for nobody.
     pub fn set_phase(&self, phase: Phase) {
-        self.write().phase = phase;
+        let mut entries = self.write();
+        entries.phase = entries.phase.max(phase);
     }
 
     /// A database answered, or did not and why.
@@ -247,6 +254,26 @@ impl StatusBoard {
         if let Some(status) = self.write().pipelines.get_mut(&key) {
             change(status);
         }
+    }
+
+    /// How many rows of a pipeline are in flight, as its reader said last.
+    #[must_use]
+    pub fn rows_in_flight(&self, database: &Arc<str>, name: &Arc<str>) -> u64 {
+        let key = (database.clone(), name.clone());
+        self.read()
+            .pipelines
+            .get(&key)
+            .map_or(0, |status| status.in_flight_rows)
+    }
+
+    /// How many pipelines are in which state.
+    #[must_use]
+    pub fn pipeline_states(&self) -> BTreeMap<&'static str, usize> {
+        let mut states = BTreeMap::new();
+        for pipeline in self.read().pipelines.values() {
+            *states.entry(pipeline.state.name()).or_default() += 1;
+        }
+        states
     }
 
     /// Takes a pipeline off the board.
@@ -374,6 +401,14 @@ mod tests {
             states.each_ref().map(PipelineState::name),
             PipelineState::NAMES
         );
+    }
+
+    #[test]
+    fn a_life_never_goes_back() {
+        let board = StatusBoard::new("n".into());
+        board.set_phase(Phase::Draining);
+        board.set_phase(Phase::Started);
+        assert_eq!(board.phase(), Phase::Draining);
     }
 
     #[test]

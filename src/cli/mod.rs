@@ -8,11 +8,14 @@ mod demo;
 mod dlq;
 mod logging;
 mod migrate;
+mod notify;
 mod output;
 mod rebase;
 mod replay;
 mod run;
+mod signals;
 mod validate;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -113,7 +116,9 @@ pub fn main() -> ExitCode {
     let settings = || load(arguments.config.as_deref());
     let result = match arguments.command {
         Command::Run { check: true } | Command::Validate => validate::run(settings(), output),
-        Command::Run { check: false } => settings().and_then(run::run),
+        // Signals are heard before anything is read.
+        Command::Run { check: false } => signals::Signals::listen()
+            .and_then(|signals| settings().and_then(|settings| run::run(settings, signals))),
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
         Command::Rebase(options) => {
             settings().and_then(|settings| rebase::run(&settings, &options, output))

@@ -10,16 +10,19 @@ use std::time::Duration;
 
 use actix::Context;
 use prometheus::Registry;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::migrate::pool_settings;
+use super::notify::Notifier;
+use super::signals::{Asked, Attended, Signals};
 use super::{FAILED, Failure, logging};
 use crate::actors::clock::Clock;
 use crate::actors::messages::Shutdown;
 use crate::actors::stage::Stage;
-use crate::actors::supervisor::{Database, DrainReport, StreamSource, Supervisor, SupervisorParts};
+use crate::actors::supervisor::{
+    Database, DrainReport, LAST_ACTS, StreamSource, Supervisor, SupervisorParts,
+};
 use crate::admin::metrics::Metrics;
 use crate::admin::server;
 use crate::admin::status::StatusBoard;
@@ -45,24 +48,31 @@ struct Root {
     metrics: Metrics,
     board: Arc<StatusBoard>,
     clients: ClientPool,
+    notifier: Notifier,
 }
 
 /// How an actor system ended.
 enum End {
     /// By a signal, in order.
     Drained(DrainReport),
-    /// By a second signal.
+    /// By a signal, and then the supervisor died.
     AtOnce,
     /// The supervisor died.
     Died,
 }
 
-pub(super) fn run(settings: Settings) -> Result<ExitCode, Failure> {
+pub(super) fn run(settings: Settings, mut signals: Signals) -> Result<ExitCode, Failure> {
     logging::start(&settings.log)?;
     let node = settings.cluster.node_name();
     let metrics =
         Metrics::new(Registry::new()).map_err(|error| Failure::Failed(error.to_string()))?;
     let board = Arc::new(StatusBoard::new(Arc::clone(&node)));
+    let notifier = Notifier::from_environment();
+    signals.attend(Attended {
+        board: Arc::clone(&board),
+        notifier: notifier.clone(),
+        drains_within: settings.limits.drain_grace + LAST_ACTS,
+    });
     let admin = server::start(settings.admin.listen, metrics.clone(), Arc::clone(&board))
         .map_err(|error| Failure::Failed(error.to_string()))?;
     let version = env!("CARGO_PKG_VERSION");
@@ -77,12 +87,13 @@ pub(super) fn run(settings: Settings) -> Result<ExitCode, Failure> {
         metrics,
         board,
         clients: ClientPool::new(timeouts),
+        notifier,
     };
     let mut backoff = Backoff::new(REBUILD_PAUSES.0, REBUILD_PAUSES.1);
     let mut pause = Duration::ZERO;
     let end = loop {
         let began = Instant::now();
-        match relay(&root, pause)? {
+        match relay(&root, pause, &mut signals)? {
             End::Died => {
                 root.metrics.actor_restarted("supervisor", "panic");
                 if began.elapsed() >= HEALTHY_AFTER {
@@ -100,21 +111,20 @@ pub(super) fn run(settings: Settings) -> Result<ExitCode, Failure> {
 
 fn exit_code(end: &End) -> ExitCode {
     match end {
-        End::Drained(DrainReport {
-            drained,
-            cut_off: 0,
-        }) => {
+        End::Drained(report) if report.left.is_empty() => {
             tracing::info!(
-                pipelines = drained,
+                pipelines = report.drained,
                 "drained: everything that was sent is settled"
             );
             ExitCode::SUCCESS
         }
-        End::Drained(DrainReport { drained, cut_off }) => {
+        End::Drained(report) => {
             tracing::warn!(
-                drained,
-                cut_off,
-                "the grace is over: some rows that were sent are not settled and will be sent again"
+                drained = report.drained,
+                cut_off = report.left.len(),
+                rows = report.rows_left(),
+                left = report.names_left(),
+                "the drain was cut off: some rows that were sent are not settled and will be sent again"
             );
             ExitCode::SUCCESS
         }
@@ -126,7 +136,7 @@ fn exit_code(end: &End) -> ExitCode {
 }
 
 /// Builds an actor system and runs it to its end.
-fn relay(root: &Root, pause: Duration) -> Result<End, Failure> {
+fn relay(root: &Root, pause: Duration, signals: &mut Signals) -> Result<End, Failure> {
     let system = actix::System::with_tokio_rt(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -136,19 +146,23 @@ fn relay(root: &Root, pause: Duration) -> Result<End, Failure> {
         #[expect(clippy::expect_used, reason = "there is nothing else to do")]
         runtime.expect("a runtime with its threads")
     });
-    system.block_on(relay_in_system(root.clone(), pause))
+    let end = system.block_on(relay_in_system(root.clone(), pause, signals))?;
+    match &end {
+        // The process ends now: a look-up of a name that takes its time must not
+        // hold it, as the end of the runtime would.
+        End::Drained(_) | End::AtOnce => std::mem::forget(system),
+        End::Died => drop(system),
+    }
+    Ok(end)
 }
 
-async fn relay_in_system(root: Root, pause: Duration) -> Result<End, Failure> {
-    let failed = |error: std::io::Error| Failure::Failed(format!("no signal handler: {error}"));
-    let mut signals = Signals {
-        terminate: signal(SignalKind::terminate()).map_err(failed)?,
-        interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-        hang_up: signal(SignalKind::hangup()).map_err(failed)?,
-    };
-    let first = tokio::time::timeout(pause, signals.next()).await;
-    if matches!(first, Ok(Asked::End)) {
-        return Ok(End::AtOnce);
+async fn relay_in_system(
+    root: Root,
+    pause: Duration,
+    signals: &mut Signals,
+) -> Result<End, Failure> {
+    if let Some(end) = rest(pause, signals).await {
+        return Ok(end);
     }
     let (finished, mut is_finished) = oneshot::channel();
     let parts = SupervisorParts {
@@ -177,11 +191,15 @@ async fn relay_in_system(root: Root, pause: Duration) -> Result<End, Failure> {
             }
             _ = &mut task => return Ok(died(is_draining)),
             asked = signals.next() => match asked {
-                Asked::Reload => tracing::warn!(
-                    "SIGHUP: this version reads its configuration only at start; nothing has changed"
-                ),
-                Asked::End if std::mem::replace(&mut is_draining, true) => return Ok(End::AtOnce),
+                Asked::Reload => {
+                    root.notifier.reloading();
+                    tracing::warn!(
+                        "SIGHUP: this version reads its configuration only at start; nothing has changed"
+                    );
+                    root.notifier.ready();
+                }
                 Asked::End => {
+                    is_draining = true;
                     if supervisor.try_send(Shutdown).is_err() {
                         return Ok(died(is_draining));
                     }
@@ -197,24 +215,17 @@ const fn died(is_draining: bool) -> End {
     if is_draining { End::AtOnce } else { End::Died }
 }
 
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-/// What a signal asks for.
-enum Asked {
-    End,
-    Reload,
-}
-
-impl Signals {
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::End,
-            _ = self.interrupt.recv() => Asked::End,
-            _ = self.hang_up.recv() => Asked::Reload,
+/// Waits before a dead actor system is built anew. Asked to end before anything
+/// runs, there is nothing to drain; but what a dead one had sent is not settled.
+async fn rest(pause: Duration, signals: &mut Signals) -> Option<End> {
+    let until = Instant::now() + pause;
+    loop {
+        match tokio::time::timeout_at(until, signals.next()).await {
+            Ok(Asked::End) if pause.is_zero() => return Some(End::Drained(DrainReport::default())),
+            Ok(Asked::End) => return Some(End::AtOnce),
+            // What is built anew has the configuration that counts.
+            Ok(Asked::Reload) => {}
+            Err(_) => return None,
         }
     }
 }

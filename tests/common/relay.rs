@@ -216,6 +216,23 @@ impl Relay {
         .await;
     }
 
+    /// Waits until it hears SIGHUP and SIGTERM, as soon as it can after its start.
+    pub(crate) async fn wait_for_handlers(&self) {
+        let path = format!("/proc/{}/status", self.process.id());
+        let hears = || {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let caught = u64::from_str_radix(caught.unwrap_or_default().trim(), 16).unwrap_or(0);
+            let bits = (1 << (1 - 1)) | (1 << (15 - 1));
+            caught & bits == bits
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while !hears() {
+            assert!(Instant::now() < deadline, "it does not hear signals");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, name: &str) {
         self.process.signal(name);
@@ -229,6 +246,11 @@ impl Relay {
 
     /// Waits for the end; answers the exit code.
     pub(crate) async fn exit_code(mut self, patience: Duration) -> i32 {
+        self.end(patience).await
+    }
+
+    /// The same, with its log kept.
+    pub(crate) async fn end(&mut self, patience: Duration) -> i32 {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(code) = self.process.exit_code() {
