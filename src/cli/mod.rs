@@ -11,6 +11,7 @@ mod migrate;
 mod notify;
 mod output;
 mod rebase;
+mod reload;
 mod replay;
 mod run;
 mod signals;
@@ -118,7 +119,7 @@ pub fn main() -> ExitCode {
         Command::Run { check: true } | Command::Validate => validate::run(settings(), output),
         // Signals are heard before anything is read.
         Command::Run { check: false } => signals::Signals::listen()
-            .and_then(|signals| settings().and_then(|settings| run::run(settings, signals))),
+            .and_then(|signals| run::run(arguments.config.clone(), signals)),
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
         Command::Rebase(options) => {
             settings().and_then(|settings| rebase::run(&settings, &options, output))
