@@ -357,6 +357,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Reader(key.clone());
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let reader = child::spawn(
             &self.stage,

@@ -168,6 +168,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Router(stream.clone());
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let router = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             StreamRouter::new(parts, note)
@@ -366,6 +367,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Writer(stream.clone(), shard.clone());
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let writer = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             ShardWriter::new(parts, note)

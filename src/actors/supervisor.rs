@@ -169,6 +169,7 @@ impl Supervisor {
         let now = parts.clock.now();
         let mut stage_life = Life::new(now);
         stage_life.runs(now);
+        parts.metrics.no_actors();
         let databases = parts.databases.into_iter();
         let memory = parts.settings.limits.memory.as_usize();
         Self {
@@ -387,6 +388,7 @@ impl Handler<ChildExited> for Supervisor {
             incarnation,
             exit,
         } = message;
+        self.metrics.actor_ended(child.kind());
         match child {
             ChildId::Reader(key) => self.reader_exited(&key, incarnation, &exit, context),
             ChildId::Router(stream) => self.router_exited(&stream, incarnation, &exit, context),

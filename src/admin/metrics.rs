@@ -10,6 +10,7 @@
 //! Rows, records and bytes are plain counts; times are seconds; ratios are 0 to
 //! 1.
 
+mod actors;
 mod config;
 mod pipeline;
 mod retention;
@@ -29,6 +30,7 @@ pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
 
+use actors::ActorFamilies;
 use config::ConfigFamilies;
 use pipeline::PipelineFamilies;
 use retention::RetentionFamilies;
@@ -86,6 +88,7 @@ struct Families {
     shard: ShardFamilies,
     stream: StreamFamilies,
     retention: RetentionFamilies,
+    actors: ActorFamilies,
     actor_restarts: IntCounterVec,
     invariant_violations: IntCounterVec,
     position_writes: IntCounterVec,
@@ -118,6 +121,7 @@ impl Metrics {
             shard: ShardFamilies::register(&registry)?,
             stream: StreamFamilies::register(&registry)?,
             retention: RetentionFamilies::register(&registry)?,
+            actors: ActorFamilies::register(&registry)?,
             actor_restarts: counters(
                 &registry,
                 "tidegate_actor_restarts_total",

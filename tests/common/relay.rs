@@ -206,6 +206,18 @@ impl Relay {
         kib.expect("its memory") * 1024
     }
 
+    /// How many file descriptors it holds.
+    pub(crate) fn descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.process.id());
+        fs::read_dir(path).expect("a running process").count()
+    }
+
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        let path = format!("/proc/{}/task", self.process.id());
+        fs::read_dir(path).expect("a running process").count()
+    }
+
     // === Ends ===
 
     /// Waits until a pipeline is in a state.

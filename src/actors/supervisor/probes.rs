@@ -31,6 +31,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Probe(Arc::clone(database));
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let probe = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             Probe::new(parts, note)

@@ -44,6 +44,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Retention(Arc::clone(database));
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let retention = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             Retention::new(parts, note)
