@@ -190,7 +190,10 @@ impl Reloads {
             Ok(Outcome::Refused(errors)) => root.refuse(errors, now),
             Err(error) => root.refuse(vec![format!("it could not be read: {error}")], now),
             Ok(Outcome::Unheard) => {
+                // It is begun again by the next supervisor, if there is one.
                 tracing::warn!("SIGHUP: nobody is there to carry the reload out");
+                self.again = true;
+                return;
             }
         }
         root.notifier.ready();

@@ -88,7 +88,6 @@ fn wrong_values() -> Vec<(&'static str, Value)> {
         ("pipelines[].weight", json!(0)),
         ("pipelines[].format", json!("avro")),
         ("pipelines[].on_poison", json!("ignore")),
-        ("pipelines[].access_key_id", json!("alone")),
         ("pipelines[].secret_access_key", json!("${env:NOT_THERE}")),
         (
             "pipelines[].rate_limit",

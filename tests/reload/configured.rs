@@ -166,15 +166,22 @@ fn last_reload_successful(relay: &Relay) -> f64 {
     relay.metric("tidegate_config_last_reload_successful", &[])
 }
 
-/// All series that the relay shows, without their values; the configuration's hash
-/// is left out, but there is one.
+/// All series that describe something which may come and go, without their values.
+/// (Others are of the process, and appear when something happens first.)
 pub(crate) fn series(relay: &Relay) -> BTreeSet<String> {
     let (_, text) = relay.get("/metrics").expect("metrics");
     assert_eq!(text.matches("\ntidegate_config_info{").count(), 1, "{text}");
+    let describe = [
+        "pipeline=",
+        "database=",
+        "stream=",
+        "outbox=",
+        "tidegate_actors{",
+    ];
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .filter_map(|line| Some(line.rsplit_once(' ')?.0))
-        .filter(|series| !series.starts_with("tidegate_config_info{"))
+        .filter(|series| describe.iter().any(|label| series.contains(label)))
         .map(str::to_owned)
         .collect()
 }

@@ -24,7 +24,7 @@ fn pipeline(name: &str) -> Value {
 }
 
 fn limited(rows_per_second: u32) -> Value {
-    json!({"enabled": true, "max_messages_per_second": rows_per_second, "burst_size": 1})
+    json!({"enabled": true, "max_messages_per_second": rows_per_second, "burst_size": 20})
 }
 
 fn started_again(relay: &Relay) -> bool {
