@@ -80,8 +80,15 @@ impl Supervisor {
             }
             return;
         }
-        slot.run = Run::Claiming;
         slot.attempt = attempt;
+        if self.claims.contains_key(key) {
+            // Two claims at once may be granted in another order than they are heard
+            // of. It is claimed when the earlier one has come back.
+            slot.run = Run::Waiting;
+            return;
+        }
+        self.claims.insert(key.clone(), attempt);
+        slot.run = Run::Claiming;
         let version = slot.version;
         let store = Arc::clone(&database.database.store);
         let (node, lease) = (Arc::clone(&self.node), self.settings.cluster.lease);
@@ -143,9 +150,16 @@ impl Supervisor {
             .pipelines
             .get(&key)
             .is_some_and(|slot| slot.attempt == attempt);
+        if self.claims.get(&key) == Some(&attempt) {
+            self.claims.remove(&key);
+        }
         if !is_current || self.is_draining() {
             self.give_back(&key, &result, context);
             self.claimed_in_drain(&key, is_current);
+            let slot = self.pipelines.get(&key);
+            if slot.is_some_and(|slot| matches!(slot.run, Run::Waiting)) {
+                self.claim(&key, context);
+            }
             return;
         }
         match result {

@@ -149,13 +149,15 @@ impl Supervisor {
             .pipelines
             .entry(key.clone())
             .or_insert_with(|| PipelineSlot::new(now));
-        slot.version = version;
+        let is_other_version = std::mem::replace(&mut slot.version, version) != version;
         let is_new = slot.spec.as_ref() != Some(spec);
         let is_in_place = matches!(step, Step::Change { .. });
         if (!is_new || is_in_place) && !slot.retired && slot.invalid.is_none() {
             slot.spec = Some(Arc::clone(spec));
             if is_in_place {
                 self.retune(key, spec);
+            }
+            if is_other_version {
                 self.claim_again(key, context);
             }
             return;

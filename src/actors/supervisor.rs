@@ -151,6 +151,8 @@ pub struct Supervisor {
     pub(super) budgets: Budgets,
     pub(super) streams: HashMap<StreamKey, StreamSlot, FixedHash>,
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
+    /// The attempts to take a pipeline that are under way.
+    pub(super) claims: BTreeMap<PipelineKey, u64>,
     pub(super) last_flow: FlowId,
     pub(super) last_incarnation: u64,
     catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
@@ -194,6 +196,7 @@ impl Supervisor {
             settings: parts.settings,
             streams: HashMap::default(),
             pipelines: BTreeMap::new(),
+            claims: BTreeMap::new(),
             last_flow: 0,
             last_incarnation: 0,
             catalogs: BTreeMap::new(),

@@ -140,6 +140,13 @@ impl Relay {
             .count()
     }
 
+    /// The lines of its log that have this text.
+    pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
+        let log = self.log();
+        let lines = log.lines().filter(|line| line.contains(text));
+        lines.map(str::to_owned).collect()
+    }
+
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("log")
     }

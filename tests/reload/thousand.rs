@@ -14,6 +14,9 @@ use crate::world::{STREAM, World};
 const KINDS: usize = 6;
 const RELOADS: usize = 1_000;
 
+/// Of so many rounds through all kinds, in two it is waited for what they do.
+const AWAITED_EVERY: usize = 12;
+
 /// Which pipelines there are, and how they are.
 struct Wanted {
     has_third: bool,
@@ -38,7 +41,7 @@ impl Wanted {
         json!({
             "databases": [{"name": "default", "url": world.url, "max_connections": 8}],
             "admin": {"listen": "127.0.0.1:0"},
-            "cluster": {"lease": "2s"},
+            "cluster": {"lease": "30s"},
             "limits": {"pipeline_rows": 5_000 + self.batch_size},
             "pipelines": pipelines,
         })
@@ -70,28 +73,34 @@ impl Held {
 }
 
 async fn step(relay: &Relay, file: &File, world: &World, wanted: &mut Wanted, number: usize) {
+    let round = number / KINDS;
+    // Mostly the next reload comes while the last one is still at work.
+    let is_awaited = round % AWAITED_EVERY < 2;
+    let before = epoch(relay, "changes");
     match number % KINDS {
         0 => {
             wanted.has_third = true;
             take(relay, file, &wanted.configuration(world)).await;
-            relay.wait_for_state("comes", "running").await;
+            if is_awaited {
+                relay.wait_for_state("comes", "running").await;
+            }
         }
         1 => {
             wanted.batch_size = 50 + number % 450;
-            let before = epoch(relay, "changes");
             take(relay, file, &wanted.configuration(world)).await;
-            assert_eq!(epoch(relay, "changes"), before, "changed in place");
+            let is_in_place = epoch(relay, "changes") == before;
+            assert!(is_in_place || !is_awaited, "{before}");
         }
         2 => {
-            let other = ["park", "block_key"];
-            wanted.on_poison = other[number / KINDS % 2];
-            let before = epoch(relay, "changes");
-            let is_other = number / KINDS > 0;
+            let policy = ["block_key", "park"][round % 2];
+            let is_other = std::mem::replace(&mut wanted.on_poison, policy) != policy;
             take(relay, file, &wanted.configuration(world)).await;
-            until("it has started again", PATIENCE, || {
-                epoch(relay, "changes") > before || !is_other
-            })
-            .await;
+            if is_awaited && is_other {
+                until("it has started again", PATIENCE, || {
+                    epoch(relay, "changes") > before
+                })
+                .await;
+            }
         }
         3 => {
             let mut broken = wanted.configuration(world);
@@ -103,7 +112,9 @@ async fn step(relay: &Relay, file: &File, world: &World, wanted: &mut Wanted, nu
         4 => {
             wanted.has_third = false;
             take(relay, file, &wanted.configuration(world)).await;
-            until("it is gone", PATIENCE, || relay.pipeline("comes").is_null()).await;
+            if is_awaited {
+                until("it is gone", PATIENCE, || relay.pipeline("comes").is_null()).await;
+            }
         }
         _ => {
             take(relay, file, &wanted.configuration(world)).await;
@@ -164,7 +175,8 @@ async fn a_thousand_reloads_under_load() {
         let restarts = relay.metric("tidegate_actor_restarts_total", &[]);
         assert!(
             restarts.abs() < f64::EPSILON,
-            "{restarts} actors ended on their own"
+            "{restarts} actors ended on their own: {:#?}",
+            relay.lines_with(" WARN ")
         );
         let after = series(&relay);
         assert_eq!(before, after, "{}", difference(&before, &after));

@@ -170,6 +170,8 @@ impl Supervisor {
                     ..DatabaseSlot::new(new, now)
                 };
                 self.databases.insert(Arc::clone(database), slot);
+                // Nobody waits for what the old connections still say.
+                self.claims.retain(|key, _| key.database != *database);
                 tracing::info!(%database, "the database is used by its new settings");
                 self.start_probe(database, context);
                 self.start_retention(database, context);
