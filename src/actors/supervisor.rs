@@ -47,7 +47,7 @@ use super::stage::Stage;
 use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
 use crate::admin::metrics::Metrics;
-use crate::admin::status::{Phase, StatusBoard};
+use crate::admin::status::{Loaded, Phase, StatusBoard};
 use crate::config::desired::{Desired, PipelineKey, Wanted};
 use crate::config::pipeline::StreamTarget;
 use crate::config::plan::diff;
@@ -221,6 +221,10 @@ impl Supervisor {
         if self.is_draining() {
             return;
         }
+        self.board.set_loaded(Loaded {
+            settings: Arc::clone(&self.settings),
+            catalogs: Arc::new(self.catalogs.clone()),
+        });
         let wanted = Desired::new(Arc::clone(&self.settings), &self.catalogs);
         let plan = diff(&self.desired, &wanted);
         self.desired = wanted.clone();

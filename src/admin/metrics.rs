@@ -217,8 +217,7 @@ impl Metrics {
         self.families.retention.removed(database, outbox, rows);
     }
 
-    /// What the outboxes of a database keep, and who holds rows that are to go. In
-    /// the place of what was said before; `None` while this node does not know.
+    /// What the outboxes of a database keep now; `None` while this node does not know.
     pub fn retention(&self, database: &str, kept: Option<&[KeptRows<'_>]>) {
         self.families.retention.show(database, kept);
     }

@@ -7,9 +7,11 @@
 //! than the one that should.
 //!
 //! No key, payload, URL or credential belongs on the board: it is shown to
-//! whoever may reach the admin port.
+//! whoever may reach the admin port. What the relay runs by ([`Loaded`]) is the one
+//! exception, and is shown with marks in their place.
 
 mod config;
+mod loaded;
 mod pipeline;
 mod retention;
 
@@ -22,6 +24,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 pub use config::{ConfigStatus, ReloadStatus};
+pub use loaded::Loaded;
 pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
 
@@ -154,6 +157,7 @@ struct Entries {
     pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
     retention: BTreeMap<Arc<str>, RetentionStatus>,
+    loaded: Option<Loaded>,
 }
 
 // === impl StatusBoard ===
@@ -178,6 +182,7 @@ impl StatusBoard {
                 pipelines: BTreeMap::new(),
                 streams: BTreeMap::new(),
                 retention: BTreeMap::new(),
+                loaded: None,
             }),
         }
     }
@@ -292,6 +297,17 @@ impl StatusBoard {
     /// Takes a stream off the board.
     pub fn remove_stream(&self, key: &Arc<str>) {
         self.write().streams.remove(key);
+    }
+
+    /// The relay runs by these settings and definitions.
+    pub fn set_loaded(&self, loaded: Loaded) {
+        self.write().loaded = Some(loaded);
+    }
+
+    /// What the relay runs by; `None` before it has begun.
+    #[must_use]
+    pub fn loaded(&self) -> Option<Loaded> {
+        self.read().loaded.clone()
     }
 
     /// The databases, by name.

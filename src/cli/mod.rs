@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration (as
 //! `sysexits.h` numbers them).
 
+mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod dlq;
@@ -60,7 +61,9 @@ struct Arguments {
 enum Command {
     /// Relay until SIGTERM or SIGINT; a second signal exits at once
     Run {
-        /// Check the configuration, as `validate` does, and exit
+        /// Check the configuration as `validate` does, look into every database,
+        /// say what is there, and exit without starting anything: 1 if a database
+        /// does not answer, is a standby, or needs `migrate`
         #[arg(long)]
         check: bool,
     },
@@ -68,8 +71,9 @@ enum Command {
     Migrate,
     /// List, show, retry and discard dead letters: rows that could not be sent
     Dlq(dlq::Arguments),
-    /// Check the configuration offline and list everything that is wrong with it
-    Validate,
+    /// Check the configuration offline and list everything that is wrong with it,
+    /// or what a reload of it would do
+    Validate(validate::Arguments),
     /// Make outboxes deliverable again after their database was restored from a
     /// dump or moved by logical replication; loses nothing, see docs/postgresql.md
     Rebase(rebase::Arguments),
@@ -116,7 +120,10 @@ pub fn main() -> ExitCode {
     let output = arguments.output;
     let settings = || load(arguments.config.as_deref());
     let result = match arguments.command {
-        Command::Run { check: true } | Command::Validate => validate::run(settings(), output),
+        Command::Run { check: true } => {
+            settings().and_then(|settings| check::run(settings, output))
+        }
+        Command::Validate(options) => validate::run(&options, arguments.config.as_deref(), output),
         // Signals are heard before anything is read.
         Command::Run { check: false } => signals::Signals::listen()
             .and_then(|signals| run::run(arguments.config.clone(), signals)),

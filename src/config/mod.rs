@@ -7,9 +7,11 @@
 //! - [`desired`]: both together, and [`plan`]: what leads from one such state to
 //!   another.
 //!
+//! [`shown`] is what may be told of them to anybody.
+//!
 //! Everything is judged at once: a configuration with five mistakes gets five
-//! [`problem::ConfigProblem`]s, each naming its key, what was given and what was
-//! expected. Nothing secret is ever shown in one.
+//! [`problem::ConfigProblem`]s, each naming its key, its line, what was given
+//! and what was expected. Nothing secret is ever shown in one.
 
 pub mod byte_size;
 pub mod client_spec;
@@ -17,6 +19,7 @@ pub mod desired;
 pub mod environment;
 mod fingerprint;
 pub mod human_duration;
+pub mod location;
 pub mod pipeline;
 mod pipeline_reader;
 pub mod plan;
@@ -24,6 +27,7 @@ pub mod problem;
 pub mod secret;
 pub mod settings;
 mod settings_reader;
+pub mod shown;
 mod table;
 
 pub use byte_size::ByteSize;
@@ -31,6 +35,7 @@ pub use client_spec::{ClientSpec, CredentialSource};
 pub use desired::{Desired, PipelineKey, Wanted};
 pub use environment::Environment;
 pub use human_duration::HumanDuration;
+pub use location::Location;
 pub use pipeline::{PipelineSpec, RateLimit, StreamRef, StreamTarget};
 pub use plan::Plan;
 pub use problem::{ConfigError, ConfigProblem};

@@ -232,3 +232,26 @@ fn a_value_written_otherwise_is_the_same_value() {
     );
     assert!(diff(&state(&base(), &[]), &state(&tree, &[])).is_empty());
 }
+
+#[test]
+fn the_documentation_has_the_class_of_every_key() {
+    let text = include_str!("../../../../docs/configuration-reload.md");
+    let documented: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    let is_key = |line: &&&str| !line.starts_with("| `tidegate");
+    let documented: Vec<&&str> = documented.iter().filter(is_key).collect();
+    let expected: Vec<String> = CLASSES
+        .iter()
+        .map(|(key, class)| format!("| `{key}` | {} |", class.name()))
+        .collect();
+    assert_eq!(documented.len(), expected.len());
+    for (documented, expected) in documented.iter().zip(&expected) {
+        assert_eq!(**documented, expected);
+    }
+    for class in Class::ALL {
+        let row = format!("\n| {} | ", class.name());
+        assert!(text.contains(&row), "{row}");
+    }
+}
