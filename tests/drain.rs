@@ -38,6 +38,8 @@ mod start;
 mod stuck;
 #[path = "drain/systemd.rs"]
 mod systemd;
+#[path = "drain/unit.rs"]
+mod unit;
 
 use crate::world::World;
 

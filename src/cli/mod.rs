@@ -38,7 +38,8 @@ const BAD_CONFIGURATION: u8 = 78;
 #[command(name = "tidegate", version, propagate_version = true)]
 #[command(
     after_help = "Without a configuration file DATABASE_URL and the standard AWS_* environment \
-are enough. Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration."
+are enough. Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration; \
+see docs/running.md for signals."
 )]
 struct Arguments {
     /// The configuration file (TOML); see configs/tidegate.toml for every key
@@ -59,7 +60,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Relay until SIGTERM or SIGINT; a second signal exits at once
+    /// Relay until SIGTERM or SIGINT, which drain and exit 0; a second signal exits
+    /// at once, with 1
     Run {
         /// Check the configuration as `validate` does, look into every database,
         /// say what is there, and exit without starting anything: 1 if a database

@@ -22,6 +22,9 @@ use crate::scenario::{PATIENCE, until};
 /// How much of a log is printed when a test fails.
 const LOG_TAIL_LINES: usize = 40;
 
+/// SIGHUP and SIGTERM.
+const HEARD: [u32; 2] = [1, 15];
+
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate");
 
@@ -242,7 +245,9 @@ impl Relay {
             let text = fs::read_to_string(&path).unwrap_or_default();
             let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
             let caught = u64::from_str_radix(caught.unwrap_or_default().trim(), 16).unwrap_or(0);
-            let bits = (1 << (1 - 1)) | (1 << (15 - 1));
+            let bits = HEARD
+                .iter()
+                .fold(0, |bits, signal| bits | 1 << (signal - 1));
             caught & bits == bits
         };
         let deadline = Instant::now() + PATIENCE;

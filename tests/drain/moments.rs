@@ -1,9 +1,10 @@
 //! SIGTERM at any moment under load: nothing is lost, nothing comes twice.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tidegate::demo::load::{KeyOrder, OutboxLoad};
+use tokio::time::Instant;
 
 use crate::scenario::{PATIENCE, scenario};
 use crate::world::World;

@@ -234,6 +234,7 @@ fn every_point_of_panic_is_tested() {
         &RESEND,
         &BOTH,
         &crate::retention::PANICS,
+        &crate::running::PANICS,
     ]
     .concat();
     let tested: BTreeSet<String> = all.iter().map(|(point, _)| (*point).to_owned()).collect();

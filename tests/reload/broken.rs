@@ -120,7 +120,9 @@ async fn a_wrong_value_at_every_key_is_refused_and_named() {
             let errors = refuse(&relay, &file, &with(&good, key, value.clone())).await;
             let named = key.replace("[]", "[0]");
             assert!(
-                errors.iter().any(|error| error.contains(&named) && error.starts_with("line ")),
+                errors
+                    .iter()
+                    .any(|error| error.contains(&named) && error.starts_with("line ")),
                 "{key} = {value} is not named: {errors:#?}"
             );
             assert!(
