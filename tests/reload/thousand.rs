@@ -1,9 +1,10 @@
 //! A thousand reloads under load: nothing lost, nothing twice, nothing left behind.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate::demo::load::OutboxLoad;
+use tokio::time::Instant;
 
 use crate::configured::{File, difference, epoch, refuse, series, take};
 use crate::relay::Relay;
