@@ -8,6 +8,8 @@
 //! Every send is a `try_send`; a closed mailbox means that the receiver died,
 //! and the supervisor deals with that.
 
+mod change;
+
 use std::sync::Arc;
 
 use actix::Message;
@@ -22,6 +24,8 @@ use crate::core::send_queue::Sendable;
 use crate::core::shard_map::{HashRange, ShardId, ShardMap};
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
+
+pub use change::{ProbeAtPace, RefreshEvery, Reload, Retune, SweepBy};
 
 // === Data: reader -> router -> writer ===
 
@@ -383,6 +387,8 @@ pub struct RenewDone {
 pub struct CatalogRead {
     /// The database.
     pub database: Arc<str>,
+    /// Through which of its connections, counted.
+    pub generation: u64,
     /// Its pipelines and pauses; `None` when they are what they were.
     pub result: Result<Option<crate::core::catalog::CatalogContent>, StoreError>,
     /// The pipelines for which something is to be sent again.

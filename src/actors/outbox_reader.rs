@@ -7,6 +7,7 @@
 //! another actor, or when the service refuses one of its rows; the supervisor
 //! decides what follows.
 
+mod changing;
 mod ending;
 mod letters;
 mod news;
@@ -27,7 +28,7 @@ use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::fault;
-use super::messages::{FlowBecameVoid, Outcomes, RejectedRow, ShardsChanged};
+use super::messages::{FlowBecameVoid, Outcomes, RejectedRow, Retune, ShardsChanged};
 use super::permits::{FlowTag, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
@@ -41,11 +42,12 @@ use crate::core::backoff::Backoff;
 use crate::core::intake::{Intake, IntakeLimits, Room, Wish};
 use crate::core::ports::StoreError;
 use crate::core::position::WindowNumber;
-use crate::core::rate_limit::{RateLimiter, RateLimits};
+use crate::core::rate_limit::RateLimiter;
 use crate::core::render::Renderer;
 use crate::core::resend::{LetterResend, Resend};
-use crate::core::send_queue::Flow;
+use crate::core::send_queue::{Flow, Shares};
 use crate::core::time::Moment;
+pub(super) use changing::rate_limits;
 use parking::ComingBack;
 use resend::Again;
 use work::{Done, Fetched, Work};
@@ -118,6 +120,8 @@ pub struct OutboxReader {
     rejected: Option<RejectedRow>,
     /// What the stream has become, to be followed when nothing is under way.
     changed: Option<ShardsChanged>,
+    /// What its limits have become, likewise.
+    retuned: Option<Retune>,
     /// Why the stream must not be written to.
     stopped: Option<String>,
     coming_back: Vec<ComingBack>,
@@ -144,9 +148,11 @@ impl OutboxReader {
         let flow = Flow {
             id: parts.flow,
             tenant: Arc::clone(&spec.tenant),
-            tenant_weight: parts.tenant_weight,
-            weight: spec.weight,
-            batch_size: spec.batch_size,
+            shares: Arc::new(Shares::new(
+                parts.tenant_weight,
+                spec.weight,
+                spec.batch_size,
+            )),
         };
         let tag = Arc::new(FlowTag {
             pipeline: Arc::clone(&spec.name),
@@ -166,13 +172,6 @@ impl OutboxReader {
             merge_above: MERGE_ABOVE,
         };
         let ranges: Vec<_> = parts.map.shards().iter().map(|shard| shard.range).collect();
-        let rate = spec
-            .rate_limit
-            .map_or_else(RateLimits::default, |limit| RateLimits {
-                rows_per_second: limit.max_messages_per_second,
-                burst_rows: limit.burst_size,
-                bytes_per_second: limit.max_bytes_per_second,
-            });
         let mut keyed_by = format!("{} {}", spec.tenant, spec.partition_key);
         if let Some(default) = &spec.on_missing {
             keyed_by.push(' ');
@@ -204,7 +203,7 @@ impl OutboxReader {
             last_number: parts.position.last_number,
             intake: Intake::new(parts.position, &keyed_by, &ranges, limits, now)
                 .with_policy(spec.on_poison),
-            limiter: RateLimiter::new(rate, now),
+            limiter: RateLimiter::new(rate_limits(spec), now),
             tag,
             router: parts.router,
             stream: parts.stream,
@@ -230,6 +229,7 @@ impl OutboxReader {
             releasing: false,
             rejected: None,
             changed: None,
+            retuned: None,
             stopped: None,
             coming_back: Vec::new(),
             knows_letters: false,
@@ -259,6 +259,7 @@ impl OutboxReader {
             return;
         }
         self.follow_shards();
+        self.follow_retune();
         let now = self.now();
         if let Some(until) = self.paused_until.filter(|until| *until > now) {
             self.wake_at(until, context);

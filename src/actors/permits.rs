@@ -33,8 +33,11 @@ use crate::core::send_queue::Flow;
 pub struct Pool {
     rows: AtomicUsize,
     bytes: AtomicUsize,
-    most_rows: usize,
-    most_bytes: usize,
+    most_rows: AtomicUsize,
+    most_bytes: AtomicUsize,
+    /// What may be in use of both: more than may be handed after a limit was
+    /// lowered.
+    bound: Mutex<(usize, usize)>,
 }
 
 impl Pool {
@@ -44,15 +47,26 @@ impl Pool {
         Self {
             rows: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            most_rows,
-            most_bytes,
+            most_rows: AtomicUsize::new(most_rows),
+            most_bytes: AtomicUsize::new(most_bytes),
+            bound: Mutex::new((most_rows, most_bytes)),
         }
+    }
+
+    /// So much may be in use from now on; what is in use beyond it stays so until it
+    /// is settled.
+    pub fn resize(&self, most_rows: usize, most_bytes: usize) {
+        self.most_rows.store(most_rows, Ordering::Relaxed);
+        self.most_bytes.store(most_bytes, Ordering::Relaxed);
+        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        *bound = (bound.0.max(most_rows), bound.1.max(most_bytes));
     }
 
     /// Rows that may still be handed.
     #[must_use]
     pub fn free_rows(&self) -> usize {
         self.most_rows
+            .load(Ordering::Relaxed)
             .saturating_sub(self.rows.load(Ordering::Relaxed))
     }
 
@@ -60,6 +74,7 @@ impl Pool {
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.most_bytes
+            .load(Ordering::Relaxed)
             .saturating_sub(self.bytes.load(Ordering::Relaxed))
     }
 
@@ -79,8 +94,9 @@ impl Pool {
     /// exceed the bytes.
     #[must_use]
     pub fn is_within(&self, last_row: usize) -> bool {
-        invariants::within_bound(self.rows(), self.most_rows, 0)
-            && invariants::within_bound(self.bytes(), self.most_bytes, last_row)
+        let (rows, bytes) = *self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        invariants::within_bound(self.rows(), rows, 0)
+            && invariants::within_bound(self.bytes(), bytes, last_row)
     }
 
     fn take(&self, bytes: usize) {
@@ -107,6 +123,11 @@ impl SharedPool {
         Self {
             shares: Mutex::new(PermitShares::new(total)),
         }
+    }
+
+    /// The pool has so many bytes from now on.
+    pub fn resize(&self, total: usize) {
+        self.shares().resize(total);
     }
 
     /// So many pipelines are to run.
@@ -147,7 +168,7 @@ impl Share {
     #[must_use]
     pub fn is_within(&self, last_row: usize) -> bool {
         let shares = self.pool.shares();
-        invariants::within_bound(shares.used(), shares.total(), last_row)
+        invariants::within_bound(shares.used(), shares.most_in_use(), last_row)
     }
 
     /// Nothing more is handed; what was keeps its bytes until it is settled.

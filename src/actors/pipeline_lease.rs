@@ -83,8 +83,23 @@ impl Supervisor {
         let Some(database) = self.databases.get(&key.database) else {
             return;
         };
-        slot.run = Run::Claiming;
+        if let Some(reason) = database.is_not_ready() {
+            slot.run = Run::Waiting;
+            let reason = reason.to_owned();
+            if let Some(slot) = self.pipelines.get(key) {
+                self.show(key, slot, PipelineState::Waiting { reason });
+            }
+            return;
+        }
         slot.attempt = attempt;
+        if self.claims.contains_key(key) {
+            // Two claims at once may be granted in another order than they are heard
+            // of. It is claimed when the earlier one has come back.
+            slot.run = Run::Waiting;
+            return;
+        }
+        self.claims.insert(key.clone(), attempt);
+        slot.run = Run::Claiming;
         let version = slot.version;
         let store = Arc::clone(&database.database.store);
         let node = Arc::clone(&self.node);
@@ -161,9 +176,16 @@ impl Supervisor {
             .pipelines
             .get(&key)
             .is_some_and(|slot| slot.attempt == attempt);
+        if self.claims.get(&key) == Some(&attempt) {
+            self.claims.remove(&key);
+        }
         if !is_current || self.is_draining() {
             self.give_back(&key, &result, context);
             self.claimed_in_drain(&key, is_current);
+            let slot = self.pipelines.get(&key);
+            if slot.is_some_and(|slot| matches!(slot.run, Run::Waiting)) {
+                self.claim(&key, context);
+            }
             return;
         }
         match result {

@@ -17,6 +17,7 @@ use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::{PipelineState, PipelineStatus};
 use crate::config::desired::PipelineKey;
 use crate::config::pipeline::PipelineSpec;
+use crate::config::plan::Step;
 use crate::core::backoff::Backoff;
 use crate::core::ports::{Epoch, Outbox};
 use crate::core::position::Position;
@@ -27,7 +28,7 @@ use crate::core::time::Moment;
 const REFUSED_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// A part of the ids that one row may take in memory: 8 bytes in a stash.
-const STASH_SHARE: usize = 8 * 8;
+pub(super) const STASH_SHARE: usize = 8 * 8;
 
 /// A pipeline and where it stands.
 pub(super) struct PipelineSlot {
@@ -137,14 +138,15 @@ impl Supervisor {
 
     pub(super) fn want_pipeline(
         &mut self,
-        key: PipelineKey,
-        spec: Arc<PipelineSpec>,
+        key: &PipelineKey,
+        step: &Step,
+        spec: &Arc<PipelineSpec>,
         version: Option<i64>,
         context: &mut Context<Self>,
     ) {
         if !self.databases.contains_key(&key.database) {
             let reason = format!("there is no database {:?} in the settings", &*key.database);
-            self.refuse_pipeline(&key, &spec.outbox, &reason);
+            self.refuse_pipeline(key, &spec.outbox, &reason);
             return;
         }
         let now = self.clock.now();
@@ -154,21 +156,39 @@ impl Supervisor {
             .pipelines
             .entry(key.clone())
             .or_insert_with(|| PipelineSlot::new(now));
-        slot.version = version;
-        let is_new = slot.spec.as_ref() != Some(&spec);
-        if !is_new && !slot.retired && slot.invalid.is_none() {
+        let is_other_version = std::mem::replace(&mut slot.version, version) != version;
+        let is_new = slot.spec.as_ref() != Some(spec);
+        let is_in_place = matches!(step, Step::Change { .. });
+        if (!is_new || is_in_place) && !slot.retired && slot.invalid.is_none() {
+            slot.spec = Some(Arc::clone(spec));
+            if is_in_place {
+                self.retune(key, spec);
+            }
+            if is_other_version {
+                self.claim_again(key, context);
+            }
             return;
         }
         slot.retired = false;
         slot.attempt = attempt;
         if slot.drain(until) {
             // The new definition starts when its reader has ended.
-            self.replace_spec(&key, spec, context);
+            self.replace_spec(key, Arc::clone(spec), context);
             return;
         }
         slot.run = Run::Waiting;
-        self.replace_spec(&key, spec, context);
-        self.claim(&key, context);
+        self.replace_spec(key, Arc::clone(spec), context);
+        self.claim(key, context);
+    }
+
+    /// A claim under way was made by an older definition, which the database would
+    /// refuse.
+    fn claim_again(&mut self, key: &PipelineKey, context: &mut Context<Self>) {
+        let slot = self.pipelines.get_mut(key);
+        if let Some(slot) = slot.filter(|slot| matches!(slot.run, Run::Claiming)) {
+            slot.run = Run::Waiting;
+            self.claim(key, context);
+        }
     }
 
     fn replace_spec(
@@ -179,6 +199,7 @@ impl Supervisor {
     ) {
         let stream = StreamKey::new(&spec.stream);
         self.want_stream(&stream, spec.shard_budget, context);
+        self.rebudget(&stream, spec.shard_budget);
         let status = PipelineStatus::starting(
             Arc::clone(&key.name),
             Arc::clone(&key.database),
@@ -347,6 +368,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Reader(key.clone());
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let reader = child::spawn(
             &self.stage,

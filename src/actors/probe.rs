@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
-use super::messages::{NothingNew, StopNow, Wake, Watch};
+use super::messages::{NothingNew, ProbeAtPace, StopNow, Wake, Watch};
 use super::outbox_reader::OutboxReader;
 use super::pulse::Pulse;
 use crate::admin::metrics::Metrics;
@@ -314,6 +314,22 @@ impl Handler<Watch> for Probe {
             told_at: now,
         };
         self.watched.insert(watch.pipeline, watched);
+        self.go_on(context);
+    }
+}
+
+impl Handler<ProbeAtPace> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, pace: ProbeAtPace, context: &mut Context<Self>) {
+        fault::point("probe.ProbeAtPace");
+        self.parts.least_pause = pace.least_pause;
+        self.parts.most_pause = pace.most_pause;
+        let now = self.parts.clock.now();
+        for watched in self.watched.values_mut() {
+            watched.pause = watched.pause.clamp(pace.least_pause, pace.most_pause);
+            watched.due = watched.due.min(now + watched.pause);
+        }
         self.go_on(context);
     }
 }

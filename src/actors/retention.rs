@@ -13,13 +13,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture,
+};
 use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
-use super::messages::StopNow;
+use super::messages::{StopNow, SweepBy};
 use super::pulse::Pulse;
 use crate::admin::metrics::{HeldRows, KeptRows, Metrics};
 use crate::admin::status::{HoldStatus, KeptStatus, RetentionStatus, StatusBoard};
@@ -85,6 +87,8 @@ pub struct Retention {
     backoff: Backoff,
     /// The task that is under way or the timer that is set, and since or till when.
     waits: Option<Waits>,
+    /// The timer, if one is set.
+    timer: Option<SpawnHandle>,
 }
 
 impl Retention {
@@ -98,6 +102,7 @@ impl Retention {
             due: VecDeque::new(),
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             waits: None,
+            timer: None,
         }
     }
 
@@ -124,6 +129,7 @@ impl Retention {
 
     fn go_on(&mut self, context: &mut Context<Self>) {
         self.waits = None;
+        self.timer = None;
         let now = self.parts.clock.now();
         if now >= self.look_at {
             self.look(now, context);
@@ -140,7 +146,7 @@ impl Retention {
         }
         let until = self.parts.clock.now() + pause;
         self.waits = Some(Waits::Pauses { until });
-        context.run_later(pause, Self::go_on);
+        self.timer = Some(context.run_later(pause, Self::go_on));
     }
 
     // === Looking ===
@@ -323,6 +329,21 @@ impl Actor for Retention {
     fn started(&mut self, context: &mut Self::Context) {
         self.beat(context);
         self.go_on(context);
+    }
+}
+
+impl Handler<SweepBy> for Retention {
+    type Result = ();
+
+    fn handle(&mut self, message: SweepBy, context: &mut Self::Context) {
+        fault::point("retention.SweepBy");
+        self.parts.settings = message.settings;
+        self.parts.of_file = message.of_file;
+        self.look_at = self.parts.clock.now();
+        if let Some(timer) = self.timer.take() {
+            context.cancel_future(timer);
+            self.go_on(context);
+        }
     }
 }
 

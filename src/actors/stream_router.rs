@@ -33,8 +33,8 @@ use super::clock::Clock;
 use super::fault;
 use super::holder::Holder;
 use super::messages::{
-    Batch, CallRefused, GiveBack, GivenBack, Orders, PurgeVoid, RoutedRow, ShardRetired, StopNow,
-    StreamChanged, StreamState, UnexpectedShard, WriterGone, WriterReady,
+    Batch, CallRefused, GiveBack, GivenBack, Orders, PurgeVoid, RefreshEvery, RoutedRow,
+    ShardRetired, StopNow, StreamChanged, StreamState, UnexpectedShard, WriterGone, WriterReady,
 };
 use super::permits::FlowTag;
 use super::pulse::Pulse;
@@ -333,6 +333,20 @@ impl Handler<PurgeVoid> for StreamRouter {
             if seat.writer.try_send(message.clone()).is_err() {
                 tracing::debug!("a writer is gone");
             }
+        }
+    }
+}
+
+impl Handler<RefreshEvery> for StreamRouter {
+    type Result = ();
+
+    fn handle(&mut self, message: RefreshEvery, context: &mut Self::Context) {
+        fault::point("stream_router.RefreshEvery");
+        self.parts.refresh = message.refresh;
+        let soon = examination::SURPRISE_PAUSE;
+        self.surprises = Backoff::new(soon, soon.max(message.refresh));
+        if !self.examining && self.trouble.is_none() && self.stopped.is_none() {
+            self.examine_in(Duration::ZERO, context);
         }
     }
 }

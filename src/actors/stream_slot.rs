@@ -27,9 +27,9 @@ use crate::core::time::Moment;
 pub(super) struct StreamSlot {
     service: Arc<dyn StreamService>,
     pub(super) watch: Arc<StreamWatch>,
-    limits: ShardLimits,
+    pub(super) limits: ShardLimits,
     /// Which stream it is: its budgets are shared by that.
-    identity: Arc<str>,
+    pub(super) identity: Arc<str>,
     pub(super) router: ChildSlot<StreamRouter>,
     ready: Option<(Arc<ShardMap>, usize)>,
     /// When it became so last, or its shards changed.
@@ -72,13 +72,15 @@ impl StreamSlot {
     }
 }
 
-fn limits_of(settings: ShardBudgetSettings) -> ShardLimits {
-    #[expect(clippy::cast_precision_loss, reason = "bytes a second, far below 2^52")]
-    let bytes_per_second = settings.bytes_per_second as f64;
-    ShardLimits {
-        records_per_second: f64::from(settings.records_per_second),
-        bytes_per_second,
-        fraction: settings.fraction,
+impl From<ShardBudgetSettings> for ShardLimits {
+    fn from(settings: ShardBudgetSettings) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "bytes a second, far below 2^52")]
+        let bytes_per_second = settings.bytes_per_second as f64;
+        Self {
+            records_per_second: f64::from(settings.records_per_second),
+            bytes_per_second,
+            fraction: settings.fraction,
+        }
     }
 }
 
@@ -101,7 +103,7 @@ impl Supervisor {
         let slot = StreamSlot {
             service: Arc::new(service),
             watch,
-            limits: limits_of(budget),
+            limits: ShardLimits::from(budget),
             identity: Arc::from(""),
             router: ChildSlot::new(self.clock.now()),
             ready: None,
@@ -131,6 +133,14 @@ impl Supervisor {
             };
             slot.stop_all();
             slot.watch.forget();
+            let client = &stream.target().client;
+            if !self
+                .streams
+                .keys()
+                .any(|other| other.target().client == *client)
+            {
+                self.source.forget_client(stream.target());
+            }
             let label = stream.label();
             self.forget_shards(label, slot.writers.keys());
             if !self.streams.keys().any(|other| other.label() == label) {
@@ -174,6 +184,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Router(stream.clone());
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let router = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             StreamRouter::new(parts, note)
@@ -377,6 +388,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Writer(stream.clone(), shard.clone());
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let writer = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             ShardWriter::new(parts, note)

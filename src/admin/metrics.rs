@@ -10,6 +10,8 @@
 //! Rows, records and bytes are plain counts; times are seconds; ratios are 0 to
 //! 1.
 
+mod actors;
+mod config;
 mod pipeline;
 mod retention;
 mod shard;
@@ -28,6 +30,8 @@ pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
 
+use actors::ActorFamilies;
+use config::ConfigFamilies;
 use pipeline::PipelineFamilies;
 use retention::RetentionFamilies;
 use shard::ShardFamilies;
@@ -79,10 +83,12 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Families {
     registry: Registry,
+    config: ConfigFamilies,
     pipeline: PipelineFamilies,
     shard: ShardFamilies,
     stream: StreamFamilies,
     retention: RetentionFamilies,
+    actors: ActorFamilies,
     actor_restarts: IntCounterVec,
     invariant_violations: IntCounterVec,
     position_writes: IntCounterVec,
@@ -110,10 +116,12 @@ impl Metrics {
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
         let families = Families {
+            config: ConfigFamilies::register(&registry)?,
             pipeline: PipelineFamilies::register(&registry)?,
             shard: ShardFamilies::register(&registry)?,
             stream: StreamFamilies::register(&registry)?,
             retention: RetentionFamilies::register(&registry)?,
+            actors: ActorFamilies::register(&registry)?,
             actor_restarts: counters(
                 &registry,
                 "tidegate_actor_restarts_total",
@@ -209,8 +217,7 @@ impl Metrics {
         self.families.retention.removed(database, outbox, rows);
     }
 
-    /// What the outboxes of a database keep, and who holds rows that are to go. In
-    /// the place of what was said before; `None` while this node does not know.
+    /// What the outboxes of a database keep now; `None` while this node does not know.
     pub fn retention(&self, database: &str, kept: Option<&[KeptRows<'_>]>) {
         self.families.retention.show(database, kept);
     }

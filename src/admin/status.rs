@@ -10,6 +10,7 @@
 //! whoever may reach the admin port. What the relay runs by ([`Loaded`]) is the one
 //! exception, and is shown with marks in their place.
 
+mod config;
 mod loaded;
 mod pipeline;
 mod retention;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+pub use config::{ConfigStatus, ReloadStatus};
 pub use loaded::Loaded;
 pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
@@ -129,6 +131,8 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// How long ago the supervisor showed progress, in seconds.
     pub heartbeat_age_seconds: f64,
+    /// The configuration that runs, and how the last reload went.
+    pub config: ConfigStatus,
     /// The databases, by name.
     pub databases: Vec<DatabaseStatus>,
     /// The pipelines, by database and name.
@@ -152,6 +156,7 @@ pub struct StatusBoard {
 #[derive(Debug)]
 struct Entries {
     phase: Phase,
+    config: ConfigStatus,
     databases: BTreeMap<Arc<str>, DatabaseStatus>,
     pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
@@ -176,6 +181,7 @@ impl StatusBoard {
             last_beat: AtomicU64::new(0),
             entries: RwLock::new(Entries {
                 phase: Phase::Starting,
+                config: ConfigStatus::default(),
                 databases: BTreeMap::new(),
                 pipelines: BTreeMap::new(),
                 streams: BTreeMap::new(),
@@ -341,6 +347,7 @@ impl StatusBoard {
             phase: entries.phase,
             uptime_seconds: self.started_at.elapsed().as_secs_f64(),
             heartbeat_age_seconds: self.heartbeat_age().as_secs_f64(),
+            config: entries.config.clone(),
             databases: entries.databases.values().cloned().collect(),
             pipelines: entries.pipelines.values().cloned().collect(),
             streams: entries.streams.values().cloned().collect(),

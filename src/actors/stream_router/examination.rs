@@ -47,7 +47,7 @@ impl StreamRouter {
         }));
     }
 
-    fn examine_in(&mut self, pause: Duration, context: &mut Context<Self>) {
+    pub(super) fn examine_in(&mut self, pause: Duration, context: &mut Context<Self>) {
         if let Some(handle) = self.next_examination.take() {
             context.cancel_future(handle);
         }

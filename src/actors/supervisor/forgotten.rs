@@ -22,6 +22,8 @@ impl Supervisor {
         }
         for key in self.forgotten_pipelines() {
             tracing::error!(pipeline = %key, "nobody asks for a pipeline's lease; asking now");
+            // One that was asked for and never answered is not waited for.
+            self.claims.remove(&key);
             self.claim(&key, context);
         }
         let now = self.clock.now();

@@ -31,6 +31,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Probe(Arc::clone(database));
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let probe = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             Probe::new(parts, note)
@@ -69,11 +70,16 @@ impl Supervisor {
             return;
         };
         let pause = slot.probe.ended(exit, now);
+        if slot.is_ending() {
+            return;
+        }
         self.note_restart(&ChildId::Probe(Arc::clone(database)), exit, pause);
         let database = Arc::clone(database);
         context.run_later(pause, move |supervisor, context| {
             let is_wanted = supervisor.databases.get(&database).is_some_and(|slot| {
-                slot.probe.incarnation == incarnation && slot.probe.address.is_none()
+                slot.probe.incarnation == incarnation
+                    && slot.probe.address.is_none()
+                    && !slot.is_ending()
             });
             if is_wanted && !supervisor.is_draining() {
                 supervisor.start_probe(&database, context);
