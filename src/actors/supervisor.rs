@@ -46,6 +46,7 @@ use crate::admin::metrics::Metrics;
 use crate::admin::status::{Phase, StatusBoard};
 use crate::config::pipeline::StreamTarget;
 use crate::config::settings::Settings;
+use crate::core::memory_plan::MemoryPlan;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
 use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
@@ -172,7 +173,10 @@ impl Supervisor {
             server: None,
         };
         let databases = parts.databases.into_iter();
-        let memory = parts.settings.limits.memory.as_usize();
+        let ceiling = parts.settings.limits.memory.as_usize();
+        let memory = parts.metrics.memory();
+        let rows = MemoryPlan::under(ceiling).rows;
+        memory.may_use(ceiling, rows);
         Self {
             node: parts.node,
             databases: databases
@@ -186,7 +190,7 @@ impl Supervisor {
             stage_life,
             looked_at: now,
             reread_at: now,
-            shared: Arc::new(SharedPool::new(memory)),
+            shared: Arc::new(SharedPool::new(rows, memory)),
             budgets: Budgets::default(),
             settings: parts.settings,
             streams: HashMap::default(),

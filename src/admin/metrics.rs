@@ -10,6 +10,7 @@
 //! Rows, records and bytes are plain counts; times are seconds; ratios are 0 to
 //! 1.
 
+mod memory;
 mod pipeline;
 mod retention;
 mod shard;
@@ -23,6 +24,7 @@ use prometheus::{
 };
 
 use crate::core::invariants::Invariant;
+pub use memory::MemoryMetrics;
 pub use pipeline::{PipelineMetrics, ResentSource, RetryReason};
 pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
@@ -83,6 +85,7 @@ struct Families {
     shard: ShardFamilies,
     stream: StreamFamilies,
     retention: RetentionFamilies,
+    memory: MemoryMetrics,
     actor_restarts: IntCounterVec,
     invariant_violations: IntCounterVec,
     position_writes: IntCounterVec,
@@ -114,6 +117,7 @@ impl Metrics {
             shard: ShardFamilies::register(&registry)?,
             stream: StreamFamilies::register(&registry)?,
             retention: RetentionFamilies::register(&registry)?,
+            memory: MemoryMetrics::register(&registry)?,
             actor_restarts: counters(
                 &registry,
                 "tidegate_actor_restarts_total",
@@ -169,6 +173,12 @@ impl Metrics {
         Ok(Self {
             families: Arc::new(families),
         })
+    }
+
+    /// The handle of the process's memory.
+    #[must_use]
+    pub fn memory(&self) -> MemoryMetrics {
+        self.families.memory.clone()
     }
 
     /// The handle of a pipeline. Asking again gives the same series.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::dead_letter::DeadLetter;
+use super::page::{ReadBound, RowPage};
 use super::position::{Position, RowId};
 use super::resend::ResendStore;
 use super::row::OutboxRow;
@@ -139,13 +140,16 @@ pub enum Fenced {
     Stale,
 }
 
-/// The rows of a window, when they are few; its bounds, when they are many.
+/// The rows of a window, when they are few; its bounds, when they are many or heavy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WindowRows {
     /// All of them, in id order (possibly none).
     Whole(Vec<OutboxRow>),
     /// More than a page: read it page by page within these bounds.
     Bounds {
+        /// What has been read of it: none when it has too many rows, the first ones
+        /// when they are too heavy.
+        read: RowPage,
         /// Lowest id of the window, or a lower one.
         first: RowId,
         /// Lowest id of the rows whose transactions began after the window did
@@ -182,8 +186,8 @@ pub struct PageRequest {
     pub first_fresh: RowId,
     /// Only ids up to this: as [`WindowRows::Bounds`] gave it.
     pub last: RowId,
-    /// At most so many rows.
-    pub limit: u32,
+    /// At most so much.
+    pub bound: ReadBound,
 }
 
 /// What a probe asks of one outbox: is there a row this snapshot does not see?
@@ -287,7 +291,7 @@ pub trait OutboxStore: ResendStore {
         &'a self,
         outbox: OutboxId,
         seen: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<Opened, StoreError>>;
 
     /// Reads a window that was opened before, by its recorded snapshots.
@@ -296,22 +300,37 @@ pub trait OutboxStore: ResendStore {
         outbox: OutboxId,
         from: &'a Snapshot,
         to: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<WindowRows, StoreError>>;
 
-    /// Reads one page of a large window, in id order. Fewer rows than the limit
-    /// mean that it was the last page.
+    /// Reads one page of a large window, in id order. Fewer rows than the limit and
+    /// no cut mean that it was the last page.
     fn read_page<'a>(
         &'a self,
         request: &'a PageRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>>;
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>>;
 
-    /// Reads rows by id, in the order of `ids`. A row that is gone is left out.
+    /// Reads rows by id, in the order of `ids`, no more than `bytes` of them. A row
+    /// that is gone is left out.
     fn read_rows<'a>(
         &'a self,
         outbox: OutboxId,
         ids: &'a [RowId],
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>>;
+        bytes: usize,
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>>;
+
+    /// Reads single fields of a row's payload, by their member names, as JSON text:
+    /// an object or an array as an empty one, a text cut off behind what a partition
+    /// key could hold. By default none is there.
+    fn read_fields<'a>(
+        &'a self,
+        outbox: OutboxId,
+        row: RowId,
+        paths: &'a [Vec<String>],
+    ) -> BoxFuture<'a, Result<Vec<Option<String>>, StoreError>> {
+        let _ = (outbox, row);
+        Box::pin(async { Ok(vec![None; paths.len()]) })
+    }
 
     /// Asks for many outboxes at once whether they have anything new.
     fn probe<'a>(

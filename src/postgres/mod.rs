@@ -11,6 +11,7 @@
 
 pub mod catalog;
 mod error;
+mod fields;
 mod highest_read;
 mod lease;
 mod letters;
@@ -18,6 +19,7 @@ mod marks;
 pub mod pool;
 mod position;
 mod probe;
+mod reading;
 pub mod rebase;
 mod removed;
 pub mod replay;

@@ -12,18 +12,18 @@ use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
 use super::server::ServerWatch;
 use super::session::Session;
-use super::{lease, letters, position, probe, replay, retention, windows};
+use super::{fields, lease, letters, position, probe, replay, retention, windows};
 use crate::core::dead_letter::DeadLetter;
+use crate::core::page::{ReadBound, RowPage};
 use crate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
     PageRequest, PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError, WindowRows,
 };
 use crate::core::position::{Position, RowId};
 use crate::core::resend::{
-    AgainRequest, LetterAgain, LetterOutcome, LetterPage, ReplayProgress, ReplayRequest,
+    AgainRequest, LetterOutcome, LetterPage, LettersRead, ReplayProgress, ReplayRequest,
     ReplayWrite, ResendStore,
 };
-use crate::core::row::OutboxRow;
 use crate::core::snapshot::Snapshot;
 
 /// Finding the bounds of a large window reads its index entries once, about 0.1 s
@@ -202,7 +202,7 @@ impl OutboxStore for PgOutboxStore {
         &'a self,
         outbox: OutboxId,
         seen: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<Opened, StoreError>> {
         self.bounded(
             LARGE_WINDOW_PATIENCE,
@@ -215,7 +215,7 @@ impl OutboxStore for PgOutboxStore {
         outbox: OutboxId,
         from: &'a Snapshot,
         to: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<WindowRows, StoreError>> {
         self.bounded(
             LARGE_WINDOW_PATIENCE,
@@ -226,7 +226,7 @@ impl OutboxStore for PgOutboxStore {
     fn read_page<'a>(
         &'a self,
         request: &'a PageRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         self.bounded(1, windows::read_page(self, request))
     }
 
@@ -234,8 +234,18 @@ impl OutboxStore for PgOutboxStore {
         &'a self,
         outbox: OutboxId,
         ids: &'a [RowId],
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
-        self.bounded(1, windows::read_rows(self, outbox, ids))
+        bytes: usize,
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
+        self.bounded(1, windows::read_rows(self, outbox, ids, bytes))
+    }
+
+    fn read_fields<'a>(
+        &'a self,
+        outbox: OutboxId,
+        row: RowId,
+        paths: &'a [Vec<String>],
+    ) -> BoxFuture<'a, Result<Vec<Option<String>>, StoreError>> {
+        self.bounded(1, fields::read(self, outbox, row, paths))
     }
 
     fn probe<'a>(
@@ -277,7 +287,7 @@ impl ResendStore for PgOutboxStore {
     fn read_again<'a>(
         &'a self,
         request: &'a AgainRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         self.bounded(1, replay::read_again(self, request))
     }
 
@@ -295,7 +305,7 @@ impl ResendStore for PgOutboxStore {
         pipeline: &'a str,
         outbox: OutboxId,
         page: LetterPage<'a>,
-    ) -> BoxFuture<'a, Result<Vec<LetterAgain>, StoreError>> {
+    ) -> BoxFuture<'a, Result<LettersRead, StoreError>> {
         self.bounded(1, letters::to_send(self, pipeline, outbox, page))
     }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tidegate::core::dead_letter::DeadLetter;
+use tidegate::core::page::{ReadBound, RowPage};
 use tidegate::core::ports::{
     Backlog, Catalog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
     PageRequest, PipelineName, PipelineRow, ProbeReport, ProbeTarget, StoreError, WindowRows,
 };
 use tidegate::core::position::{Position, RowId};
 use tidegate::core::resend::ResendStore;
-use tidegate::core::row::OutboxRow;
 use tidegate::core::snapshot::Snapshot;
 
 use crate::world::{Process, Shared, World, pass, silence};
@@ -235,12 +235,12 @@ impl OutboxStore for SimStore {
         &'a self,
         outbox: OutboxId,
         seen: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<Opened, StoreError>> {
         let seen = seen.clone();
         self.call("open", move |world| {
             let now = world.now();
-            Ok(world.database.open_window(outbox, &seen, page, now))
+            Ok(world.database.open_window(outbox, &seen, page.rows, now))
         })
     }
 
@@ -249,23 +249,23 @@ impl OutboxStore for SimStore {
         outbox: OutboxId,
         from: &'a Snapshot,
         to: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<WindowRows, StoreError>> {
         let (from, to) = (from.clone(), to.clone());
         self.call("reopen", move |world| {
             let now = world.now();
-            Ok(world.database.reopen_window(outbox, &from, &to, page, now))
+            Ok(world.database.reopen_window(outbox, &from, &to, page.rows, now))
         })
     }
 
     fn read_page<'a>(
         &'a self,
         request: &'a PageRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         let request = request.clone();
         self.call("page", move |world| {
             let now = world.now();
-            Ok(world.database.read_page(&request, now))
+            Ok(world.database.read_page(&request, now).into())
         })
     }
 
@@ -273,11 +273,12 @@ impl OutboxStore for SimStore {
         &'a self,
         outbox: OutboxId,
         ids: &'a [RowId],
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+        _bytes: usize,
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         let ids = ids.to_vec();
         self.call("rows", move |world| {
             let now = world.now();
-            Ok(world.database.read_rows(outbox, &ids, now))
+            Ok(world.database.read_rows(outbox, &ids, now).into())
         })
     }
 

@@ -24,16 +24,13 @@ use std::collections::{BTreeMap, HashSet};
 use super::SAVE_EVERY;
 use super::retry::{FIRST_PAUSE, Retry};
 use crate::core::dead_letter::LetterReason;
+use crate::core::page::Cut;
 use crate::core::position::{RowId, Seq};
 use crate::core::row::OutboxRow;
 use crate::core::time::Moment;
 
 /// The most letters of one round.
 pub const LETTER_PAGE: usize = 100;
-
-/// The most bytes of payloads and headers read in one round; one letter may exceed
-/// them.
-pub const LETTER_BYTES: usize = 8 * 1024 * 1024;
 
 /// The most letters of one lane on their way.
 pub const MOST_OF_A_LANE: usize = 50;
@@ -49,6 +46,22 @@ pub struct LetterAgain {
     pub frees_key: bool,
 }
 
+/// Letters that were read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LettersRead {
+    /// The letters.
+    pub letters: Vec<LetterAgain>,
+    /// Why there are no more, if bytes are the reason.
+    pub cut: Option<Cut>,
+}
+
+/// All that was asked for.
+impl From<Vec<LetterAgain>> for LettersRead {
+    fn from(letters: Vec<LetterAgain>) -> Self {
+        Self { letters, cut: None }
+    }
+}
+
 /// Which letters are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LetterPage<'a> {
@@ -56,7 +69,7 @@ pub struct LetterPage<'a> {
     pub after: Option<&'a str>,
     /// At most so many.
     pub letters: u32,
-    /// No more once so many bytes of payloads and headers have been read.
+    /// No more than so many bytes, by [`OutboxRow::memory`].
     pub bytes: usize,
 }
 
