@@ -196,7 +196,9 @@ async fn assert_reads_are_flat(statistics: Statistics) {
         .await;
         cost.assert(61, 300, &what("a small window read again"));
         let page = |xmax: u32, late: &str, after: i64, fresh_after: i64| {
-            format!("{id}, '{xmax}', '{late}', '8010:8010:', {after}, {fresh_after}, {last}, 1000, 4000000")
+            format!(
+                "{id}, '{xmax}', '{late}', '8010:8010:', {after}, {fresh_after}, {last}, 1000, 4000000"
+            )
         };
         let cost = explain(
             &mut connection,

@@ -40,7 +40,11 @@ impl Reservation {
     #[must_use]
     pub fn most(tag: &FlowTag) -> usize {
         let free = tag.own.free_bytes().min(tag.shared.free_bytes()) / 2;
-        if free < LEAST_READ { 0 } else { free.min(MOST_READ) }
+        if free < LEAST_READ {
+            0
+        } else {
+            free.min(MOST_READ)
+        }
     }
 
     /// Whether a row of so many bytes may be read now, alone.

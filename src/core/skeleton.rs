@@ -61,7 +61,13 @@ mod tests {
     #[test]
     fn has_the_fields_and_nothing_else() {
         let path = |names: &str| names.split('.').map(str::to_owned).collect::<Vec<_>>();
-        let paths = [path("a.b"), path("x\"y"), path("a.c.d"), path("gone"), path("a")];
+        let paths = [
+            path("a.b"),
+            path("x\"y"),
+            path("a.c.d"),
+            path("gone"),
+            path("a"),
+        ];
         let fields = [
             Some("12.50".to_owned()),
             Some("\"text\"".to_owned()),

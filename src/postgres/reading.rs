@@ -146,7 +146,10 @@ pub(super) async fn fill<T>(
 
 fn bytes_of(row: &PgRow) -> usize {
     let sizes = (0..row.len()).map(|column| {
-        let value = row.try_get_raw(column).ok().filter(|value| !value.is_null());
+        let value = row
+            .try_get_raw(column)
+            .ok()
+            .filter(|value| !value.is_null());
         value.and_then(|value| value.as_bytes().ok().map(<[u8]>::len))
     });
     sizes.flatten().sum()

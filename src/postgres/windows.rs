@@ -168,7 +168,11 @@ pub(super) const READ_ROWS: &str = concat!(
 /// $1 outbox, $2 after, $3 last, $4 what the reader has read, $5 limit, $6 pipeline,
 /// $7 what the texts of one row may weigh.
 pub(super) const READ_AGAIN: &str = concat!(
-    "SELECT ", row_columns!("$7"), " FROM ", rows_as_text!("(
+    "SELECT ",
+    row_columns!("$7"),
+    " FROM ",
+    rows_as_text!(
+        "(
         SELECT m.* FROM tide.outbox_message AS m
         WHERE m.outbox_id = $1 AND m.id > $2 AND m.id <= $3
             AND pg_visible_in_snapshot(m.xact, (SELECT $4::text::pg_snapshot))
@@ -177,7 +181,8 @@ pub(super) const READ_AGAIN: &str = concat!(
                 WHERE d.pipeline = $6 AND d.outbox_id = m.outbox_id AND d.row_id = m.id
                     AND d.state IN ('parked', 'waiting', 'retry'))
         ORDER BY m.id LIMIT $5
-    ) AS r")
+    ) AS r"
+    )
 );
 
 /// The first letters of each key, through the index of those to be sent again, and

@@ -231,7 +231,9 @@ async fn a_standby_is_no_primary_until_it_is_promoted() {
         assert_unavailable(store.probe(std::slice::from_ref(&target)).await, &words);
         assert_unavailable(store.open_window(outbox, &nothing, 10.into()).await, &words);
         assert_unavailable(
-            store.reopen_window(outbox, &nothing, &nothing, 10.into()).await,
+            store
+                .reopen_window(outbox, &nothing, &nothing, 10.into())
+                .await,
             &words,
         );
         assert_unavailable(store.read_rows(outbox, &[1], usize::MAX).await, &words);

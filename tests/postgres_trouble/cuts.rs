@@ -152,7 +152,9 @@ impl Cuts {
                 Answer::Rows(ids(&store.read_page(&page).await?.rows))
             }
             Statement::ReadRows => {
-                let page = store.read_rows(outbox, &self.rows[3..5], usize::MAX).await?;
+                let page = store
+                    .read_rows(outbox, &self.rows[3..5], usize::MAX)
+                    .await?;
                 Answer::Rows(ids(&page.rows))
             }
             Statement::Probe => {

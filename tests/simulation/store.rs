@@ -254,7 +254,9 @@ impl OutboxStore for SimStore {
         let (from, to) = (from.clone(), to.clone());
         self.call("reopen", move |world| {
             let now = world.now();
-            Ok(world.database.reopen_window(outbox, &from, &to, page.rows, now))
+            Ok(world
+                .database
+                .reopen_window(outbox, &from, &to, page.rows, now))
         })
     }
 

@@ -133,11 +133,7 @@ impl OutboxReader {
     /// What is reserved becomes free for the rows that were read, which are handed in
     /// the same turn.
     pub(super) fn end_reservation(&mut self) {
-        self.pass = self
-            .reading_room
-            .reserved
-            .take()
-            .and_then(Reservation::end);
+        self.pass = self.reading_room.reserved.take().and_then(Reservation::end);
     }
 
     /// Rows weigh what those of the last reads weighed; quickly more, slowly less.

@@ -1,5 +1,7 @@
 //! What the process may take of memory, and what it takes.
 
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntGauge, Registry};
 
 use super::MetricsError;
@@ -19,6 +21,10 @@ impl MemoryMetrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
+        // Resident memory, processor time, file descriptors: as the operating system
+        // counts them.
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self {
             ceiling: gauge(
                 "tidegate_memory_limit_bytes",
