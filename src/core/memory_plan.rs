@@ -48,3 +48,27 @@ impl MemoryPlan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1024 * 1024;
+
+    #[test]
+    fn all_parts_together_are_the_ceiling() {
+        for ceiling in [64 * MIB, 256 * MIB, 4096 * MIB] {
+            let plan = MemoryPlan::under(ceiling);
+            let rows = plan.rows * COST_OF_A_BYTE_IN_HALVES / 2;
+            let all = PROCESS_MEMORY + rows + plan.stashed_ids * BYTES_OF_AN_ID;
+            assert!(all <= ceiling && all + 64 > ceiling, "{all} of {ceiling}");
+        }
+        assert_eq!(MemoryPlan::under(64 * MIB).rows, 28 * MIB / 3);
+    }
+
+    #[test]
+    fn a_ceiling_that_cannot_be_kept_leaves_something() {
+        let plan = MemoryPlan::under(MIB);
+        assert!(plan.rows > 100_000 && plan.stashed_ids > 1000, "{plan:?}");
+    }
+}

@@ -213,6 +213,19 @@ mod tests {
     }
 
     #[test]
+    fn one_row_at_a_time_goes_alone_and_takes_nothing_from_the_others() {
+        let mut shares = PermitShares::new(8_000);
+        let id = shares.join();
+        let free = shares.free(id);
+        assert!(shares.go_alone(50_000));
+        assert!(!shares.go_alone(1), "one at a time");
+        assert_eq!((shares.free(id), shares.used()), (free, 0));
+        assert_eq!(shares.alone(), 50_000);
+        shares.alone_is_over();
+        assert!(shares.go_alone(1));
+    }
+
+    #[test]
     fn seven_that_are_stuck_leave_the_eighth_its_part() {
         let mut shares = PermitShares::new(1_800);
         shares.expect(8);
