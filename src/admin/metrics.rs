@@ -24,7 +24,7 @@ use prometheus::{
 };
 
 use crate::core::invariants::Invariant;
-pub use memory::MemoryMetrics;
+pub use memory::{MemoryMetrics, show_process};
 pub use pipeline::{PipelineMetrics, ResentSource, RetryReason};
 pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
@@ -173,12 +173,6 @@ impl Metrics {
         Ok(Self {
             families: Arc::new(families),
         })
-    }
-
-    /// The handle of the process's memory.
-    #[must_use]
-    pub fn memory(&self) -> MemoryMetrics {
-        self.families.memory.clone()
     }
 
     /// The handle of a pipeline. Asking again gives the same series.

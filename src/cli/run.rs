@@ -20,7 +20,7 @@ use crate::actors::clock::Clock;
 use crate::actors::messages::Shutdown;
 use crate::actors::stage::Stage;
 use crate::actors::supervisor::{Database, DrainReport, StreamSource, Supervisor, SupervisorParts};
-use crate::admin::metrics::Metrics;
+use crate::admin::metrics::{Metrics, show_process};
 use crate::admin::server;
 use crate::admin::status::StatusBoard;
 use crate::config::pipeline::{StreamRef, StreamTarget};
@@ -60,8 +60,9 @@ enum End {
 pub(super) fn run(settings: Settings) -> Result<ExitCode, Failure> {
     logging::start(&settings.log)?;
     let node = settings.cluster.node_name();
-    let metrics =
-        Metrics::new(Registry::new()).map_err(|error| Failure::Failed(error.to_string()))?;
+    let registry = Registry::new();
+    let metrics = show_process(&registry).and_then(|()| Metrics::new(registry));
+    let metrics = metrics.map_err(|error| Failure::Failed(error.to_string()))?;
     let board = Arc::new(StatusBoard::new(Arc::clone(&node)));
     let admin = server::start(settings.admin.listen, metrics.clone(), Arc::clone(&board))
         .map_err(|error| Failure::Failed(error.to_string()))?;

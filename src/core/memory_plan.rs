@@ -39,7 +39,7 @@ impl MemoryPlan {
     pub fn under(ceiling: usize) -> Self {
         // A ceiling below what the process needs cannot be kept; it gets by with
         // little.
-        let process = PROCESS_MEMORY.min(ceiling / 2);
+        let process = PROCESS_MEMORY.min(ceiling / 8 * 5);
         let left = ceiling - process;
         let stash = left / STASH_PART;
         Self {
@@ -69,6 +69,6 @@ mod tests {
     #[test]
     fn a_ceiling_that_cannot_be_kept_leaves_something() {
         let plan = MemoryPlan::under(MIB);
-        assert!(plan.rows > 90_000 && plan.stashed_ids > 1000, "{plan:?}");
+        assert!(plan.rows > 70_000 && plan.stashed_ids > 1000, "{plan:?}");
     }
 }

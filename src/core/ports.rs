@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::dead_letter::DeadLetter;
+pub use super::dead_letter::{LETTERS_COUNTED, Letters, MOST_BLOCKED_KEYS};
 use super::page::{ReadBound, RowPage};
 use super::position::{Position, RowId};
 use super::resend::ResendStore;
@@ -218,24 +219,6 @@ pub struct Backlog {
     /// Age of the oldest of them, zero when there is none.
     pub oldest: Duration,
 }
-
-/// What is known of the letters of a pipeline.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Letters {
-    /// No row above this id has a letter; 0 when there is none.
-    pub highest_row: RowId,
-    /// The keys that are blocked, at most [`MOST_BLOCKED_KEYS`] and one more.
-    pub blocked_keys: Vec<String>,
-    /// Letters that wait for a person, counted up to [`LETTERS_COUNTED`].
-    pub open: u64,
-}
-
-/// The most keys of a pipeline that may be blocked at a time: with more, the
-/// fault is not in single rows, and the pipeline stops.
-pub const MOST_BLOCKED_KEYS: usize = 10_000;
-
-/// Counting letters stops here: it must be cheap at any number.
-pub const LETTERS_COUNTED: u64 = 10_000;
 
 /// The database of some outboxes. Implementations bound every call in time.
 pub trait OutboxStore: ResendStore {

@@ -4,7 +4,7 @@
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{IntGauge, Registry};
 
-use super::MetricsError;
+use super::{Metrics, MetricsError};
 
 /// The metrics of the process's memory.
 #[derive(Debug, Clone)]
@@ -21,10 +21,6 @@ impl MemoryMetrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        // Resident memory, processor time, file descriptors: as the operating system
-        // counts them.
-        #[cfg(target_os = "linux")]
-        registry.register(Box::new(ProcessCollector::for_self()))?;
         Ok(Self {
             ceiling: gauge(
                 "tidegate_memory_limit_bytes",
@@ -51,6 +47,27 @@ impl MemoryMetrics {
     pub fn used(&self, bytes: usize) {
         self.used.set(gauge_value(bytes));
     }
+}
+
+impl Metrics {
+    /// The handle of the process's memory.
+    #[must_use]
+    pub fn memory(&self) -> MemoryMetrics {
+        self.families.memory.clone()
+    }
+}
+
+/// Registers what the operating system counts of this process, where it says (Linux):
+/// resident memory, processor time, file descriptors, as `process_...`.
+///
+/// # Errors
+/// It is in the registry already.
+pub fn show_process(registry: &Registry) -> Result<(), MetricsError> {
+    #[cfg(target_os = "linux")]
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = registry;
+    Ok(())
 }
 
 fn gauge_value(bytes: usize) -> i64 {
