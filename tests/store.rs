@@ -306,7 +306,7 @@ async fn a_large_window_gives_its_bounds_and_is_paged() {
     // Exactly a page is not large.
     let opened = fixture
         .store
-        .open_window(fixture.outbox, &settled, 101)
+        .open_window(fixture.outbox, &settled, 101.into())
         .await
         .expect("a window");
     assert_eq!(ids(&whole(opened.rows)), expected);
@@ -325,7 +325,7 @@ async fn a_window_of_late_rows_only_may_be_large() {
     late.commit().await.expect("committed");
     let opened = fixture
         .store
-        .open_window(fixture.outbox, &seen, 10)
+        .open_window(fixture.outbox, &seen, 10.into())
         .await
         .expect("a window");
     assert!(
@@ -339,7 +339,7 @@ async fn a_window_of_late_rows_only_may_be_large() {
     assert_eq!(read.len(), 100);
     let again = fixture
         .store
-        .reopen_window(fixture.outbox, &seen, &opened.snapshot, 10)
+        .reopen_window(fixture.outbox, &seen, &opened.snapshot, 10.into())
         .await
         .expect("a window");
     assert_eq!(
