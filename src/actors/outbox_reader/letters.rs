@@ -91,8 +91,11 @@ impl OutboxReader {
         if !self.letters.found(any, go_on_behind) {
             return;
         }
-        rows.poison
-            .retain(|(seq, _)| !self.letters.is_on_its_way(seq.id));
+        // Letters may have been confirmed while these were read.
+        rows.ready.retain(|row| !self.letters.is_done(row.seq.id));
+        rows.poison.retain(|(seq, _)| {
+            !self.letters.is_on_its_way(seq.id) && !self.letters.is_done(seq.id)
+        });
         for (seq, poison) in rows.poison.drain(..) {
             self.say_parked(seq, poison.code(), &poison.to_string());
             let reason = LetterReason::from(&poison);

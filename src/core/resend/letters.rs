@@ -187,6 +187,13 @@ impl LetterResend {
         self.handed.keys().any(|seq| seq.id == row)
     }
 
+    /// Whether it is known what became of this letter, and not written down: a read
+    /// that began before may bring it once more.
+    #[must_use]
+    pub fn is_done(&self, row: RowId) -> bool {
+        self.outcomes.iter().any(|outcome| outcome.row == row)
+    }
+
     /// The hash keys of the letters on their way, with repeats.
     pub fn hashes(&self) -> impl Iterator<Item = u128> + '_ {
         self.handed.values().copied()
@@ -307,7 +314,9 @@ mod tests {
         letters.hand(seq(7, 4), 4);
         assert!(letters.is_on_its_way(4) && !letters.is_on_its_way(5));
         assert_eq!(letters.hashes().collect::<Vec<_>>(), [1, 4]);
+        assert!(!letters.is_done(4));
         assert!(letters.settled(seq(7, 4), at(2)));
+        assert!(letters.is_done(4), "a read may still bring it");
         assert!(!letters.settled(seq(7, 4), at(2)), "once");
         assert!(letters.rejected(seq(7, 1), "no".to_owned(), at(3)));
         let LetterWish::Save(outcomes) = letters.next_wish(false, 0, at(3)) else {
@@ -322,6 +331,7 @@ mod tests {
             LetterWish::Save(_)
         ));
         letters.saved(outcomes.len());
+        assert!(!letters.is_done(4));
         assert_eq!(letters.next_wish(true, 10, at(5)), read(None, 10));
         assert!(!letters.found(false, None));
         assert_eq!(
