@@ -7,7 +7,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 SEEDS ?= 1000
 FIRST ?= 1
 
-.PHONY: help deps demo test test-matrix sim build fmt lint doc
+.PHONY: help deps demo test test-matrix test-memory sim build fmt lint doc
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: deps ## Run all tests
 
 test-matrix: deps ## Run the tests of the database on PostgreSQL 13 to 18 (fetches them from npm)
 	CARGO="$(CARGO)" scripts/test-matrix
+
+test-memory: deps ## Recover 2,000,000 rows after an outage, watching the memory (minutes; 3 GiB for the emulator)
+	$(CARGO) test --locked --features demo --test memory -- --ignored --nocapture
 
 sim: deps ## Simulate SEEDS seeds (1000) from FIRST (1) on, and say how many a second
 	FIRST=$(FIRST) SEEDS=$(SEEDS) $(CARGO) test --locked --features demo --test simulation \

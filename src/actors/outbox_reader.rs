@@ -15,6 +15,7 @@ mod parking;
 mod parts;
 mod resend;
 mod resharding;
+mod room;
 mod showing;
 mod taking;
 mod waiting;
@@ -29,7 +30,7 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::fault;
 use super::messages::{FlowBecameVoid, Outcomes, RejectedRow, Retune, ShardsChanged};
-use super::permits::{FlowTag, Pool, RejectedKeys};
+use super::permits::{AlonePass, FlowTag, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
@@ -50,6 +51,7 @@ use crate::core::time::Moment;
 pub(super) use changing::rate_limits;
 use parking::ComingBack;
 use resend::Again;
+use room::{Reading, ReadingRoom};
 use work::{Done, Fetched, Work};
 
 pub use parts::ReaderParts;
@@ -109,6 +111,9 @@ pub struct OutboxReader {
     last_number: WindowNumber,
     floor: Option<Moment>,
     weight: usize,
+    reading_room: ReadingRoom,
+    /// The row that is about to be handed goes alone.
+    pass: Option<AlonePass>,
     watching: bool,
     /// Held by whoever is to tell of news.
     watch_pledge: Weak<()>,
@@ -222,6 +227,8 @@ impl OutboxReader {
             live_first: false,
             floor: None,
             weight: UNKNOWN_WEIGHT,
+            reading_room: ReadingRoom::default(),
+            pass: None,
             watching: false,
             watch_pledge: Weak::new(),
             draining: false,
@@ -287,7 +294,7 @@ impl OutboxReader {
         if self.resend(now, context) {
             return;
         }
-        let room = self.room(now);
+        let room = self.room(Reading::Live, now);
         match self.intake.next_wish(room, now) {
             Wish::Save => self.save(context),
             Wish::Wait { until } => {
@@ -295,27 +302,10 @@ impl OutboxReader {
                     self.wait(until, room, now, context);
                 }
             }
-            Wish::Open { seen, page } => {
-                self.floor = self.intake.head_taken_at();
-                self.read(Wish::Open { seen, page }, context);
-            }
-            wish @ (Wish::Reopen { .. } | Wish::Page { .. } | Wish::Refill { .. }) => {
-                self.read(wish, context);
-            }
-        }
-    }
-
-    fn room(&mut self, now: Moment) -> Room {
-        if self.stopped.is_some() {
-            return Room { rows: 0, bytes: 0 };
-        }
-        let tag = &self.tag;
-        let bytes = tag.own.free_bytes().min(tag.shared.free_bytes());
-        let by_bytes = bytes / self.weight.max(1);
-        let rows = tag.own.free_rows().min(by_bytes.max(1));
-        Room {
-            rows: rows.min(self.limiter.rows(now)),
-            bytes,
+            wish @ (Wish::Open { .. }
+            | Wish::Reopen { .. }
+            | Wish::Page { .. }
+            | Wish::Refill { .. }) => self.read(wish, now, context),
         }
     }
 
@@ -356,11 +346,16 @@ impl OutboxReader {
 
     // === Having it done ===
 
-    fn read(&mut self, wish: Wish, context: &mut Context<Self>) {
-        let task = self
-            .work
-            .clone()
-            .read(wish, self.last_number.next(), self.floor);
+    fn read(&mut self, wish: Wish, now: Moment, context: &mut Context<Self>) {
+        if matches!(wish, Wish::Open { .. }) {
+            self.floor = self.intake.head_taken_at();
+        }
+        let Some(bytes) = self.reserve(Reading::Live, wish.rows()) else {
+            self.wake_at(now + PERMIT_RETRY, context);
+            return;
+        };
+        let number = self.last_number.next();
+        let task = self.work.clone().read(wish, bytes, number, self.floor);
         self.start(task, context);
     }
 
@@ -397,6 +392,20 @@ impl OutboxReader {
 
     fn done(&mut self, result: Result<Option<Done>, StoreError>, context: &mut Context<Self>) {
         fault::point("outbox_reader.Done");
+        self.take_result(result, context);
+        if self.opened.is_none() && self.opened_again.is_none() {
+            // What was read has been handed, stashed or dropped.
+            self.end_reservation();
+            self.pass = None;
+        }
+        self.go_on(context);
+    }
+
+    fn take_result(
+        &mut self,
+        result: Result<Option<Done>, StoreError>,
+        context: &mut Context<Self>,
+    ) {
         match result {
             Ok(done) => {
                 self.backoff.reset();
@@ -416,10 +425,8 @@ impl OutboxReader {
             }
             Err(StoreError::Refused(reason)) => {
                 self.end(Exit::Refused(reason), context);
-                return;
             }
         }
-        self.go_on(context);
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use super::holder::Holder;
 use super::messages::Outcomes;
-use crate::admin::metrics::PipelineMetrics;
+use crate::admin::metrics::{MemoryMetrics, PipelineMetrics};
 use crate::core::dead_letter::OnPoison;
 use crate::core::invariants;
 use crate::core::permit_shares::{PartyId, PermitShares};
@@ -108,20 +108,32 @@ impl Pool {
         self.rows.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
+
+    /// Sets bytes aside for rows that are not there yet.
+    pub fn reserve(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives back what was reserved.
+    pub fn give_back_reserved(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 /// The bytes of all pipelines together.
 #[derive(Debug)]
 pub struct SharedPool {
     shares: Mutex<PermitShares>,
+    metrics: MemoryMetrics,
 }
 
 impl SharedPool {
     /// An unused pool of so many bytes.
     #[must_use]
-    pub fn new(total: usize) -> Self {
+    pub fn new(total: usize, metrics: MemoryMetrics) -> Self {
         Self {
             shares: Mutex::new(PermitShares::new(total)),
+            metrics,
         }
     }
 
@@ -140,6 +152,12 @@ impl SharedPool {
     pub fn join(self: Arc<Self>) -> Share {
         let party = self.shares().join();
         Share { pool: self, party }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut PermitShares)) {
+        let mut shares = self.shares();
+        change(&mut shares);
+        self.metrics.used(shares.used() + shares.alone());
     }
 
     // A panic while it was locked leaves plain numbers.
@@ -176,12 +194,43 @@ impl Share {
         self.pool.shares().leave(self.party);
     }
 
-    fn take(&self, bytes: usize) {
-        self.pool.shares().take(self.party, bytes);
+    /// Takes bytes, whether they are free or not.
+    pub fn take(&self, bytes: usize) {
+        self.pool.change(|shares| shares.take(self.party, bytes));
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.pool.shares().give_back(self.party, bytes);
+    /// Gives bytes back.
+    pub fn give_back(&self, bytes: usize) {
+        self.pool
+            .change(|shares| shares.give_back(self.party, bytes));
+    }
+
+    /// Whether a row that is larger than what is free could go now.
+    #[must_use]
+    pub fn may_go_alone(&self) -> bool {
+        self.pool.shares().alone() == 0
+    }
+
+    /// A pass for a row that is larger than what is free, if no other has it.
+    #[must_use]
+    pub fn go_alone(&self, bytes: usize) -> Option<AlonePass> {
+        let mut goes = false;
+        self.pool.change(|shares| goes = shares.go_alone(bytes));
+        let pool = Arc::clone(&self.pool);
+        goes.then_some(AlonePass { pool })
+    }
+}
+
+/// Lets one row of all pipelines be in memory beside what all others have. Dropping it
+/// lets the next one.
+#[derive(Debug)]
+pub struct AlonePass {
+    pool: Arc<SharedPool>,
+}
+
+impl Drop for AlonePass {
+    fn drop(&mut self) {
+        self.pool.change(PermitShares::alone_is_over);
     }
 }
 
@@ -310,19 +359,30 @@ pub struct Ticket {
     settled: bool,
     /// The writer it was handed to.
     holder: Option<Arc<Holder>>,
+    /// Its row goes beside what all others have.
+    alone: Option<AlonePass>,
 }
 
 impl Ticket {
     /// Takes a permit for a row of `bytes` bytes.
     #[must_use]
     pub fn take(tag: &Arc<FlowTag>, bytes: usize) -> Self {
+        Self::take_with(tag, bytes, None)
+    }
+
+    /// Takes a permit for a row that may have a pass to go alone.
+    #[must_use]
+    pub fn take_with(tag: &Arc<FlowTag>, bytes: usize, alone: Option<AlonePass>) -> Self {
         tag.own.take(bytes);
-        tag.shared.take(bytes);
+        if alone.is_none() {
+            tag.shared.take(bytes);
+        }
         Self {
             tag: Arc::clone(tag),
             bytes,
             settled: false,
             holder: None,
+            alone,
         }
     }
 
@@ -357,7 +417,9 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.leave();
         self.tag.own.give_back(self.bytes);
-        self.tag.shared.give_back(self.bytes);
+        if self.alone.is_none() {
+            self.tag.shared.give_back(self.bytes);
+        }
         if self.settled {
             return;
         }

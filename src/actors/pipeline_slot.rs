@@ -19,6 +19,7 @@ use crate::config::desired::PipelineKey;
 use crate::config::pipeline::PipelineSpec;
 use crate::config::plan::Step;
 use crate::core::backoff::Backoff;
+use crate::core::memory_plan::MemoryPlan;
 use crate::core::ports::{Epoch, Outbox};
 use crate::core::position::Position;
 use crate::core::supervision::{ChildState, Life, PAUSES};
@@ -26,9 +27,6 @@ use crate::core::time::Moment;
 
 /// First and longest pause after a database refused a claim: somebody must act.
 const REFUSED_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-
-/// A part of the ids that one row may take in memory: 8 bytes in a stash.
-pub(super) const STASH_SHARE: usize = 8 * 8;
 
 /// A pipeline and where it stands.
 pub(super) struct PipelineSlot {
@@ -316,6 +314,7 @@ impl Supervisor {
         self.last_flow += 1;
         let flow = self.last_flow;
         let now = self.clock.now();
+        let pipelines = self.pipelines.len().max(1);
         let (Some(slot), Some(database)) = (
             self.pipelines.get_mut(key),
             self.databases.get(&key.database),
@@ -341,6 +340,7 @@ impl Supervisor {
         slot.refused = None;
         slot.drain_until = None;
         let limits = &self.settings.limits;
+        let plan = MemoryPlan::under(limits.memory.as_usize());
         let parts = ReaderParts {
             key: key.clone(),
             node: Arc::clone(&self.node),
@@ -358,8 +358,8 @@ impl Supervisor {
             shared: Arc::clone(&self.shared),
             stream: stream.watch,
             most_rows: usize::try_from(limits.pipeline_rows).unwrap_or(usize::MAX),
-            most_bytes: limits.pipeline_bytes.as_usize(),
-            most_stashed: limits.memory.as_usize() / STASH_SHARE,
+            most_bytes: limits.pipeline_bytes.as_usize().min(plan.rows),
+            most_stashed: plan.stashed_ids / pipelines,
             metrics: self.metrics.clone(),
             board: Arc::clone(&self.board),
             clock: self.clock,

@@ -55,6 +55,7 @@ use crate::config::desired::{Desired, PipelineKey, Wanted};
 use crate::config::pipeline::StreamTarget;
 use crate::config::plan::diff;
 use crate::config::settings::Settings;
+use crate::core::memory_plan::MemoryPlan;
 use crate::core::pause::Pauses;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
 use crate::core::retention::RetentionStore;
@@ -179,7 +180,10 @@ impl Supervisor {
         let stage_life = watch::running(now);
         parts.metrics.no_actors();
         let databases = parts.databases.into_iter();
-        let memory = parts.settings.limits.memory.as_usize();
+        let ceiling = parts.settings.limits.memory.as_usize();
+        let memory = parts.metrics.memory();
+        let rows = MemoryPlan::under(ceiling).rows;
+        memory.may_use(ceiling, rows);
         Self {
             node: parts.node,
             databases: databases
@@ -193,7 +197,7 @@ impl Supervisor {
             stage_life,
             looked_at: now,
             reread_at: now,
-            shared: Arc::new(SharedPool::new(memory)),
+            shared: Arc::new(SharedPool::new(rows, memory)),
             budgets: Budgets::default(),
             desired: Desired {
                 settings: Arc::clone(&parts.settings),

@@ -12,6 +12,7 @@
 
 mod actors;
 mod config;
+mod memory;
 mod pipeline;
 mod retention;
 mod shard;
@@ -25,6 +26,7 @@ use prometheus::{
 };
 
 use crate::core::invariants::Invariant;
+pub use memory::{MemoryMetrics, show_process};
 pub use pipeline::{PipelineMetrics, ResentSource, RetryReason};
 pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
@@ -89,6 +91,7 @@ struct Families {
     stream: StreamFamilies,
     retention: RetentionFamilies,
     actors: ActorFamilies,
+    memory: MemoryMetrics,
     actor_restarts: IntCounterVec,
     invariant_violations: IntCounterVec,
     position_writes: IntCounterVec,
@@ -122,6 +125,7 @@ impl Metrics {
             stream: StreamFamilies::register(&registry)?,
             retention: RetentionFamilies::register(&registry)?,
             actors: ActorFamilies::register(&registry)?,
+            memory: MemoryMetrics::register(&registry)?,
             actor_restarts: counters(
                 &registry,
                 "tidegate_actor_restarts_total",

@@ -26,7 +26,7 @@ use crate::actors::stage::Stage;
 use crate::actors::supervisor::{
     Database, DrainReport, LAST_ACTS, StreamSource, Supervisor, SupervisorParts,
 };
-use crate::admin::metrics::Metrics;
+use crate::admin::metrics::{Metrics, show_process};
 use crate::admin::server;
 use crate::admin::status::StatusBoard;
 use crate::config::pipeline::{StreamRef, StreamTarget};
@@ -71,8 +71,9 @@ pub(super) fn run(file: Option<PathBuf>, mut signals: Signals) -> Result<ExitCod
     let settings = configuration.current();
     let log = logging::start(&settings.log)?;
     let node = settings.cluster.node_name();
-    let metrics =
-        Metrics::new(Registry::new()).map_err(|error| Failure::Failed(error.to_string()))?;
+    let registry = Registry::new();
+    let metrics = show_process(&registry).and_then(|()| Metrics::new(registry));
+    let metrics = metrics.map_err(|error| Failure::Failed(error.to_string()))?;
     let board = Arc::new(StatusBoard::new(Arc::clone(&node)));
     let hash = settings.fingerprint();
     metrics.config_taken(&hash, SystemTime::now());

@@ -87,7 +87,7 @@ pub struct ClusterSettings {
 /// What the process may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitSettings {
-    /// Rows in flight of all pipelines together, in memory.
+    /// What the process's resident memory is to stay under.
     pub memory: ByteSize,
     /// Rows in flight of one pipeline.
     pub pipeline_rows: u32,

@@ -11,6 +11,9 @@
 //! - A pipeline gets its own part, however many others are stuck with all they
 //!   could take.
 //! - The total is never exceeded by what is granted here.
+//! - One row at a time may go alone, beside all that: it is larger than what its
+//!   pipeline could take, now or ever. It counts for nobody, so that it takes
+//!   nothing from the others, and comes on top of the total.
 //! - An incarnation that has ended holds what its rows in flight still take, and
 //!   has no seat.
 //! - More seats make the own parts smaller. Who held more by then keeps it until
@@ -47,6 +50,8 @@ pub struct PermitShares {
     used: usize,
     /// What is used or kept for somebody.
     spoken_for: usize,
+    /// What the row that goes alone weighs; 0 when there is none.
+    alone: usize,
 }
 
 impl PermitShares {
@@ -62,6 +67,7 @@ impl PermitShares {
             own_part: 0,
             used: 0,
             spoken_for: 0,
+            alone: 0,
         };
         shares.divide();
         shares
@@ -121,6 +127,26 @@ impl PermitShares {
     /// Gives bytes back.
     pub fn give_back(&mut self, id: PartyId, bytes: usize) {
         self.change(id, |used| used.saturating_sub(bytes));
+    }
+
+    /// A row of so many bytes goes alone, if no other does.
+    pub const fn go_alone(&mut self, bytes: usize) -> bool {
+        if self.alone > 0 {
+            return false;
+        }
+        self.alone = bytes;
+        true
+    }
+
+    /// The row that went alone is settled.
+    pub const fn alone_is_over(&mut self) {
+        self.alone = 0;
+    }
+
+    /// What the row that goes alone weighs, beside what is [`Self::used`].
+    #[must_use]
+    pub const fn alone(&self) -> usize {
+        self.alone
     }
 
     /// What somebody may take now.
@@ -204,6 +230,19 @@ mod tests {
         let free = shares.free(id);
         shares.take(id, free);
         free
+    }
+
+    #[test]
+    fn one_row_at_a_time_goes_alone_and_takes_nothing_from_the_others() {
+        let mut shares = PermitShares::new(8_000);
+        let id = shares.join();
+        let free = shares.free(id);
+        assert!(shares.go_alone(50_000));
+        assert!(!shares.go_alone(1), "one at a time");
+        assert_eq!((shares.free(id), shares.used()), (free, 0));
+        assert_eq!(shares.alone(), 50_000);
+        shares.alone_is_over();
+        assert!(shares.go_alone(1));
     }
 
     #[test]

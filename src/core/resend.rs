@@ -32,7 +32,7 @@ use super::time::Moment;
 use retry::{FIRST_PAUSE, Retry};
 
 pub use letters::{
-    LETTER_BYTES, LETTER_PAGE, LetterAgain, LetterOutcome, LetterPage, LetterResend, LetterWish,
+    LETTER_PAGE, LetterAgain, LetterOutcome, LetterPage, LetterResend, LetterWish, LettersRead,
     MOST_OF_A_LANE,
 };
 pub use port::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite, ResendStore};

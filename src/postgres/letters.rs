@@ -4,16 +4,19 @@
 //! row's lock is held by then, so that a statement of a person that releases a
 //! key (see the migration) is seen, or sees these.
 
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
 
+use super::reading::{ROW_COLUMNS, Read, decode_row, fill, most_text};
 use super::store::PgOutboxStore;
-use super::windows::{READ_LETTERS, decode_letters};
+use super::windows::READ_LETTERS;
 use crate::core::dead_letter::{DeadLetter, LetterReason};
+use crate::core::page::PageFill;
 use crate::core::ports::{
     Epoch, Fenced, LETTERS_COUNTED, Letters, MOST_BLOCKED_KEYS, OutboxId, StoreError,
 };
 use crate::core::position::RowId;
-use crate::core::resend::{LetterAgain, LetterOutcome, LetterPage};
+use crate::core::resend::{LetterAgain, LetterOutcome, LetterPage, LettersRead};
 
 /// A letter that is closed, or on its way again, is left as it is: what is
 /// parked twice is what a restart has read again.
@@ -194,19 +197,36 @@ pub(super) async fn to_send(
     pipeline: &str,
     outbox: OutboxId,
     page: LetterPage<'_>,
-) -> Result<Vec<LetterAgain>, StoreError> {
-    let mut session = store.statement().await?;
-    let answer = sqlx::query(READ_LETTERS)
+) -> Result<LettersRead, StoreError> {
+    let statement = sqlx::query(READ_LETTERS)
         .bind(pipeline)
         .bind(outbox.0)
         .bind(page.after)
         .bind(i64::from(page.letters))
         .bind(i64::try_from(page.bytes).unwrap_or(i64::MAX))
-        .persistent(store.prepares())
-        .fetch_all(session.connection())
-        .await?;
-    session.finish().await?;
-    decode_letters(&answer)
+        .bind(most_text(page.bytes))
+        .persistent(store.prepares());
+    let empty = PageFill::new(page.bytes);
+    let filled = fill(store.statement().await?, statement, empty, add_letter).await?;
+    let (letters, cut) = filled.finish();
+    Ok(LettersRead { letters, cut })
+}
+
+fn add_letter(page: &mut PageFill<LetterAgain>, row: &PgRow) -> Result<(), sqlx::Error> {
+    let row_of_it = match decode_row(row, 0)? {
+        Read::Large(large) => {
+            page.push_large(large);
+            return Ok(());
+        }
+        Read::Row(found) => found,
+    };
+    let letter = LetterAgain {
+        key: row.try_get(ROW_COLUMNS)?,
+        frees_key: row.try_get(ROW_COLUMNS + 1)?,
+        row: row_of_it,
+    };
+    page.push(letter.row.id, letter.row.memory(), letter);
+    Ok(())
 }
 
 /// Under the position's lock, as everything that changes states of letters.

@@ -11,6 +11,7 @@
 
 pub mod catalog;
 mod error;
+mod fields;
 mod highest_read;
 mod lease;
 mod letters;
@@ -19,6 +20,7 @@ mod pipeline_states;
 pub mod pool;
 mod position;
 mod probe;
+mod reading;
 pub mod rebase;
 mod removed;
 pub mod replay;

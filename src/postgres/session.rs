@@ -5,7 +5,7 @@
 //! call is a transaction of its own. Otherwise a call is a plain statement.
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
 use super::pool;
 use super::server::{IS_STANDBY, ServerWatch, standby};
@@ -56,6 +56,23 @@ impl Session {
         match self {
             Self::Statements(connection) => connection,
             Self::Transaction(transaction) => transaction,
+        }
+    }
+
+    /// Whether the server's session is this call's alone, and may be closed.
+    pub(super) const fn is_ours(&self) -> bool {
+        matches!(self, Self::Statements(_))
+    }
+
+    /// Leaves a statement whose answer is not read to its end: closes the connection.
+    pub(super) async fn abandon(self) {
+        match self {
+            Self::Statements(connection) => {
+                if let Err(error) = connection.detach().close_hard().await {
+                    tracing::debug!(%error, "closing a connection");
+                }
+            }
+            Self::Transaction(transaction) => drop(transaction),
         }
     }
 

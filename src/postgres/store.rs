@@ -12,8 +12,9 @@ use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
 use super::server::ServerWatch;
 use super::session::Session;
-use super::{lease, letters, position, probe, replay, retention, windows};
+use super::{fields, lease, letters, position, probe, replay, retention, windows};
 use crate::core::dead_letter::DeadLetter;
+use crate::core::page::{ReadBound, RowPage};
 use crate::core::pause::PausesVersion;
 use crate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
@@ -21,10 +22,9 @@ use crate::core::ports::{
 };
 use crate::core::position::{Position, RowId};
 use crate::core::resend::{
-    AgainRequest, LetterAgain, LetterOutcome, LetterPage, ReplayProgress, ReplayRequest,
+    AgainRequest, LetterOutcome, LetterPage, LettersRead, ReplayProgress, ReplayRequest,
     ReplayWrite, ResendStore,
 };
-use crate::core::row::OutboxRow;
 use crate::core::snapshot::Snapshot;
 
 /// Finding the bounds of a large window reads its index entries once, about 0.1 s
@@ -215,7 +215,7 @@ impl OutboxStore for PgOutboxStore {
         &'a self,
         outbox: OutboxId,
         seen: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<Opened, StoreError>> {
         self.bounded(
             LARGE_WINDOW_PATIENCE,
@@ -228,7 +228,7 @@ impl OutboxStore for PgOutboxStore {
         outbox: OutboxId,
         from: &'a Snapshot,
         to: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<WindowRows, StoreError>> {
         self.bounded(
             LARGE_WINDOW_PATIENCE,
@@ -239,7 +239,7 @@ impl OutboxStore for PgOutboxStore {
     fn read_page<'a>(
         &'a self,
         request: &'a PageRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         self.bounded(1, windows::read_page(self, request))
     }
 
@@ -247,8 +247,18 @@ impl OutboxStore for PgOutboxStore {
         &'a self,
         outbox: OutboxId,
         ids: &'a [RowId],
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
-        self.bounded(1, windows::read_rows(self, outbox, ids))
+        bytes: usize,
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
+        self.bounded(1, windows::read_rows(self, outbox, ids, bytes))
+    }
+
+    fn read_fields<'a>(
+        &'a self,
+        outbox: OutboxId,
+        row: RowId,
+        paths: &'a [Vec<String>],
+    ) -> BoxFuture<'a, Result<Vec<Option<String>>, StoreError>> {
+        self.bounded(1, fields::read(self, outbox, row, paths))
     }
 
     fn probe<'a>(
@@ -294,7 +304,7 @@ impl ResendStore for PgOutboxStore {
     fn read_again<'a>(
         &'a self,
         request: &'a AgainRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         self.bounded(1, replay::read_again(self, request))
     }
 
@@ -312,7 +322,7 @@ impl ResendStore for PgOutboxStore {
         pipeline: &'a str,
         outbox: OutboxId,
         page: LetterPage<'a>,
-    ) -> BoxFuture<'a, Result<Vec<LetterAgain>, StoreError>> {
+    ) -> BoxFuture<'a, Result<LettersRead, StoreError>> {
         self.bounded(1, letters::to_send(self, pipeline, outbox, page))
     }
 

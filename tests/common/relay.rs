@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -209,11 +209,12 @@ impl Relay {
 
     /// Its resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.process.id());
-        let text = fs::read_to_string(path).expect("a running process");
-        let line = text.lines().find(|line| line.starts_with("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-        kib.expect("its memory") * 1024
+        resident_bytes(&self.status_path()).expect("a running process")
+    }
+
+    /// Where the operating system tells of its process.
+    pub(crate) fn status_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/status", self.process.id()))
     }
 
     /// How many file descriptors it holds.
@@ -388,6 +389,14 @@ impl Drop for Relay {
             self.get("/api/status"),
         );
     }
+}
+
+/// The resident memory of a process that is told of there.
+pub(crate) fn resident_bytes(status: &Path) -> Option<u64> {
+    let text = fs::read_to_string(status).ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 fn http_get(admin: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {

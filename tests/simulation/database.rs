@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidegate::core::page::RowPage;
 use tidegate::core::ports::{
     Epoch, Opened, Outbox, OutboxId, PageRequest, ProbeReport, ProbeTarget, WindowRows,
 };
@@ -319,6 +320,7 @@ impl Database {
         let fresh = rows.iter().filter(|row| row.xid >= from.xmax());
         let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
         WindowRows::Bounds {
+            read: RowPage::default(),
             first,
             first_fresh: fresh.map(|row| row.id).min().unwrap_or(last),
             last,
@@ -358,7 +360,7 @@ impl Database {
         };
         rows.iter()
             .filter(wanted)
-            .take(request.limit as usize)
+            .take(request.bound.rows as usize)
             .map(|row| read(row, now))
             .collect()
     }

@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate::core::dead_letter::{DeadLetter, LetterReason, LetterState};
+use tidegate::core::page::Cut;
 use tidegate::core::ports::{Epoch, Fenced, LETTERS_COUNTED, Letters, MOST_BLOCKED_KEYS};
 use tidegate::core::position::RowId;
-use tidegate::core::resend::{LetterAgain, LetterOutcome, LetterPage};
+use tidegate::core::resend::{LetterAgain, LetterOutcome, LetterPage, LettersRead};
 use tidegate::core::time::Moment;
 
 use super::{Database, read};
@@ -289,9 +290,9 @@ impl Database {
         pipeline: &str,
         page: &LetterPage<'_>,
         now: Moment,
-    ) -> Vec<LetterAgain> {
+    ) -> LettersRead {
         let Some(all) = self.letters.0.get(pipeline) else {
-            return Vec::new();
+            return Vec::new().into();
         };
         let mut found = Vec::new();
         let mut bytes = 0;
@@ -312,11 +313,16 @@ impl Database {
                 .iter()
                 .filter(|(_, row)| all.rows[row].state == State::Retry);
             for place in wanted.take(most) {
-                if found.len() >= page.letters as usize || bytes >= page.bytes {
-                    return found;
-                }
                 let row = read(&self.rows[&(self.outbox_of(pipeline), place.1)], now);
-                bytes += row.payload.len() + row.headers.len();
+                bytes += row.memory();
+                let is_too_heavy = bytes > page.bytes && !found.is_empty();
+                if found.len() >= page.letters as usize || is_too_heavy {
+                    let cut = is_too_heavy.then_some(Cut::Before(row.id));
+                    return LettersRead {
+                        letters: found,
+                        cut,
+                    };
+                }
                 found.push(LetterAgain {
                     row,
                     key: key.clone(),
@@ -324,7 +330,7 @@ impl Database {
                 });
             }
         }
-        found
+        found.into()
     }
 
     /// `OWNED`, `CLOSE` and `WAIT_BEHIND`.

@@ -108,7 +108,7 @@ impl Database {
         let rows = self.rows.range((outbox, after)..=(outbox, request.to));
         rows.map(|(_, row)| row)
             .filter(|row| request.seen.sees(row.xid) && !is_undelivered(row))
-            .take(request.limit as usize)
+            .take(request.bound.rows as usize)
             .map(|row| read(row, now))
             .collect()
     }

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tidegate::core::dead_letter::DeadLetter;
+use tidegate::core::page::{ReadBound, RowPage};
 use tidegate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
     PageRequest, PipelineName, ProbeReport, ProbeTarget, StoreError, WindowRows,
 };
 use tidegate::core::position::{Position, RowId};
 use tidegate::core::resend::{
-    AgainRequest, LetterAgain, LetterOutcome, LetterPage, ReplayProgress, ReplayRequest,
+    AgainRequest, LetterOutcome, LetterPage, LettersRead, ReplayProgress, ReplayRequest,
     ReplayWrite, ResendStore,
 };
-use tidegate::core::row::OutboxRow;
 use tidegate::core::snapshot::Snapshot;
 
 use crate::world::{Process, Shared, World, pass, silence};
@@ -165,11 +165,11 @@ impl ResendStore for SimStore {
     fn read_again<'a>(
         &'a self,
         request: &'a AgainRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         let request = request.clone();
         self.call("again", move |world| {
             let now = world.now();
-            Ok(world.database.read_again(&request, now))
+            Ok(world.database.read_again(&request, now).into())
         })
     }
 
@@ -192,7 +192,7 @@ impl ResendStore for SimStore {
         pipeline: &'a str,
         _outbox: OutboxId,
         page: LetterPage<'a>,
-    ) -> BoxFuture<'a, Result<Vec<LetterAgain>, StoreError>> {
+    ) -> BoxFuture<'a, Result<LettersRead, StoreError>> {
         let pipeline = pipeline.to_owned();
         let (after, letters, bytes) = (page.after.map(str::to_owned), page.letters, page.bytes);
         self.call("letters to send", move |world| {
@@ -323,12 +323,12 @@ impl OutboxStore for SimStore {
         &'a self,
         outbox: OutboxId,
         seen: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<Opened, StoreError>> {
         let seen = seen.clone();
         self.call("open", move |world| {
             let now = world.now();
-            Ok(world.database.open_window(outbox, &seen, page, now))
+            Ok(world.database.open_window(outbox, &seen, page.rows, now))
         })
     }
 
@@ -337,23 +337,25 @@ impl OutboxStore for SimStore {
         outbox: OutboxId,
         from: &'a Snapshot,
         to: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<WindowRows, StoreError>> {
         let (from, to) = (from.clone(), to.clone());
         self.call("reopen", move |world| {
             let now = world.now();
-            Ok(world.database.reopen_window(outbox, &from, &to, page, now))
+            Ok(world
+                .database
+                .reopen_window(outbox, &from, &to, page.rows, now))
         })
     }
 
     fn read_page<'a>(
         &'a self,
         request: &'a PageRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         let request = request.clone();
         self.call("page", move |world| {
             let now = world.now();
-            Ok(world.database.read_page(&request, now))
+            Ok(world.database.read_page(&request, now).into())
         })
     }
 
@@ -361,11 +363,12 @@ impl OutboxStore for SimStore {
         &'a self,
         outbox: OutboxId,
         ids: &'a [RowId],
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+        _bytes: usize,
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         let ids = ids.to_vec();
         self.call("rows", move |world| {
             let now = world.now();
-            Ok(world.database.read_rows(outbox, &ids, now))
+            Ok(world.database.read_rows(outbox, &ids, now).into())
         })
     }
 

@@ -1,6 +1,7 @@
 //! What a reader waits for, and whether somebody will wake it.
 
 use super::OutboxReader;
+use super::room::Reading;
 use crate::core::intake::Wish;
 use crate::core::time::Moment;
 use crate::core::wait::{Doing, Wait, judge_timer};
@@ -27,7 +28,7 @@ impl OutboxReader {
             // It looks again from time to time.
             return Doing::Waits(Wait::Person);
         }
-        let room = self.room(now);
+        let room = self.room(Reading::Live, now);
         if !matches!(self.intake.next_wish(room, now), Wish::Wait { .. }) {
             return Doing::Stalled("there is something to do and nothing under way");
         }
@@ -45,7 +46,7 @@ impl OutboxReader {
 
     /// What a timer of its own was set for.
     fn timed_wait(&mut self, now: Moment) -> Wait {
-        let room = self.room(now);
+        let room = self.room(Reading::Live, now);
         if self.paused_until.is_some() {
             Wait::Database
         } else if self.stopped.is_some() {

@@ -12,13 +12,14 @@ use super::retentions::readers_of_file;
 use crate::actors::fault;
 use crate::actors::messages::{ProbeAtPace, PurgeVoid, RefreshEvery, Reload, Retune, SweepBy};
 use crate::actors::outbox_reader::rate_limits;
-use crate::actors::pipeline_slot::{Run, STASH_SHARE};
+use crate::actors::pipeline_slot::Run;
 use crate::actors::stream_router::StreamKey;
 use crate::config::desired::PipelineKey;
 use crate::config::pipeline::{PipelineSpec, ShardBudgetSettings};
 use crate::config::plan::Step;
 use crate::config::settings::Settings;
 use crate::core::budget::ShardLimits;
+use crate::core::memory_plan::MemoryPlan;
 
 /// Says what becomes of a pipeline that was there already.
 pub(super) fn say(pipeline: &PipelineKey, step: &Step) {
@@ -47,7 +48,10 @@ impl Supervisor {
             kinesis,
             ..
         } = &*self.settings;
-        self.shared.resize(limits.memory.as_usize());
+        let ceiling = limits.memory.as_usize();
+        let rows = MemoryPlan::under(ceiling).rows;
+        self.shared.resize(rows);
+        self.metrics.memory().may_use(ceiling, rows);
         let pace = ProbeAtPace {
             least_pause: probe.min_interval,
             most_pause: probe.max_interval,
@@ -81,14 +85,15 @@ impl Supervisor {
     /// Has a running reader work with the numbers of its definition and settings.
     pub(in crate::actors) fn retune(&mut self, key: &PipelineKey, spec: &PipelineSpec) {
         let limits = &self.settings.limits;
+        let plan = MemoryPlan::under(limits.memory.as_usize());
         let message = Retune {
             tenant_weight: self.settings.tenant_weight(&spec.tenant),
             weight: spec.weight,
             batch_size: spec.batch_size,
             rate: rate_limits(spec),
             most_rows: usize::try_from(limits.pipeline_rows).unwrap_or(usize::MAX),
-            most_bytes: limits.pipeline_bytes.as_usize(),
-            most_stashed: limits.memory.as_usize() / STASH_SHARE,
+            most_bytes: limits.pipeline_bytes.as_usize().min(plan.rows),
+            most_stashed: plan.stashed_ids / self.pipelines.len().max(1),
         };
         if let Some(Run::Running { reader, .. }) = self.pipelines.get(key).map(|slot| &slot.run)
             && reader.try_send(message).is_err()

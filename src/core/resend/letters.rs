@@ -24,6 +24,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::SAVE_EVERY;
 use super::retry::{FIRST_PAUSE, Retry};
 use crate::core::dead_letter::LetterReason;
+use crate::core::page::Cut;
 use crate::core::position::{RowId, Seq};
 use crate::core::row::OutboxRow;
 use crate::core::sabotage::{self, Bug};
@@ -31,10 +32,6 @@ use crate::core::time::Moment;
 
 /// The most letters of one round.
 pub const LETTER_PAGE: usize = 100;
-
-/// The most bytes of payloads and headers read in one round; one letter may exceed
-/// them.
-pub const LETTER_BYTES: usize = 8 * 1024 * 1024;
 
 /// The most letters of one lane on their way.
 pub const MOST_OF_A_LANE: usize = 50;
@@ -50,6 +47,22 @@ pub struct LetterAgain {
     pub frees_key: bool,
 }
 
+/// Letters that were read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LettersRead {
+    /// The letters.
+    pub letters: Vec<LetterAgain>,
+    /// Why there are no more, if bytes are the reason.
+    pub cut: Option<Cut>,
+}
+
+/// All that was asked for.
+impl From<Vec<LetterAgain>> for LettersRead {
+    fn from(letters: Vec<LetterAgain>) -> Self {
+        Self { letters, cut: None }
+    }
+}
+
 /// Which letters are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LetterPage<'a> {
@@ -57,7 +70,7 @@ pub struct LetterPage<'a> {
     pub after: Option<&'a str>,
     /// At most so many.
     pub letters: u32,
-    /// No more once so many bytes of payloads and headers have been read.
+    /// No more than so many bytes, by [`OutboxRow::memory`].
     pub bytes: usize,
 }
 
@@ -317,6 +330,7 @@ mod tests {
             LetterWish::Save(_)
         ));
         letters.saved(outcomes.len());
+        assert!(!letters.is_known(4));
         assert_eq!(letters.next_wish(true, 10, at(5)), read(None, 10));
         assert!(!letters.found(false, None));
         assert_eq!(
