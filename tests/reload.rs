@@ -34,5 +34,7 @@ mod databases;
 mod in_place;
 #[path = "reload/moments.rs"]
 mod moments;
+#[path = "reload/panics.rs"]
+mod panics;
 #[path = "reload/thousand.rs"]
 mod thousand;

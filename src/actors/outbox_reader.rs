@@ -24,19 +24,19 @@ mod work;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, SpawnHandle, WrapFuture};
 use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::fault;
-use super::messages::{FlowBecameVoid, Outcomes, RejectedRow, Retune, ShardsChanged};
+use super::messages::{FlowBecameVoid, RejectedRow, Retune, ShardsChanged};
 use super::permits::{AlonePass, FlowTag, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
 use super::stream_watch::StreamWatch;
 use super::violations;
-use crate::admin::metrics::{Metrics, PipelineMetrics, ResentSource};
+use crate::admin::metrics::{Metrics, PipelineMetrics};
 use crate::admin::status::{PipelineState, StatusBoard};
 use crate::config::desired::PipelineKey;
 use crate::core::backoff::Backoff;
@@ -466,36 +466,6 @@ impl Actor for OutboxReader {
         context.spawn(watch.into_actor(self));
         context.run_later(BLOCKED_RETRY, Self::look_again);
         self.report(context);
-        self.go_on(context);
-    }
-}
-
-impl Handler<Outcomes> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, outcomes: Outcomes, context: &mut Self::Context) {
-        fault::point("outbox_reader.Outcomes");
-        fault::strike("outbox_reader", &self.key.name);
-        let now = self.now();
-        for (seq, hash) in &outcomes.stored {
-            if self.resend.settled(*seq) {
-                self.metrics.resent(ResentSource::Replay);
-            } else if self.letters.settled(*seq, now) {
-                self.metrics.resent(ResentSource::Letter);
-            } else if let Some(since) = self.intake.settled(*seq, *hash, now) {
-                self.metrics.acked(now.since(since));
-            }
-        }
-        if !outcomes.stored.is_empty() {
-            self.pulse.progress();
-        }
-        let stored = outcomes.stored.len() as u64;
-        self.board
-            .update_pipeline(&self.key.database, &self.key.name, |entry| {
-                entry.delivered_rows += stored;
-            });
-        self.take_rejected(outcomes.rejected, outcomes.unsent);
-        self.free_rejected_keys();
         self.go_on(context);
     }
 }

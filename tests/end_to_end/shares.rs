@@ -157,6 +157,12 @@ async fn seven_stuck_pipelines_of_eight_cost_the_eighth_nothing() {
         for name in &stuck {
             relay.wait_for_state(name, "running").await;
         }
+        // The books are read from metrics that end with the relay.
+        until("nothing is in flight", 2 * PATIENCE, || {
+            relay.metric("tidegate_lag_rows", &[]) + relay.metric("tidegate_in_flight_rows", &[])
+                == 0.0
+        })
+        .await;
         assert_eq!(relay.terminate().await, 0);
     })
     .await;

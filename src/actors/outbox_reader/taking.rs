@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use actix::Context;
+use actix::{Context, Handler};
 
 use super::OutboxReader;
 use super::room::Reading;
 use super::work::{Done, Fetched, Item, Rendered};
 use crate::actors::child::Exit;
-use crate::actors::messages::{Batch, Purpose, RoutedRow};
+use crate::actors::fault;
+use crate::actors::messages::{Batch, Outcomes, Purpose, RoutedRow};
 use crate::actors::permits::Ticket;
 use crate::actors::violations;
-use crate::admin::metrics::PositionWrite;
+use crate::admin::metrics::{PositionWrite, ResentSource};
 use crate::core::dead_letter::OnPoison;
 use crate::core::intake::StashOf;
 use crate::core::invariants::{Invariant, Violation};
@@ -260,5 +261,35 @@ impl OutboxReader {
             ),
         };
         violations::report(&self.all_metrics, &self.key, vec![violation]);
+    }
+}
+
+impl Handler<Outcomes> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, outcomes: Outcomes, context: &mut Context<Self>) {
+        fault::point("outbox_reader.Outcomes");
+        fault::strike("outbox_reader", &self.key.name);
+        let now = self.now();
+        for (seq, hash) in &outcomes.stored {
+            if self.resend.settled(*seq) {
+                self.metrics.resent(ResentSource::Replay);
+            } else if self.letters.settled(*seq, now) {
+                self.metrics.resent(ResentSource::Letter);
+            } else if let Some(since) = self.intake.settled(*seq, *hash, now) {
+                self.metrics.acked(now.since(since));
+            }
+        }
+        if !outcomes.stored.is_empty() {
+            self.pulse.progress();
+        }
+        let stored = outcomes.stored.len() as u64;
+        self.board
+            .update_pipeline(&self.key.database, &self.key.name, |entry| {
+                entry.delivered_rows += stored;
+            });
+        self.take_rejected(outcomes.rejected, outcomes.unsent);
+        self.free_rejected_keys();
+        self.go_on(context);
     }
 }
