@@ -10,6 +10,7 @@
 //! Rows, records and bytes are plain counts; times are seconds; ratios are 0 to
 //! 1.
 
+mod database;
 mod pipeline;
 mod retention;
 mod shard;
@@ -28,31 +29,24 @@ pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
 
+use database::DatabaseFamilies;
 use pipeline::PipelineFamilies;
 use retention::RetentionFamilies;
 use shard::ShardFamilies;
 use stream::StreamFamilies;
-
-/// Upper bounds of the time a query to the database takes, in seconds: from a
-/// probe that finds nothing to the statement time-out.
-const QUERY_SECONDS: [f64; 12] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
-];
 
 /// The metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("metrics: {0}")]
 pub struct MetricsError(#[from] prometheus::Error);
 
-/// What became of writing a position down.
+/// What the database answered when a position was to be written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PositionWrite {
     /// It is written.
     Written,
     /// It was refused: a newer epoch exists.
     Stale,
-    /// The database did not answer, or refused.
-    Failed,
 }
 
 /// What happened to a lease.
@@ -87,9 +81,7 @@ struct Families {
     invariant_violations: IntCounterVec,
     position_writes: IntCounterVec,
     lease_events: IntCounterVec,
-    database_up: IntGaugeVec,
-    query_seconds: HistogramVec,
-    query_failures: IntCounterVec,
+    database: DatabaseFamilies,
 }
 
 // === impl Metrics ===
@@ -129,7 +121,7 @@ impl Metrics {
             position_writes: counters(
                 &registry,
                 "tidegate_position_writes_total",
-                "Positions written down, refused as stale, or failed",
+                "Positions written down, or refused because a newer epoch exists",
                 &["outcome"],
             )?,
             lease_events: counters(
@@ -138,25 +130,7 @@ impl Metrics {
                 "What happened to the leases of pipelines",
                 &["event"],
             )?,
-            database_up: int_gauges(
-                &registry,
-                "tidegate_database_up",
-                "Whether the database answered last",
-                &["database"],
-            )?,
-            query_seconds: histograms(
-                &registry,
-                "tidegate_database_query_seconds",
-                "How long a query took, answered or not",
-                &["query"],
-                &QUERY_SECONDS,
-            )?,
-            query_failures: counters(
-                &registry,
-                "tidegate_database_query_failures_total",
-                "Queries that were not answered",
-                &["query"],
-            )?,
+            database: DatabaseFamilies::register(&registry)?,
             registry,
         };
         for invariant in Invariant::ALL {
@@ -237,7 +211,6 @@ impl Metrics {
         let outcome = match outcome {
             PositionWrite::Written => "written",
             PositionWrite::Stale => "stale",
-            PositionWrite::Failed => "failed",
         };
         self.families
             .position_writes
@@ -259,18 +232,27 @@ impl Metrics {
 
     /// A database answered, or did not.
     pub fn database_up(&self, database: &str, up: bool) {
-        self.families
-            .database_up
-            .with_label_values(&[database])
-            .set(up.into());
+        self.families.database.is_up(database, up);
     }
 
-    /// A query took so long, and was `answered` or not. `query` is its name.
-    pub fn database_query(&self, query: &'static str, took: Duration, answered: bool) {
-        let seconds = self.families.query_seconds.with_label_values(&[query]);
-        seconds.observe(took.as_secs_f64());
-        let failures = self.families.query_failures.with_label_values(&[query]);
-        failures.inc_by((!answered).into());
+    /// A call to a database took so long, and was `answered` or not. `query` is its
+    /// name.
+    pub fn database_query(
+        &self,
+        database: &str,
+        query: &'static str,
+        took: Duration,
+        answered: bool,
+    ) {
+        self.families
+            .database
+            .query(database, query, took, answered);
+    }
+
+    /// For so long has the same transaction been the oldest of a database that runs;
+    /// zero when none runs.
+    pub fn horizon_held(&self, database: &str, held: Duration) {
+        self.families.database.horizon_held(database, held);
     }
 
     /// All series in the text format of Prometheus.
@@ -450,7 +432,7 @@ mod tests {
         metrics.position_write(PositionWrite::Stale);
         metrics.lease_event(LeaseEvent::Lost);
         metrics.database_up("default", true);
-        metrics.database_query("probe", Duration::from_millis(2), false);
+        metrics.database_query("default", "probe", Duration::from_millis(2), false);
         let version = env!("CARGO_PKG_VERSION");
         shows(
             &metrics,
@@ -461,8 +443,8 @@ mod tests {
                 r#"tidegate_position_writes_total{outcome="stale"} 1"#,
                 r#"tidegate_lease_events_total{event="lost"} 1"#,
                 r#"tidegate_database_up{database="default"} 1"#,
-                r#"tidegate_database_query_seconds_bucket{query="probe",le="0.0025"} 1"#,
-                r#"tidegate_database_query_failures_total{query="probe"} 1"#,
+                r#"tidegate_database_query_seconds_bucket{database="default",query="probe",le="0.0025"} 1"#,
+                r#"tidegate_database_query_failures_total{database="default",query="probe"} 1"#,
             ],
         );
     }

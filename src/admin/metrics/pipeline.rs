@@ -43,7 +43,6 @@ const RETRY_REASONS: [(RetryReason, &str); 5] = [
     (RetryReason::Operator, "operator"),
 ];
 
-/// Why rows are sent again although they were delivered.
 /// Why rows are sent again, as metrics name it.
 const SOURCES: [(ResentSource, &str); 2] = [
     (ResentSource::Replay, "replay"),
