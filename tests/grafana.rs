@@ -29,8 +29,14 @@ mod world;
 
 #[path = "grafana/alerts.rs"]
 mod alerts;
+#[path = "grafana/dashboards.rs"]
+mod dashboards;
 #[path = "grafana/names.rs"]
 mod names;
+#[path = "grafana/prometheus.rs"]
+mod prometheus;
+#[path = "grafana/queries.rs"]
+mod queries;
 #[path = "grafana/runbooks.rs"]
 mod runbooks;
 

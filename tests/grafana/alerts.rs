@@ -111,5 +111,10 @@ fn every_alert_says_how_bad_it_is_and_where_to_read_on() {
         let runbook = one("runbook_url");
         assert_eq!(runbook, format!("docs/runbooks/{alert}.md"), "{alert}");
         assert!(path(&runbook).is_file(), "{alert} has no page {runbook}");
+        let row = format!("| [{alert}](runbooks/{alert}.md) | {severity} |");
+        assert!(
+            read("docs/dashboards.md").contains(&row),
+            "docs/dashboards.md has no row {row}"
+        );
     }
 }

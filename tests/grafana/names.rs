@@ -39,6 +39,7 @@ fn every_metric_that_is_used_is_documented() {
     let mut of = files("grafana/alerts", ".yaml");
     of.extend(files("grafana/alerts/tests", ".yaml"));
     of.extend(files("docs/runbooks", ".md"));
+    of.extend(files("grafana/dashboards", ".json"));
     for file in of {
         for name in used(&read(&file)) {
             assert!(
