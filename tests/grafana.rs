@@ -31,6 +31,8 @@ mod world;
 mod alerts;
 #[path = "grafana/dashboards.rs"]
 mod dashboards;
+#[path = "grafana/feeds.rs"]
+mod feeds;
 #[path = "grafana/names.rs"]
 mod names;
 #[path = "grafana/prometheus.rs"]

@@ -121,6 +121,9 @@ impl Probe {
         }
         let now = self.parts.clock.now();
         let Some(first_due) = self.watched.values().map(|watched| watched.due).min() else {
+            // Nobody looks: what was seen last may be over.
+            let database = &self.parts.database;
+            self.parts.metrics.horizon_held(database, Duration::ZERO);
             return;
         };
         let due = self

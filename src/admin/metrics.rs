@@ -23,6 +23,7 @@ use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::admin::status::PipelineState;
 use crate::core::invariants::Invariant;
 pub use pipeline::{PipelineMetrics, ResentSource, RetryReason};
 pub use retention::{HeldRows, KeptRows};
@@ -149,6 +150,24 @@ impl Metrics {
     #[must_use]
     pub fn pipeline(&self, pipeline: &str, tenant: &str, stream: &str) -> PipelineMetrics {
         self.families.pipeline.handle([pipeline, tenant, stream])
+    }
+
+    /// A pipeline's state, while no reader of this node says it. On a node that does
+    /// not own the pipeline its backlog has no series: a sum over nodes counts no row
+    /// twice, and what was seen before the lease went does not stand there for ever.
+    pub fn pipeline_state(&self, labels: [&str; 3], state: &PipelineState) {
+        self.families.pipeline.handle(labels).state(state);
+        match state {
+            PipelineState::Standby { .. }
+            | PipelineState::Stopped
+            | PipelineState::Paused { .. }
+            | PipelineState::Invalid { .. } => self.families.pipeline.remove_backlog(labels),
+            PipelineState::Starting
+            | PipelineState::Running
+            | PipelineState::Waiting { .. }
+            | PipelineState::Blocked { .. }
+            | PipelineState::Failed { .. } => {}
+        }
     }
 
     /// Ends a pipeline's series. What its handles still add is seen by nobody.
@@ -334,7 +353,6 @@ use remove_series;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::status::PipelineState;
 
     fn metrics() -> Metrics {
         Metrics::new(Registry::new()).expect("fresh names")
@@ -462,6 +480,34 @@ mod tests {
         shard.throttled(1);
         assert_eq!(metrics.render().expect("text"), before);
         metrics.remove_shard("s", "shardId-0");
+    }
+
+    #[test]
+    fn only_the_owner_shows_a_backlog() {
+        let metrics = metrics();
+        let labels = ["p", "t", "s"];
+        let shown = |family: &str| {
+            let text = metrics.render().expect("text");
+            text.lines().any(|line| line.starts_with(family))
+        };
+        let others = [
+            PipelineState::Standby { owner: "o".into() },
+            PipelineState::Stopped,
+            PipelineState::Paused { reason: "r".into() },
+        ];
+        for state in others {
+            metrics.pipeline("p", "t", "s").lag(7, Duration::ZERO);
+            metrics.pipeline_state(labels, &PipelineState::Starting);
+            assert!(shown("tidegate_lag_rows{"));
+            metrics.pipeline_state(labels, &state);
+            for family in ["lag_rows", "lag_oldest_seconds", "dead_letters_open"] {
+                assert!(
+                    !shown(&format!("tidegate_{family}{{")),
+                    "{state:?} {family}"
+                );
+            }
+            assert!(shown("tidegate_rows_read_total{"), "{state:?}");
+        }
     }
 
     #[test]

@@ -340,6 +340,18 @@ impl PipelineFamilies {
         }
     }
 
+    /// Ends what only the owner of a pipeline knows: its backlog.
+    pub(super) fn remove_backlog(&self, labels: [&str; 3]) {
+        remove_series!(
+            &labels,
+            self.lag_rows,
+            self.lag_oldest,
+            self.letters_open,
+            self.windows_open,
+            self.deferred_rows,
+        );
+    }
+
     pub(super) fn remove(&self, labels: [&str; 3]) {
         remove_series!(
             &labels,
