@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus::Registry;
 use prometheus::proto::{MetricFamily, MetricType};
@@ -19,8 +19,8 @@ use tidegate::core::invariants::Invariant;
 use tidegate::postgres::PgOutboxStore;
 
 /// Labels whose values come from outside of the program.
-const OPEN_LABELS: [&str; 7] = [
-    "pipeline", "tenant", "stream", "shard", "database", "outbox", "version",
+const OPEN_LABELS: [&str; 8] = [
+    "pipeline", "tenant", "stream", "shard", "database", "outbox", "version", "hash",
 ];
 
 /// Events of every kind, so that each family and each value shows itself.
@@ -30,6 +30,7 @@ fn one_of_everything(metrics: &Metrics) {
     metrics.shard("s", "shardId-0").offered(1, 1);
     drop(metrics.stream("s"));
     metrics.database_up("d", true);
+    metrics.config_taken("hash", SystemTime::UNIX_EPOCH);
     for query in PgOutboxStore::QUERIES {
         metrics.database_query("d", query, Duration::ZERO, true);
     }
@@ -46,6 +47,10 @@ fn one_of_everything(metrics: &Metrics) {
     metrics.retention("d", Some(&[kept]));
     for (actor, cause) in restarts() {
         metrics.actor_restarted(actor, cause);
+        // What runs is the actors alone: not the stage, and not who counts them.
+        if !["stage", "supervisor"].contains(&actor) {
+            metrics.actor_began(actor);
+        }
     }
     for invariant in Invariant::ALL {
         if invariant.is_checked_at_run_time() {
@@ -78,6 +83,7 @@ fn restarts() -> Vec<(&'static str, &'static str)> {
         Exit::Stopped,
         Exit::Drained,
         Exit::LeaseLost,
+        Exit::LeaseExpired,
         Exit::RowsLost,
         Exit::Refused(String::new()),
         Exit::Blocked(String::new()),

@@ -8,6 +8,8 @@
 //! Every send is a `try_send`; a closed mailbox means that the receiver died,
 //! and the supervisor deals with that.
 
+mod change;
+
 use std::sync::Arc;
 
 use actix::Message;
@@ -22,6 +24,8 @@ use crate::core::send_queue::Sendable;
 use crate::core::shard_map::{HashRange, ShardId, ShardMap};
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
+
+pub use change::{ProbeAtPace, RefreshEvery, Reload, Retune, SweepBy};
 
 // === Data: reader -> router -> writer ===
 
@@ -177,6 +181,8 @@ pub struct ShardsChanged {
     pub map: Arc<ShardMap>,
     /// The most a record may weigh, in bytes.
     pub max_record_bytes: usize,
+    /// Where rows go: another one than before after that one has died.
+    pub router: actix::Addr<super::stream_router::StreamRouter>,
 }
 
 /// Read nothing more, let what was handed settle, write the position, release
@@ -199,6 +205,11 @@ pub struct GiveUp {
 #[rtype(result = "()")]
 pub struct StopNow;
 
+/// Stop now, and give this as the reason. Supervisor to reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopAs(pub super::child::Exit);
+
 // === Router ===
 
 /// A writer is ready for a shard. Supervisor to router.
@@ -209,6 +220,8 @@ pub struct WriterReady {
     pub shard: ShardId,
     /// Its address.
     pub writer: actix::Addr<ShardWriter>,
+    /// Whose rows lie in it.
+    pub holder: Arc<super::holder::Holder>,
 }
 
 /// A shard's writer has ended: its rows wait for the next one. Supervisor to
@@ -277,6 +290,8 @@ pub struct Watch {
     pub seen: Snapshot,
     /// The reader.
     pub reader: actix::Addr<super::outbox_reader::OutboxReader>,
+    /// Kept until the reader was told of news: so it can see that it will be.
+    pub pledge: Arc<()>,
 }
 
 // === Supervisor ===
@@ -372,6 +387,8 @@ pub struct RenewDone {
 pub struct CatalogRead {
     /// The database.
     pub database: Arc<str>,
+    /// Through which of its connections, counted.
+    pub generation: u64,
     /// Its pipelines and pauses; `None` when they are what they were.
     pub result: Result<Option<crate::core::catalog::CatalogContent>, StoreError>,
     /// The pipelines for which something is to be sent again.

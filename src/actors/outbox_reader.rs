@@ -7,6 +7,7 @@
 //! another actor, or when the service refuses one of its rows; the supervisor
 //! decides what follows.
 
+mod changing;
 mod ending;
 mod letters;
 mod news;
@@ -16,9 +17,10 @@ mod resend;
 mod resharding;
 mod showing;
 mod taking;
+mod waiting;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
@@ -26,7 +28,7 @@ use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::fault;
-use super::messages::{FlowBecameVoid, Outcomes, RejectedRow, ShardsChanged};
+use super::messages::{FlowBecameVoid, Outcomes, RejectedRow, Retune, ShardsChanged};
 use super::permits::{FlowTag, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
@@ -40,11 +42,12 @@ use crate::core::backoff::Backoff;
 use crate::core::intake::{Intake, IntakeLimits, Room, Wish};
 use crate::core::ports::StoreError;
 use crate::core::position::WindowNumber;
-use crate::core::rate_limit::{RateLimiter, RateLimits};
+use crate::core::rate_limit::RateLimiter;
 use crate::core::render::Renderer;
 use crate::core::resend::{LetterResend, Resend};
-use crate::core::send_queue::Flow;
+use crate::core::send_queue::{Flow, Shares};
 use crate::core::time::Moment;
+pub(super) use changing::rate_limits;
 use parking::ComingBack;
 use resend::Again;
 use work::{Done, Fetched, Work};
@@ -89,6 +92,8 @@ pub struct OutboxReader {
     board: Arc<StatusBoard>,
     state: PipelineState,
     busy: bool,
+    /// Since when, or since when it writes its last words down.
+    busy_since: Moment,
     /// Rows of a window that is being written down.
     opened: Option<(WindowNumber, Fetched)>,
     /// Rows sent again beside the live flow.
@@ -105,6 +110,8 @@ pub struct OutboxReader {
     floor: Option<Moment>,
     weight: usize,
     watching: bool,
+    /// Held by whoever is to tell of news.
+    watch_pledge: Weak<()>,
     draining: bool,
     /// The drain is cut off.
     giving_up: bool,
@@ -113,6 +120,8 @@ pub struct OutboxReader {
     rejected: Option<RejectedRow>,
     /// What the stream has become, to be followed when nothing is under way.
     changed: Option<ShardsChanged>,
+    /// What its limits have become, likewise.
+    retuned: Option<Retune>,
     /// Why the stream must not be written to.
     stopped: Option<String>,
     coming_back: Vec<ComingBack>,
@@ -139,9 +148,11 @@ impl OutboxReader {
         let flow = Flow {
             id: parts.flow,
             tenant: Arc::clone(&spec.tenant),
-            tenant_weight: parts.tenant_weight,
-            weight: spec.weight,
-            batch_size: spec.batch_size,
+            shares: Arc::new(Shares::new(
+                parts.tenant_weight,
+                spec.weight,
+                spec.batch_size,
+            )),
         };
         let tag = Arc::new(FlowTag {
             pipeline: Arc::clone(&spec.name),
@@ -161,13 +172,6 @@ impl OutboxReader {
             merge_above: MERGE_ABOVE,
         };
         let ranges: Vec<_> = parts.map.shards().iter().map(|shard| shard.range).collect();
-        let rate = spec
-            .rate_limit
-            .map_or_else(RateLimits::default, |limit| RateLimits {
-                rows_per_second: limit.max_messages_per_second,
-                burst_rows: limit.burst_size,
-                bytes_per_second: limit.max_bytes_per_second,
-            });
         let mut keyed_by = format!("{} {}", spec.tenant, spec.partition_key);
         if let Some(default) = &spec.on_missing {
             keyed_by.push(' ');
@@ -199,7 +203,7 @@ impl OutboxReader {
             last_number: parts.position.last_number,
             intake: Intake::new(parts.position, &keyed_by, &ranges, limits, now)
                 .with_policy(spec.on_poison),
-            limiter: RateLimiter::new(rate, now),
+            limiter: RateLimiter::new(rate_limits(spec), now),
             tag,
             router: parts.router,
             stream: parts.stream,
@@ -209,6 +213,7 @@ impl OutboxReader {
             board: parts.board,
             state: PipelineState::Starting,
             busy: false,
+            busy_since: now,
             opened: None,
             resend: Resend::new((parts.most_rows / RESENT_SHARE).max(1), now),
             letters: LetterResend::default(),
@@ -218,11 +223,13 @@ impl OutboxReader {
             floor: None,
             weight: UNKNOWN_WEIGHT,
             watching: false,
+            watch_pledge: Weak::new(),
             draining: false,
             giving_up: false,
             releasing: false,
             rejected: None,
             changed: None,
+            retuned: None,
             stopped: None,
             coming_back: Vec::new(),
             knows_letters: false,
@@ -252,6 +259,7 @@ impl OutboxReader {
             return;
         }
         self.follow_shards();
+        self.follow_retune();
         let now = self.now();
         if let Some(until) = self.paused_until.filter(|until| *until > now) {
             self.wake_at(until, context);
@@ -374,6 +382,7 @@ impl OutboxReader {
         context: &mut Context<Self>,
     ) {
         self.busy = true;
+        self.busy_since = self.now();
         let task = self.workers.spawn(task);
         let result = async move {
             task.await.unwrap_or_else(|error| {
@@ -430,6 +439,7 @@ impl Drop for OutboxReader {
                 entry.in_flight_bytes = 0;
                 entry.open_windows = 0;
                 entry.deferred_rows = 0;
+                entry.waits = None;
             });
     }
 }
@@ -458,6 +468,7 @@ impl Handler<Outcomes> for OutboxReader {
 
     fn handle(&mut self, outcomes: Outcomes, context: &mut Self::Context) {
         fault::point("outbox_reader.Outcomes");
+        fault::strike("outbox_reader", &self.key.name);
         let now = self.now();
         for (seq, hash) in &outcomes.stored {
             if self.resend.settled(*seq) {

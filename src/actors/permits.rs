@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use actix::Recipient;
 use tokio::sync::Notify;
 
+use super::holder::Holder;
 use super::messages::Outcomes;
 use crate::admin::metrics::PipelineMetrics;
 use crate::core::dead_letter::OnPoison;
@@ -32,8 +33,11 @@ use crate::core::send_queue::Flow;
 pub struct Pool {
     rows: AtomicUsize,
     bytes: AtomicUsize,
-    most_rows: usize,
-    most_bytes: usize,
+    most_rows: AtomicUsize,
+    most_bytes: AtomicUsize,
+    /// What may be in use of both: more than may be handed after a limit was
+    /// lowered.
+    bound: Mutex<(usize, usize)>,
 }
 
 impl Pool {
@@ -43,15 +47,26 @@ impl Pool {
         Self {
             rows: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            most_rows,
-            most_bytes,
+            most_rows: AtomicUsize::new(most_rows),
+            most_bytes: AtomicUsize::new(most_bytes),
+            bound: Mutex::new((most_rows, most_bytes)),
         }
+    }
+
+    /// So much may be in use from now on; what is in use beyond it stays so until it
+    /// is settled.
+    pub fn resize(&self, most_rows: usize, most_bytes: usize) {
+        self.most_rows.store(most_rows, Ordering::Relaxed);
+        self.most_bytes.store(most_bytes, Ordering::Relaxed);
+        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        *bound = (bound.0.max(most_rows), bound.1.max(most_bytes));
     }
 
     /// Rows that may still be handed.
     #[must_use]
     pub fn free_rows(&self) -> usize {
         self.most_rows
+            .load(Ordering::Relaxed)
             .saturating_sub(self.rows.load(Ordering::Relaxed))
     }
 
@@ -59,6 +74,7 @@ impl Pool {
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.most_bytes
+            .load(Ordering::Relaxed)
             .saturating_sub(self.bytes.load(Ordering::Relaxed))
     }
 
@@ -78,8 +94,9 @@ impl Pool {
     /// exceed the bytes.
     #[must_use]
     pub fn is_within(&self, last_row: usize) -> bool {
-        invariants::within_bound(self.rows(), self.most_rows, 0)
-            && invariants::within_bound(self.bytes(), self.most_bytes, last_row)
+        let (rows, bytes) = *self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        invariants::within_bound(self.rows(), rows, 0)
+            && invariants::within_bound(self.bytes(), bytes, last_row)
     }
 
     fn take(&self, bytes: usize) {
@@ -106,6 +123,11 @@ impl SharedPool {
         Self {
             shares: Mutex::new(PermitShares::new(total)),
         }
+    }
+
+    /// The pool has so many bytes from now on.
+    pub fn resize(&self, total: usize) {
+        self.shares().resize(total);
     }
 
     /// So many pipelines are to run.
@@ -146,7 +168,7 @@ impl Share {
     #[must_use]
     pub fn is_within(&self, last_row: usize) -> bool {
         let shares = self.pool.shares();
-        invariants::within_bound(shares.used(), shares.total(), last_row)
+        invariants::within_bound(shares.used(), shares.most_in_use(), last_row)
     }
 
     /// Nothing more is handed; what was keeps its bytes until it is settled.
@@ -286,6 +308,8 @@ pub struct Ticket {
     tag: Arc<FlowTag>,
     bytes: usize,
     settled: bool,
+    /// The writer it was handed to.
+    holder: Option<Arc<Holder>>,
 }
 
 impl Ticket {
@@ -298,6 +322,7 @@ impl Ticket {
             tag: Arc::clone(tag),
             bytes,
             settled: false,
+            holder: None,
         }
     }
 
@@ -305,6 +330,20 @@ impl Ticket {
     #[must_use]
     pub const fn tag(&self) -> &Arc<FlowTag> {
         &self.tag
+    }
+
+    /// The row is handed to a writer.
+    pub fn enter(&mut self, holder: &Arc<Holder>) {
+        self.leave();
+        holder.enter(self.tag.flow.id, &self.tag.void);
+        self.holder = Some(Arc::clone(holder));
+    }
+
+    /// The row leaves the writer it was handed to.
+    pub fn leave(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            holder.leave(self.tag.flow.id);
+        }
     }
 
     /// The row is settled: its reader is told by message, and the permit is free.
@@ -316,6 +355,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.leave();
         self.tag.own.give_back(self.bytes);
         self.tag.shared.give_back(self.bytes);
         if self.settled {

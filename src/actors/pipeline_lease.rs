@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 
-use super::messages::{ClaimDone, LeaseGivenBack, RenewDone, StopNow};
+use super::child::{Exit, legal};
+use super::messages::{ClaimDone, LeaseGivenBack, RenewDone, StopAs, StopNow};
 use super::pipeline_slot::Run;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
@@ -13,6 +14,7 @@ use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::PipelineState;
 use crate::config::desired::PipelineKey;
 use crate::core::ports::{Claim, ClaimRequest, Epoch, StoreError};
+use crate::core::supervision::ChildState;
 
 /// The longest a standby waits before it asks for a lease again: a lease that
 /// was given back is taken soon.
@@ -67,6 +69,8 @@ impl Supervisor {
         let Some(stream) = stream else {
             return;
         };
+        let (now, lease) = (self.clock.now(), self.settings.cluster.lease);
+        legal(slot.life.starts(now + lease));
         if stream.ready().is_none() {
             slot.run = Run::Waiting;
             let trouble = stream.trouble.clone();
@@ -79,12 +83,27 @@ impl Supervisor {
         let Some(database) = self.databases.get(&key.database) else {
             return;
         };
-        slot.run = Run::Claiming;
+        if let Some(reason) = database.is_not_ready() {
+            slot.run = Run::Waiting;
+            let reason = reason.to_owned();
+            if let Some(slot) = self.pipelines.get(key) {
+                self.show(key, slot, PipelineState::Waiting { reason });
+            }
+            return;
+        }
         slot.attempt = attempt;
+        if self.claims.contains_key(key) {
+            // Two claims at once may be granted in another order than they are heard
+            // of. It is claimed when the earlier one has come back.
+            slot.run = Run::Waiting;
+            return;
+        }
+        self.claims.insert(key.clone(), attempt);
+        slot.run = Run::Claiming;
         let version = slot.version;
         let store = Arc::clone(&database.database.store);
-        let (node, lease) = (Arc::clone(&self.node), self.settings.cluster.lease);
-        let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), self.clock.now());
+        let node = Arc::clone(&self.node);
+        let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), now);
         tokio::spawn(async move {
             let request = ClaimRequest {
                 pipeline: &pipeline.name,
@@ -93,7 +112,12 @@ impl Supervisor {
                 node: &node,
                 lease,
             };
-            let result = store.claim(request).await;
+            // A lease that is granted after it has expired is worth nothing.
+            let claim = tokio::time::timeout(lease, store.claim(request)).await;
+            let result = claim.unwrap_or_else(|_| {
+                let reason = "no answer within the lease".to_owned();
+                Err(StoreError::Unavailable(reason))
+            });
             // Only a stopped supervisor does not hear it.
             supervisor
                 .try_send(ClaimDone {
@@ -118,6 +142,16 @@ impl Supervisor {
         };
         slot.run = Run::Pausing;
         slot.attempt = attempt;
+        match slot.life.state() {
+            // It died, and its pause is known.
+            ChildState::BackingOff | ChildState::Failed => {}
+            ChildState::Stopped
+            | ChildState::Starting
+            | ChildState::Running
+            | ChildState::Draining => {
+                legal(slot.life.starts(self.clock.now() + pause));
+            }
+        }
         let key = key.clone();
         context.run_later(pause, move |supervisor, context| {
             let is_current = supervisor
@@ -142,9 +176,16 @@ impl Supervisor {
             .pipelines
             .get(&key)
             .is_some_and(|slot| slot.attempt == attempt);
+        if self.claims.get(&key) == Some(&attempt) {
+            self.claims.remove(&key);
+        }
         if !is_current || self.is_draining() {
             self.give_back(&key, &result, context);
             self.claimed_in_drain(&key, is_current);
+            let slot = self.pipelines.get(&key);
+            if slot.is_some_and(|slot| matches!(slot.run, Run::Waiting)) {
+                self.claim(&key, context);
+            }
             return;
         }
         match result {
@@ -298,8 +339,7 @@ impl Supervisor {
                 continue;
             }
             tracing::warn!(pipeline = %key, "another node has taken the pipeline");
-            self.metrics.lease_event(LeaseEvent::Lost);
-            reader.try_send(StopNow).ok();
+            reader.try_send(StopAs(Exit::LeaseLost)).ok();
         }
     }
 
@@ -320,7 +360,7 @@ impl Supervisor {
                 continue;
             }
             tracing::warn!(pipeline = %key, "the lease could not be renewed in time; the pipeline stops");
-            reader.try_send(StopNow).ok();
+            reader.try_send(StopAs(Exit::LeaseExpired)).ok();
             let reason = "the lease could not be renewed in time".to_owned();
             self.show(key, slot, PipelineState::Waiting { reason });
         }

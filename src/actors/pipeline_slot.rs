@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::{Addr, AsyncContext, Context};
 
-use super::child::{self, ChildId, Exit};
+use super::child::{self, ChildId, Exit, legal};
 use super::messages::{Drain, LookForResends};
 use super::outbox_reader::{OutboxReader, ReaderParts};
 use super::permits::Void;
@@ -17,17 +17,18 @@ use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::{PipelineState, PipelineStatus};
 use crate::config::desired::PipelineKey;
 use crate::config::pipeline::PipelineSpec;
+use crate::config::plan::Step;
 use crate::core::backoff::Backoff;
 use crate::core::ports::{Epoch, Outbox};
 use crate::core::position::Position;
-use crate::core::supervision::{ChildState, FAILED_AFTER, Life};
+use crate::core::supervision::{ChildState, Life, PAUSES};
 use crate::core::time::Moment;
 
 /// First and longest pause after a database refused a claim: somebody must act.
 const REFUSED_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// A part of the ids that one row may take in memory: 8 bytes in a stash.
-const STASH_SHARE: usize = 8 * 8;
+pub(super) const STASH_SHARE: usize = 8 * 8;
 
 /// A pipeline and where it stands.
 pub(super) struct PipelineSlot {
@@ -98,7 +99,7 @@ impl PipelineSlot {
         if self.drain_until.is_none() {
             reader.try_send(Drain).ok();
             self.drain_until = Some(until);
-            self.life.drains();
+            legal(self.life.drains(until));
         }
         true
     }
@@ -137,14 +138,15 @@ impl Supervisor {
 
     pub(super) fn want_pipeline(
         &mut self,
-        key: PipelineKey,
-        spec: Arc<PipelineSpec>,
+        key: &PipelineKey,
+        step: &Step,
+        spec: &Arc<PipelineSpec>,
         version: Option<i64>,
         context: &mut Context<Self>,
     ) {
         if !self.databases.contains_key(&key.database) {
             let reason = format!("there is no database {:?} in the settings", &*key.database);
-            self.refuse_pipeline(&key, &spec.outbox, &reason);
+            self.refuse_pipeline(key, &spec.outbox, &reason);
             return;
         }
         let now = self.clock.now();
@@ -154,21 +156,39 @@ impl Supervisor {
             .pipelines
             .entry(key.clone())
             .or_insert_with(|| PipelineSlot::new(now));
-        slot.version = version;
-        let is_new = slot.spec.as_ref() != Some(&spec);
-        if !is_new && !slot.retired && slot.invalid.is_none() {
+        let is_other_version = std::mem::replace(&mut slot.version, version) != version;
+        let is_new = slot.spec.as_ref() != Some(spec);
+        let is_in_place = matches!(step, Step::Change { .. });
+        if (!is_new || is_in_place) && !slot.retired && slot.invalid.is_none() {
+            slot.spec = Some(Arc::clone(spec));
+            if is_in_place {
+                self.retune(key, spec);
+            }
+            if is_other_version {
+                self.claim_again(key, context);
+            }
             return;
         }
         slot.retired = false;
         slot.attempt = attempt;
         if slot.drain(until) {
             // The new definition starts when its reader has ended.
-            self.replace_spec(&key, spec, context);
+            self.replace_spec(key, Arc::clone(spec), context);
             return;
         }
         slot.run = Run::Waiting;
-        self.replace_spec(&key, spec, context);
-        self.claim(&key, context);
+        self.replace_spec(key, Arc::clone(spec), context);
+        self.claim(key, context);
+    }
+
+    /// A claim under way was made by an older definition, which the database would
+    /// refuse.
+    fn claim_again(&mut self, key: &PipelineKey, context: &mut Context<Self>) {
+        let slot = self.pipelines.get_mut(key);
+        if let Some(slot) = slot.filter(|slot| matches!(slot.run, Run::Claiming)) {
+            slot.run = Run::Waiting;
+            self.claim(key, context);
+        }
     }
 
     fn replace_spec(
@@ -179,6 +199,7 @@ impl Supervisor {
     ) {
         let stream = StreamKey::new(&spec.stream);
         self.want_stream(&stream, spec.shard_budget, context);
+        self.rebudget(&stream, spec.shard_budget);
         let status = PipelineStatus::starting(
             Arc::clone(&key.name),
             Arc::clone(&key.database),
@@ -225,6 +246,7 @@ impl Supervisor {
         slot.attempt = attempt;
         if !slot.drain(until) {
             slot.run = Run::Invalid;
+            legal(slot.life.stops());
         }
         let nothing: Arc<str> = Arc::from("");
         let mut status = PipelineStatus::starting(
@@ -287,7 +309,8 @@ impl Supervisor {
         asked_at: Moment,
         context: &mut Context<Self>,
     ) {
-        let (pulse, void) = (Pulse::default(), Void::default());
+        let pulse = Pulse::new(self.database_patience(&key.database));
+        let void = Void::default();
         let incarnation = self.next_incarnation();
         self.last_flow += 1;
         let flow = self.last_flow;
@@ -344,6 +367,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Reader(key.clone());
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let reader = child::spawn(
             &self.stage,
@@ -352,7 +376,7 @@ impl Supervisor {
             supervisor,
             |context, note| OutboxReader::new(parts, note, context),
         );
-        slot.life.runs(now);
+        legal(slot.life.runs(now));
         slot.run = Run::Running {
             reader,
             stream: stream_key,
@@ -391,7 +415,7 @@ impl Supervisor {
         }
         void.make_void();
         let death = exit.death(pulse.has_progressed());
-        let pause = slot.life.died(death, now, fastrand::f64());
+        let pause = legal(slot.life.died(death, now, fastrand::f64())).unwrap_or(PAUSES.0);
         let (stream, epoch) = (stream.clone(), *epoch);
         slot.run = Run::Waiting;
         slot.drain_until = None;
@@ -420,11 +444,13 @@ impl Supervisor {
         };
         if slot.invalid.is_some() {
             slot.run = Run::Invalid;
+            legal(slot.life.stops());
             return;
         }
         let has_failed = slot.life.state() == ChildState::Failed;
+        let quick_deaths = slot.life.quick_deaths();
         let pause = match exit {
-            Exit::LeaseLost => STANDBY_PAUSE,
+            Exit::LeaseLost | Exit::LeaseExpired => STANDBY_PAUSE,
             Exit::Drained
             | Exit::Blocked(_)
             | Exit::Stopped
@@ -436,7 +462,7 @@ impl Supervisor {
         let child = ChildId::Reader(key.clone());
         match exit {
             Exit::Drained => {}
-            Exit::LeaseLost => {
+            Exit::LeaseLost | Exit::LeaseExpired => {
                 self.metrics.lease_event(LeaseEvent::Lost);
                 self.note_restart(&child, exit, pause);
             }
@@ -449,7 +475,7 @@ impl Supervisor {
         }
         let state = match exit {
             _ if has_failed => Some(PipelineState::Failed {
-                reason: format!("its reader ended {FAILED_AFTER} times in a row: {exit}"),
+                reason: format!("its reader ended {quick_deaths} times in a row: {exit}"),
             }),
             Exit::Refused(reason) => Some(PipelineState::Failed {
                 reason: reason.clone(),
@@ -459,6 +485,7 @@ impl Supervisor {
             Exit::Drained
             | Exit::Stopped
             | Exit::LeaseLost
+            | Exit::LeaseExpired
             | Exit::RowsLost
             | Exit::Stuck
             | Exit::Panicked(_) => Some(PipelineState::Starting),

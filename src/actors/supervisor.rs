@@ -12,10 +12,13 @@
 //! as messages. Restarts back off and forget failures only after a healthy
 //! period; no failure of one child delays another.
 
+mod databases;
 mod drain;
 mod drain_report;
+mod forgotten;
 mod pauses;
 mod probes;
+mod reload;
 mod retentions;
 mod secrets;
 mod server;
@@ -30,7 +33,8 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler};
 use tokio::sync::{Mutex, oneshot};
 
-use self::states::StateWriter;
+use self::databases::Next;
+use self::reload::say;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
@@ -47,8 +51,9 @@ use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::{Loaded, Phase, StatusBoard};
-use crate::config::desired::{PipelineKey, Wanted, desired};
+use crate::config::desired::{Desired, PipelineKey, Wanted};
 use crate::config::pipeline::StreamTarget;
+use crate::config::plan::diff;
 use crate::config::settings::Settings;
 use crate::core::pause::Pauses;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
@@ -77,6 +82,9 @@ type FixedHash = BuildHasherDefault<DefaultHasher>;
 pub trait StreamSource: Send + Sync {
     /// The service's side of a stream.
     fn stream(&self, target: &StreamTarget) -> Arc<dyn StreamService>;
+
+    /// Nobody writes to any stream through this target's client any more.
+    fn forget_client(&self, _target: &StreamTarget) {}
 }
 
 /// A database, as the supervisor needs it.
@@ -118,6 +126,12 @@ pub(super) struct DatabaseSlot {
     pub(super) database: Database,
     pub(super) probe: ChildSlot<Probe>,
     pub(super) retention: ChildSlot<Retention>,
+    next: Next,
+    /// Counts its connections: what was asked through earlier ones is not heard.
+    generation: u64,
+    /// Whether its definitions were read through these connections, or it has had
+    /// no others.
+    is_known: bool,
     reading_catalog: bool,
     catalog_failed: bool,
     renewing: bool,
@@ -143,10 +157,14 @@ pub struct Supervisor {
     pub(super) budgets: Budgets,
     pub(super) streams: HashMap<StreamKey, StreamSlot, FixedHash>,
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
+    /// The attempts to take a pipeline that are under way.
+    pub(super) claims: BTreeMap<PipelineKey, u64>,
     pub(super) last_flow: FlowId,
     pub(super) last_incarnation: u64,
     catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
     pauses: BTreeMap<Arc<str>, Pauses>,
+    /// What was wanted when it was looked at last.
+    desired: Desired,
     draining: Option<Draining>,
     /// Leases on their way back.
     pub(super) leases_returning: usize,
@@ -158,25 +176,14 @@ impl Supervisor {
     #[must_use]
     pub fn new(parts: SupervisorParts) -> Self {
         let now = parts.clock.now();
-        let mut stage_life = Life::new(now);
-        stage_life.runs(now);
-        let slot = |database: Database| DatabaseSlot {
-            database,
-            probe: ChildSlot::new(now),
-            retention: ChildSlot::new(now),
-            reading_catalog: false,
-            catalog_failed: false,
-            renewing: false,
-            renewed_at: now,
-            server: None,
-            states: Arc::default(),
-        };
+        let stage_life = watch::running(now);
+        parts.metrics.no_actors();
         let databases = parts.databases.into_iter();
         let memory = parts.settings.limits.memory.as_usize();
         Self {
             node: parts.node,
             databases: databases
-                .map(|one| (Arc::clone(&one.name), slot(one)))
+                .map(|one| (Arc::clone(&one.name), DatabaseSlot::new(one, now)))
                 .collect(),
             source: parts.streams,
             metrics: parts.metrics,
@@ -188,9 +195,14 @@ impl Supervisor {
             reread_at: now,
             shared: Arc::new(SharedPool::new(memory)),
             budgets: Budgets::default(),
+            desired: Desired {
+                settings: Arc::clone(&parts.settings),
+                pipelines: BTreeMap::new(),
+            },
             settings: parts.settings,
             streams: HashMap::default(),
             pipelines: BTreeMap::new(),
+            claims: BTreeMap::new(),
             last_flow: 0,
             last_incarnation: 0,
             catalogs: BTreeMap::new(),
@@ -220,65 +232,26 @@ impl Supervisor {
             settings: Arc::clone(&self.settings),
             catalogs: Arc::new(self.catalogs.clone()),
         });
-        let wanted = desired(&self.settings, &self.catalogs);
-        let gone: Vec<PipelineKey> = self
-            .pipelines
-            .keys()
-            .filter(|key| !wanted.contains_key(*key))
-            .cloned()
-            .collect();
-        for key in gone {
-            self.retire_pipeline(&key);
-        }
+        let wanted = Desired::new(Arc::clone(&self.settings), &self.catalogs);
+        let plan = diff(&self.desired, &wanted);
+        self.desired = wanted.clone();
+        let wanted = wanted.pipelines;
         let readers = wanted.values().filter(|wanted| self.is_to_run(wanted));
         self.shared.expect(readers.count());
-        for (key, wanted) in wanted {
-            match wanted {
-                Wanted::Run { spec, version } => {
-                    self.want_pipeline(key, spec, version, context);
+        for (key, step) in &plan.pipelines {
+            say(key, step);
+            match wanted.get(key) {
+                Some(Wanted::Run { spec, version }) => {
+                    self.want_pipeline(key, step, spec, *version, context);
                 }
-                Wanted::Invalid { outbox, reason } => self.refuse_pipeline(&key, &outbox, &reason),
+                Some(Wanted::Invalid { outbox, reason }) => {
+                    self.refuse_pipeline(key, outbox, reason);
+                }
+                None => self.retire_pipeline(key),
             }
         }
         self.apply_pauses(context);
         self.retire_unused_streams();
-    }
-
-    fn read_catalogs(&mut self, context: &mut Context<Self>) {
-        for slot in self.databases.values_mut() {
-            if std::mem::replace(&mut slot.reading_catalog, true) {
-                continue;
-            }
-            let (database, catalog) = (
-                Arc::clone(&slot.database.name),
-                Arc::clone(&slot.database.catalog),
-            );
-            let store = Arc::clone(&slot.database.store);
-            let supervisor = context.address();
-            let states = StateWriter {
-                database: slot.database.clone(),
-                node: Arc::clone(&self.node),
-                board: Arc::clone(&self.board),
-                clock: self.clock,
-                notes: Arc::clone(&slot.states),
-            };
-            tokio::spawn(async move {
-                let result = catalog.read().await;
-                let is_there = result.is_ok();
-                let resends = store.wanted_resends().await.unwrap_or_default();
-                let read = CatalogRead {
-                    database,
-                    result,
-                    resends,
-                };
-                // Only a stopped supervisor does not hear it.
-                supervisor.try_send(read).ok();
-                if is_there {
-                    states.write().await;
-                }
-            });
-        }
-        context.run_later(CATALOG_EVERY, Self::read_catalogs);
     }
 
     pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
@@ -290,6 +263,7 @@ impl Supervisor {
             Exit::Stopped
             | Exit::Drained
             | Exit::LeaseLost
+            | Exit::LeaseExpired
             | Exit::RowsLost
             | Exit::Blocked(_)
             | Exit::Refused(_)
@@ -307,6 +281,7 @@ impl Supervisor {
         self.renew_leases(context);
         self.drop_expired_leases();
         self.end_long_drains();
+        self.go_on_with_databases(context);
         self.reread_secrets(context);
         self.look_for_stuck(context);
         self.finish_drain_when_due();
@@ -376,10 +351,14 @@ impl Handler<CatalogRead> for Supervisor {
 
     fn handle(&mut self, message: CatalogRead, context: &mut Self::Context) {
         fault::point("supervisor.CatalogRead");
-        let Some(slot) = self.databases.get_mut(&message.database) else {
+        let slot = self.databases.get_mut(&message.database);
+        let Some(slot) = slot.filter(|slot| slot.generation == message.generation) else {
             return;
         };
         slot.reading_catalog = false;
+        if slot.is_ending() {
+            return;
+        }
         for pipeline in &message.resends {
             let of_name = |(key, _): &(&PipelineKey, &PipelineSlot)| {
                 key.database == message.database && *key.name == **pipeline
@@ -398,10 +377,12 @@ impl Handler<CatalogRead> for Supervisor {
                 self.board.set_database(database, None);
                 slot.look_at_server(&self.board);
                 if let Some(content) = changed {
-                    self.take_pauses(&message.database, content.pauses);
-                    self.catalogs.insert(message.database, content.pipelines);
+                    self.take_pauses(database, content.pauses);
+                    self.catalogs
+                        .insert(Arc::clone(database), content.pipelines);
                     self.reconcile(context);
                 }
+                self.database_is_known(database, context);
             }
             Err(error) => {
                 if !std::mem::replace(&mut slot.catalog_failed, true) {
@@ -424,6 +405,7 @@ impl Handler<ChildExited> for Supervisor {
             incarnation,
             exit,
         } = message;
+        self.metrics.actor_ended(child.kind());
         match child {
             ChildId::Reader(key) => self.reader_exited(&key, incarnation, &exit, context),
             ChildId::Router(stream) => self.router_exited(&stream, incarnation, &exit, context),

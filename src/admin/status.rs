@@ -10,6 +10,7 @@
 //! whoever may reach the admin port. What the relay runs by ([`Loaded`]) is the one
 //! exception, and is shown with marks in their place.
 
+mod config;
 mod loaded;
 mod pipeline;
 mod retention;
@@ -22,8 +23,9 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+pub use config::{ConfigStatus, ReloadStatus};
 pub use loaded::Loaded;
-pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus};
+pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
 
 /// A stream on the board.
@@ -39,6 +41,8 @@ pub struct StreamStatus {
     pub troubles: Vec<TroubleStatus>,
     /// What the relay does without, and which permission would help.
     pub advice: Option<String>,
+    /// What its router waits for.
+    pub waits: Option<WaitStatus>,
     /// Its open shards, by rising hash range.
     pub shards: Vec<ShardStatus>,
 }
@@ -71,6 +75,8 @@ pub struct ShardStatus {
     pub queued_bytes: u64,
     /// Why calls to it fail, if they do.
     pub problem: Option<String>,
+    /// What its writer waits for.
+    pub waits: Option<WaitStatus>,
 }
 
 /// A database on the board.
@@ -125,6 +131,8 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// How long ago the supervisor showed progress, in seconds.
     pub heartbeat_age_seconds: f64,
+    /// The configuration that runs, and how the last reload went.
+    pub config: ConfigStatus,
     /// The databases, by name.
     pub databases: Vec<DatabaseStatus>,
     /// The pipelines, by database and name.
@@ -148,6 +156,7 @@ pub struct StatusBoard {
 #[derive(Debug)]
 struct Entries {
     phase: Phase,
+    config: ConfigStatus,
     databases: BTreeMap<Arc<str>, DatabaseStatus>,
     pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
@@ -172,6 +181,7 @@ impl StatusBoard {
             last_beat: AtomicU64::new(0),
             entries: RwLock::new(Entries {
                 phase: Phase::Starting,
+                config: ConfigStatus::default(),
                 databases: BTreeMap::new(),
                 pipelines: BTreeMap::new(),
                 streams: BTreeMap::new(),
@@ -337,6 +347,7 @@ impl StatusBoard {
             phase: entries.phase,
             uptime_seconds: self.started_at.elapsed().as_secs_f64(),
             heartbeat_age_seconds: self.heartbeat_age().as_secs_f64(),
+            config: entries.config.clone(),
             databases: entries.databases.values().cloned().collect(),
             pipelines: entries.pipelines.values().cloned().collect(),
             streams: entries.streams.values().cloned().collect(),

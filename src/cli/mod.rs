@@ -13,6 +13,7 @@ mod notify;
 mod output;
 mod pause;
 mod rebase;
+mod reload;
 mod replay;
 mod run;
 mod signals;
@@ -135,7 +136,7 @@ pub fn main() -> ExitCode {
         Command::Validate(options) => validate::run(&options, arguments.config.as_deref(), output),
         // Signals are heard before anything is read.
         Command::Run { check: false } => signals::Signals::listen()
-            .and_then(|signals| settings().and_then(|settings| run::run(settings, signals))),
+            .and_then(|signals| run::run(arguments.config.clone(), signals)),
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
         Command::Rebase(options) => {
             settings().and_then(|settings| rebase::run(&settings, &options, output))

@@ -17,6 +17,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -54,7 +55,28 @@ pub(super) struct Attended {
     pub(super) board: Arc<StatusBoard>,
     pub(super) notifier: Notifier,
     /// The longest a drain takes while the supervisor lives.
-    pub(super) drains_within: Duration,
+    pub(super) drains_within: DrainsWithin,
+}
+
+/// A time that a reload may change.
+#[derive(Debug, Clone)]
+pub(super) struct DrainsWithin(Arc<AtomicU64>);
+
+impl DrainsWithin {
+    pub(super) fn new(duration: Duration) -> Self {
+        let within = Self(Arc::default());
+        within.set(duration);
+        within
+    }
+
+    pub(super) fn set(&self, duration: Duration) {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.0.store(millis, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
 }
 
 struct Heard {
@@ -214,7 +236,7 @@ impl Attended {
     fn begin_drain(&self) {
         self.board.set_phase(Phase::Draining);
         self.notifier
-            .stopping("draining", self.drains_within + LIVE_WITHIN);
+            .stopping("draining", self.drains_within.get() + LIVE_WITHIN);
     }
 }
 

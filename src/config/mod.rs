@@ -17,6 +17,7 @@ pub mod byte_size;
 pub mod client_spec;
 pub mod desired;
 pub mod environment;
+mod fingerprint;
 pub mod human_duration;
 pub mod location;
 pub mod pipeline;

@@ -169,6 +169,21 @@ impl ShardBudget {
         }
     }
 
+    /// From now on these limits hold. What was offered lately counts against them,
+    /// and what the service has taught about its own limits stays.
+    pub fn change(&mut self, limits: ShardLimits, now: Moment) {
+        self.fill(now);
+        self.limits = limits;
+        self.record_tokens = self.record_tokens.min(self.deepest_records());
+        self.byte_tokens = self.byte_tokens.min(self.deepest_bytes());
+    }
+
+    /// The limits that hold.
+    #[must_use]
+    pub const fn limits(&self) -> ShardLimits {
+        self.limits
+    }
+
     /// The part of the configured rate in use: 1 until the service throttles.
     #[must_use]
     pub const fn factor(&self) -> f64 {
@@ -262,14 +277,13 @@ impl ShardBudget {
         }
     }
 
-    /// What was offered within the last second, and the limits of the shard.
+    /// What was offered within the last second.
     #[must_use]
-    pub const fn offered_lately(&self) -> (Cost, ShardLimits) {
-        let offered = Cost {
+    pub const fn offered_lately(&self) -> Cost {
+        Cost {
             records: self.recent_records,
             bytes: self.recent_bytes,
-        };
-        (offered, self.limits)
+        }
     }
 
     /// The call was answered at `now`: the service may have counted it as late as

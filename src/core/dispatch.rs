@@ -195,6 +195,9 @@ impl<T: Sendable> Dispatch<T> {
         // Locked until the call is paid for: others may spend of it as well.
         let budget = Arc::clone(&self.budget);
         let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+        // A reload may change the limits before the call is answered: it is judged by
+        // those it was granted under.
+        let limits = budget.limits();
         let most = match budget.grant(waiting, now) {
             Grant::At(moment) => return Next::Wait(moment),
             Grant::Now(most) => most,
@@ -214,7 +217,7 @@ impl<T: Sendable> Dispatch<T> {
                 .sum(),
         };
         self.call = budget.charge(cost, now);
-        let (offered, limits) = budget.offered_lately();
+        let offered = budget.offered_lately();
         drop(budget);
         self.check_call(before, offered, limits);
         Next::Call

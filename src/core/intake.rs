@@ -385,6 +385,12 @@ impl Intake {
         self.lanes.iter().map(Lane::handed).sum()
     }
 
+    /// Rows handed whose outcomes have not come.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.lanes.iter().map(Lane::unsettled).sum()
+    }
+
     /// Rows remembered by id alone.
     #[must_use]
     pub fn stashed(&self) -> usize {

@@ -39,3 +39,4 @@ pub mod supervision;
 pub mod template;
 pub mod time;
 pub mod trouble;
+pub mod wait;

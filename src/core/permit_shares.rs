@@ -37,6 +37,8 @@ struct Party {
 #[derive(Debug)]
 pub struct PermitShares {
     total: usize,
+    /// The largest total there has been.
+    most_total: usize,
     expected: usize,
     parties: HashMap<PartyId, Party>,
     last: u64,
@@ -53,6 +55,7 @@ impl PermitShares {
     pub fn new(total: usize) -> Self {
         let mut shares = Self {
             total,
+            most_total: total,
             expected: 0,
             parties: HashMap::new(),
             last: 0,
@@ -62,6 +65,16 @@ impl PermitShares {
         };
         shares.divide();
         shares
+    }
+
+    /// The pool has so many bytes from now on. With less than is in use nobody may
+    /// take more until enough has come back.
+    pub fn resize(&mut self, total: usize) {
+        if self.total != total {
+            self.total = total;
+            self.most_total = self.most_total.max(total);
+            self.divide();
+        }
     }
 
     /// So many pipelines are to run.
@@ -128,6 +141,13 @@ impl PermitShares {
     #[must_use]
     pub const fn total(&self) -> usize {
         self.total
+    }
+
+    /// What may be in use: the largest total there has been, since what was asked
+    /// for while there was more may come after the change.
+    #[must_use]
+    pub const fn most_in_use(&self) -> usize {
+        self.most_total
     }
 
     /// What is in use.
@@ -253,6 +273,21 @@ mod tests {
         shares.give_back(old, 150);
         shares.remove(old);
         assert_eq!(shares.free(new), 250);
+    }
+
+    #[test]
+    fn a_smaller_pool_takes_nothing_away_and_grants_nothing_more() {
+        let mut shares = PermitShares::new(1_000);
+        shares.expect(1);
+        let one = shares.join();
+        assert_eq!(fill(&mut shares, one), 625);
+        shares.resize(400);
+        assert_eq!((shares.free(one), shares.used()), (0, 625));
+        shares.give_back(one, 500);
+        assert_eq!(shares.free(one), 125);
+        shares.resize(1_000);
+        assert_eq!(shares.free(one), 500);
+        assert_eq!((shares.total(), shares.most_in_use()), (1_000, 1_000));
     }
 
     #[test]

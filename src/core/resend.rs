@@ -116,6 +116,11 @@ impl Resend {
         }
     }
 
+    /// At most so many rows on their way from now on.
+    pub const fn limit(&mut self, most: usize) {
+        self.most = most;
+    }
+
     /// There may be a request in the database.
     pub const fn notice(&mut self) {
         self.look = true;

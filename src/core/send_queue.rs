@@ -14,6 +14,7 @@
 //! more: what is left of a key might follow a row that was lost.
 
 mod call;
+mod shares;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -23,6 +24,7 @@ use super::budget::{Cost, Waiting};
 use super::fair_ring::FairRing;
 use super::sabotage::{self, Bug};
 use call::CallInMaking;
+pub use shares::Shares;
 
 /// One incarnation of a pipeline's reader; never used twice in a process.
 pub type FlowId = u64;
@@ -37,18 +39,14 @@ pub trait Sendable {
 }
 
 /// Whose rows they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Flow {
     /// The incarnation.
     pub id: FlowId,
     /// Its tenant.
     pub tenant: Arc<str>,
-    /// The tenant's weight among the tenants of the shard.
-    pub tenant_weight: u32,
-    /// The pipeline's weight among the pipelines of its tenant.
-    pub weight: u32,
-    /// The most records of it in one call.
-    pub batch_size: usize,
+    /// What it gets; everybody who has the flow sees a change.
+    pub shares: Arc<Shares>,
 }
 
 /// A row that goes in a call.
@@ -336,17 +334,12 @@ impl<T: Sendable> SendQueue<T> {
         if queue.fresh.len() > 1 {
             return;
         }
-        let Flow {
-            tenant,
-            tenant_weight,
-            weight,
-            ..
-        } = &queue.flow;
+        let Flow { tenant, shares, .. } = &queue.flow;
         let members = self.members.entry(tenant.clone()).or_default();
         if members.front().is_none() {
-            self.tenants.join(tenant.clone(), *tenant_weight);
+            self.tenants.join(tenant.clone(), shares.tenant_weight());
         }
-        members.join(flow, *weight);
+        members.join(flow, shares.weight());
     }
 
     /// `leave` says whether what the flow owes is remembered.

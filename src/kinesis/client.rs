@@ -108,7 +108,7 @@ impl Entry {
 
 #[derive(Debug)]
 struct Shared {
-    timeouts: KinesisTimeouts,
+    timeouts: Mutex<KinesisTimeouts>,
     http: SharedHttpClient,
     entries: Mutex<HashMap<ClientSpec, Arc<Entry>>>,
 }
@@ -129,7 +129,7 @@ impl ClientPool {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
             .build_https();
         let shared = Shared {
-            timeouts,
+            timeouts: Mutex::new(timeouts),
             http,
             entries: Mutex::new(HashMap::new()),
         };
@@ -155,26 +155,30 @@ impl ClientPool {
     /// Lets the next call for `spec` build its client anew, unless the present
     /// one is younger than 5 s.
     pub fn renew(&self, spec: &ClientSpec) {
-        let mut entries = self
-            .shared
-            .entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.shared.entries);
         let is_old = |entry: &Arc<Entry>| entry.since.elapsed() >= RENEW_INTERVAL;
         if entries.get(spec).is_some_and(is_old) {
             entries.remove(spec);
         }
     }
 
+    /// From the next call on these hold: all clients are built anew.
+    pub fn set_timeouts(&self, timeouts: KinesisTimeouts) {
+        let before = std::mem::replace(&mut *lock(&self.shared.timeouts), timeouts);
+        if before != timeouts {
+            lock(&self.shared.entries).clear();
+        }
+    }
+
+    /// Forgets a client that nobody uses any more.
+    pub fn forget(&self, spec: &ClientSpec) {
+        lock(&self.shared.entries).remove(spec);
+    }
+
     /// How many distinct clients there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        let entries = self
-            .shared
-            .entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        entries.len()
+        lock(&self.shared.entries).len()
     }
 
     /// Whether no client has been asked for.
@@ -184,11 +188,7 @@ impl ClientPool {
     }
 
     fn entry(&self, spec: &ClientSpec) -> Arc<Entry> {
-        let mut entries = self
-            .shared
-            .entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.shared.entries);
         let now = Instant::now();
         if let Some(entry) = entries.get(spec) {
             *entry.asked_for() = now;
@@ -205,7 +205,7 @@ impl ClientPool {
     }
 
     async fn build(&self, spec: &ClientSpec) -> Result<aws_sdk_kinesis::Client, ClientError> {
-        let timeouts = self.shared.timeouts;
+        let timeouts = *lock(&self.shared.timeouts);
         let loading = Box::pin(load_configuration(spec, self.shared.http.clone(), timeouts));
         let configuration = tokio::time::timeout(LOAD_CONFIGURATION, loading)
             .await
@@ -227,6 +227,11 @@ impl ClientPool {
         tracing::debug!(region = ?configuration.region(), has_endpoint, role = ?spec.role_arn, "built an AWS client");
         Ok(aws_sdk_kinesis::Client::from_conf(builder.build()))
     }
+}
+
+/// A panic while it was locked left at worst a client that is built once more.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// There is one attempt per operation, so the attempt and the wait for the first

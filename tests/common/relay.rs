@@ -143,6 +143,13 @@ impl Relay {
             .count()
     }
 
+    /// The lines of its log that have this text.
+    pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
+        let log = self.log();
+        let lines = log.lines().filter(|line| line.contains(text));
+        lines.map(str::to_owned).collect()
+    }
+
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("log")
     }
@@ -212,6 +219,18 @@ impl Relay {
         let line = text.lines().find(|line| line.starts_with("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
         kib.expect("its memory") * 1024
+    }
+
+    /// How many file descriptors it holds.
+    pub(crate) fn descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.process.id());
+        fs::read_dir(path).expect("a running process").count()
+    }
+
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        let path = format!("/proc/{}/task", self.process.id());
+        fs::read_dir(path).expect("a running process").count()
     }
 
     // === Ends ===

@@ -148,11 +148,12 @@ async fn the_watchdog_is_fed_by_progress_alone() {
             relay.log_lines(&["a test asked for a blocked thread"]) > 0
         })
         .await;
-        // What showed itself before may still be passed on, once.
-        tokio::time::sleep(Duration::from_millis(400)).await;
         let fed = manager.count("WATCHDOG=1");
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        assert_eq!(manager.count("WATCHDOG=1"), fed, "fed while it is stuck");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        // The last sign of life may be passed on late, once; a timer of its own would
+        // have fed it 15 times.
+        let fed_since = manager.count("WATCHDOG=1") - fed;
+        assert!(fed_since <= 1, "fed {fed_since} times while it is stuck");
         assert_eq!(relay.get("/readyz").expect("an answer").0, 200);
         relay.kill();
     })

@@ -151,6 +151,9 @@ pub(crate) fn world(plan: &Plan, clock: Clock, keep_text: bool, dice: &mut Dice)
     }
 }
 
+/// Words between actors that may be forgotten, as timers are.
+const FORGOTTEN: [&str; 3] = ["probe.watched", "shard_writer.tell", "stream_router.writer"];
+
 /// Actors panic, and timers are forgotten, by chance.
 fn let_actors_fail(plan: &Plan, mut dice: Dice, is_over: Rc<Cell<bool>>) {
     let (panics, forgets) = (plan.panics, plan.forgets);
@@ -158,7 +161,7 @@ fn let_actors_fail(plan: &Plan, mut dice: Dice, is_over: Rc<Cell<bool>>) {
         if is_over.get() {
             return None;
         }
-        if name.ends_with(".timer") {
+        if name.ends_with(".timer") || FORGOTTEN.contains(&name) {
             return dice.chance(forgets).then_some(Failure::Forget);
         }
         // The supervisor passes points all the time: it would only die.

@@ -11,7 +11,7 @@ use super::work::Done;
 use super::{BLOCKED_RETRY, OutboxReader};
 use crate::actors::child::Exit;
 use crate::actors::fault;
-use crate::actors::messages::{Drain, FlowBecameVoid, GiveUp, StopNow};
+use crate::actors::messages::{Drain, FlowBecameVoid, GiveUp, StopAs, StopNow};
 use crate::core::ports::{Fenced, StoreError};
 
 /// How long a drain waits for what else was handed when a row holds the pipeline.
@@ -38,6 +38,7 @@ impl OutboxReader {
     /// this ends.
     pub(super) fn release(&mut self, context: &mut Context<Self>) {
         self.releasing = true;
+        self.busy_since = self.now();
         // No letter is left to be written: see `go_on`.
         let position = self.intake.position_to_save(self.now());
         let work = self.work.clone();
@@ -139,6 +140,7 @@ impl OutboxReader {
         context: &mut Context<Self>,
     ) {
         self.releasing = true;
+        self.busy_since = self.now();
         let (position, letters) = self.intake.to_save(self.now());
         let last_act = self
             .workers
@@ -202,5 +204,13 @@ impl Handler<StopNow> for OutboxReader {
 
     fn handle(&mut self, _: StopNow, context: &mut Self::Context) {
         self.end(Exit::Stopped, context);
+    }
+}
+
+impl Handler<StopAs> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, StopAs(exit): StopAs, context: &mut Self::Context) {
+        self.end(exit, context);
     }
 }

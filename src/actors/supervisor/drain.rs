@@ -19,7 +19,7 @@ use std::time::Duration;
 use actix::{Context, Handler};
 
 use super::{DrainReport, LeftBehind, Supervisor};
-use crate::actors::child::Exit;
+use crate::actors::child::{Exit, legal};
 use crate::actors::messages::{Drain, GiveUp, LeaseGivenBack, Shutdown};
 use crate::actors::pipeline_slot::Run;
 use crate::admin::status::Phase;
@@ -60,16 +60,18 @@ impl Supervisor {
         self.board.set_phase(Phase::Draining);
         self.stop_retention();
         let grace = self.settings.limits.drain_grace;
-        for (key, slot) in &self.pipelines {
-            if let Run::Running { reader, .. } = &slot.run
-                && reader.try_send(Drain).is_err()
-            {
-                tracing::debug!(pipeline = %key, "a reader is gone");
+        let until = self.clock.now() + grace;
+        for (key, slot) in &mut self.pipelines {
+            if let Run::Running { reader, .. } = &slot.run {
+                if reader.try_send(Drain).is_err() {
+                    tracing::debug!(pipeline = %key, "a reader is gone");
+                }
+                legal(slot.life.drains(until));
             }
         }
         let now = self.clock.now();
         self.draining = Some(Draining {
-            grace_until: now + grace,
+            grace_until: until,
             leases_until: now + LAST_ACTS,
             last_acts_until: None,
             drained: 0,
@@ -102,6 +104,7 @@ impl Supervisor {
             Exit::Stopped if draining.left.contains_key(key) => {}
             Exit::Stopped
             | Exit::LeaseLost
+            | Exit::LeaseExpired
             | Exit::RowsLost
             | Exit::Refused(_)
             | Exit::Blocked(_)

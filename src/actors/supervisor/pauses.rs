@@ -10,6 +10,7 @@ use std::sync::Arc;
 use actix::Context;
 
 use super::Supervisor;
+use crate::actors::child::legal;
 use crate::actors::pipeline_slot::Run;
 use crate::admin::status::PipelineState;
 use crate::config::desired::{PipelineKey, Wanted};
@@ -89,6 +90,7 @@ impl Supervisor {
             tracing::info!(pipeline = %key, %reason, "the pipeline is paused");
         }
         slot.run = Run::Paused;
+        legal(slot.life.stops());
         // A claim that is under way comes too late.
         slot.attempt = attempt;
         if let Some(slot) = self.pipelines.get(key) {

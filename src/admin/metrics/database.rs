@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{GaugeVec, HistogramVec, IntCounterVec, IntGaugeVec, Registry};
 
-use super::{counters, gauges, histograms, int_gauges};
+use super::{counters, gauges, histograms, int_gauges, remove_series};
 
 /// Upper bounds of the time a call to a database takes, in seconds: from a probe
 /// that finds nothing to six times the time-out of 10 s, which the bounds of a large
@@ -54,6 +55,25 @@ impl DatabaseFamilies {
         })
     }
 
+    /// Ends the series of a database that is not used any more.
+    pub(super) fn remove(&self, database: &str) {
+        remove_series!(&[database], self.up, self.horizon_held);
+        // Whatever it was asked.
+        for family in self.query_failures.collect() {
+            for series in family.get_metric() {
+                let value_of = |name: &str| {
+                    let mut labels = series.get_label().iter();
+                    let label = labels.find(|label| label.name() == name);
+                    label.map_or("", |label| label.value())
+                };
+                if value_of("database") == database {
+                    let labels = [database, value_of("query")];
+                    remove_series!(&labels, self.query_seconds, self.query_failures);
+                }
+            }
+        }
+    }
+
     pub(super) fn is_up(&self, database: &str, up: bool) {
         self.up.with_label_values(&[database]).set(up.into());
     }
@@ -69,5 +89,29 @@ impl DatabaseFamilies {
     pub(super) fn horizon_held(&self, database: &str, held: Duration) {
         let gauge = self.horizon_held.with_label_values(&[database]);
         gauge.set(held.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::admin::metrics::Metrics;
+    use prometheus::Registry;
+    use std::time::Duration;
+
+    #[test]
+    fn nothing_is_left_of_a_database_that_is_not_used_any_more() {
+        let metrics = Metrics::new(Registry::new()).expect("fresh names");
+        let use_it = |database| {
+            metrics.database_up(database, true);
+            metrics.horizon_held(database, Duration::ZERO);
+            metrics.database_query(database, "probe", Duration::ZERO, true);
+            metrics.database_query(database, "claim", Duration::ZERO, false);
+        };
+        use_it("stays");
+        let before = metrics.render().expect("text");
+        use_it("goes");
+        assert_ne!(metrics.render().expect("text"), before);
+        metrics.remove_database("goes");
+        assert_eq!(metrics.render().expect("text"), before);
     }
 }

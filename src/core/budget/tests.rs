@@ -224,3 +224,49 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_changed_limit_holds_from_then_on() {
+    let mut budget = ShardBudget::new(ShardLimits::default(), Moment::ORIGIN);
+    let calls = saturate(&mut budget, 100, 3, Duration::ZERO);
+    let (last, _) = *calls.last().expect("calls");
+    let lower = ShardLimits {
+        records_per_second: 100.0,
+        ..ShardLimits::default()
+    };
+    budget.change(lower, last);
+    // More than the new limit was offered in the second before: nothing goes until
+    // that is over.
+    let Grant::At(later) = budget.grant(waiting(500, 100), last) else {
+        panic!("the window is full");
+    };
+    assert!(later > last);
+    let mut now = last;
+    let mut sent = Vec::new();
+    while now < last + Duration::from_secs(11) {
+        match budget.grant(waiting(500, 100), now) {
+            Grant::At(at) => now = at,
+            Grant::Now(most) => {
+                let cost = Cost {
+                    records: most.records,
+                    bytes: most.records * 100,
+                };
+                budget.charge(cost, now);
+                sent.push((now, most.records));
+            }
+        }
+    }
+    assert!(
+        sent[0].0 > last + Duration::from_millis(800),
+        "{:?}",
+        sent[0]
+    );
+    for (place, (at, _)) in sent.iter().enumerate() {
+        let within = sent[..=place].iter().rev();
+        let within = within.take_while(|(earlier, _)| at.since(*earlier) < WINDOW);
+        let records: u64 = within.map(|(_, records)| records).sum();
+        assert!(records <= 100, "{records} within a second");
+    }
+    let all: u64 = sent.iter().map(|(_, records)| records).sum();
+    assert!((900..=1_060).contains(&all), "{all}");
+}

@@ -1,4 +1,5 @@
 use super::*;
+use crate::core::send_queue::Shares;
 
 #[derive(Debug)]
 struct Row(u128, u64);
@@ -24,9 +25,7 @@ fn writer(keys: u128) -> Dispatch<Row> {
     let flow = Flow {
         id: 1,
         tenant: "t".into(),
-        tenant_weight: 1,
-        weight: 1,
-        batch_size: 500,
+        shares: Arc::new(Shares::new(1, 1, 500)),
     };
     for key in 0..keys {
         writer.push(&flow, Row(key, 100));
@@ -119,9 +118,7 @@ fn a_call_stays_within_its_bytes() {
     let flow = Flow {
         id: 2,
         tenant: "large".into(),
-        tenant_weight: 1,
-        weight: 1,
-        batch_size: 500,
+        shares: Arc::new(Shares::new(1, 1, 500)),
     };
     for key in 1000..1010 {
         writer.push(&flow, Row(key, weight));

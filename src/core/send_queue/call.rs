@@ -42,7 +42,7 @@ impl<T> CallInMaking<T> {
         let sent = self.per_flow.get(&flow).copied().unwrap_or(0);
         flows
             .get(&flow)
-            .is_some_and(|queue| sent < queue.flow.batch_size)
+            .is_some_and(|queue| sent < queue.flow.shares.batch_size())
     }
 }
 
@@ -96,7 +96,7 @@ impl<T: Sendable> SendQueue<T> {
             let weight = self
                 .flows
                 .get(&flow)
-                .map_or(1, |queue| queue.flow.tenant_weight);
+                .map_or(1, |queue| queue.flow.shares.tenant_weight());
             // Its other flows may have run dry in this call and taken it along.
             if !self.tenants.contains(&tenant) {
                 self.tenants.join(tenant.clone(), weight);
@@ -112,8 +112,10 @@ impl<T: Sendable> SendQueue<T> {
         queue.fresh.pop_front();
         let has_more = !queue.fresh.is_empty();
         let flow = queue.flow.clone();
+        self.tenants.weigh_front(flow.shares.tenant_weight());
         self.tenants.charge_front(bytes);
         if let Some(members) = self.members.get_mut(&flow.tenant) {
+            members.weigh_front(flow.shares.weight());
             members.charge_front(bytes);
         }
         if !has_more {

@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::core::budget::Cost;
-use crate::core::send_queue::{Flow, FlowId, SendQueue, Taken};
+use crate::core::send_queue::{Flow, FlowId, SendQueue, Shares, Taken};
 
 const KEYS: u128 = 12;
 const ANY_COST: Cost = Cost {
@@ -24,9 +25,7 @@ fn flow(id: FlowId) -> Flow {
     Flow {
         id,
         tenant: "t".into(),
-        tenant_weight: 1,
-        weight: 1,
-        batch_size: 100,
+        shares: Arc::new(Shares::new(1, 1, 100)),
     }
 }
 
