@@ -81,9 +81,7 @@ fn rows_behind_their_own_key_are_told_from_rows_behind_the_budget() {
     let other = Flow {
         id: 2,
         tenant: "t".into(),
-        tenant_weight: 1,
-        weight: 1,
-        batch_size: 500,
+        shares: Arc::new(Shares::new(1, 1, 500)),
     };
     writer.push(&other, Row(7, 100));
     assert!(!writer.is_key_limited(), "another key could go");
