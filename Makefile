@@ -12,10 +12,11 @@ FIRST ?= 1
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## Install what is missing (C compiler, PostgreSQL server binaries)
+deps: ## Install what is missing (C compiler, PostgreSQL server binaries, Prometheus)
 	@scripts/install-deps
 
-demo: deps ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO_SECONDS=30, CHAOS=kill)
+demo: ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO_SECONDS=30, CHAOS=kill)
+	@scripts/install-deps --demo
 	$(CARGO) build --release --locked --features demo
 	$(TARGET_DIR)/release/tidegate demo
 

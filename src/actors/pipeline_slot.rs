@@ -286,9 +286,8 @@ impl Supervisor {
 
     pub(super) fn show(&self, key: &PipelineKey, slot: &PipelineSlot, state: PipelineState) {
         if let Some(spec) = &slot.spec {
-            self.metrics
-                .pipeline(&spec.name, &spec.tenant, spec.stream.name())
-                .state(&state);
+            let labels = [&*spec.name, &*spec.tenant, spec.stream.name()];
+            self.metrics.pipeline_state(labels, &state);
         }
         self.board
             .update_pipeline(&key.database, &key.name, |entry| {

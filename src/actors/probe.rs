@@ -23,6 +23,7 @@ use super::pulse::Pulse;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::StatusBoard;
 use crate::core::backoff::Backoff;
+use crate::core::horizon::Horizon;
 use crate::core::ports::{
     OutboxId, OutboxStore, PipelineName, ProbeReport, ProbeTarget, StoreError,
 };
@@ -88,6 +89,7 @@ pub struct Probe {
     timer: Option<(Moment, SpawnHandle)>,
     backoff: Backoff,
     paused_until: Option<Moment>,
+    horizon: Horizon,
 }
 
 impl Probe {
@@ -104,6 +106,7 @@ impl Probe {
             timer: None,
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             paused_until: None,
+            horizon: Horizon::default(),
         }
     }
 
@@ -133,6 +136,9 @@ impl Probe {
         }
         let now = self.parts.clock.now();
         let Some(first_due) = self.watched.values().map(|watched| watched.due).min() else {
+            // Nobody looks: what was seen last may be over.
+            let database = &self.parts.database;
+            self.parts.metrics.horizon_held(database, Duration::ZERO);
             return;
         };
         let due = self
@@ -215,6 +221,8 @@ impl Probe {
                 self.paused_until = None;
                 self.parts.metrics.database_up(database, true);
                 self.parts.board.set_database(database, None);
+                let held = self.horizon.seen(&report.snapshot, taken_at);
+                self.parts.metrics.horizon_held(database, held);
                 report
             }
             Err(error) => {

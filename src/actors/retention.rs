@@ -164,20 +164,14 @@ impl Retention {
             look.into_actor(self)
                 .map(move |answer, retention, context| {
                     let answer = answer.unwrap_or_else(|error| Err(task_ended(&error)));
-                    retention.looked(answer, now, context);
+                    retention.looked(answer, context);
                 }),
         );
     }
 
-    fn looked(
-        &mut self,
-        answer: Result<Survey, StoreError>,
-        asked_at: Moment,
-        context: &mut Context<Self>,
-    ) {
+    fn looked(&mut self, answer: Result<Survey, StoreError>, context: &mut Context<Self>) {
         fault::point("retention.Looked");
         self.waits = None;
-        self.count_query("retention_survey", asked_at, answer.is_ok());
         match answer {
             Ok(Survey::Ours(outboxes)) => {
                 self.works();
@@ -270,7 +264,7 @@ impl Retention {
     ) {
         fault::point("retention.Removed");
         self.waits = None;
-        let took = self.count_query("retention_batch", asked_at, answer.is_ok());
+        let took = self.parts.clock.now().since(asked_at);
         let done = match answer {
             Ok(done) => done,
             Err(error) => return self.failed(&error, context),
@@ -288,12 +282,6 @@ impl Retention {
             self.due.push_back(outbox);
         }
         self.go_on_in(self.parts.settings.pause.max(took), context);
-    }
-
-    fn count_query(&self, query: &'static str, asked_at: Moment, answered: bool) -> Duration {
-        let took = self.parts.clock.now().since(asked_at);
-        self.parts.metrics.database_query(query, took, answered);
-        took
     }
 
     fn works(&mut self) {

@@ -155,6 +155,8 @@ impl ShardWriter {
     }
 
     fn send(&mut self, context: &mut Context<Self>) {
+        let is_key_limited = self.dispatch.is_key_limited();
+        self.parts.metrics.key_limited(is_key_limited);
         let in_flight = self.dispatch.in_flight();
         let record = |row: &RoutedRow| PutRecord {
             key: Arc::clone(&row.envelope.key),

@@ -245,6 +245,14 @@ impl<T: Sendable> Dispatch<T> {
         );
     }
 
+    /// Whether rows wait, and all of them behind a record of their key that is in
+    /// flight: a call cannot take more, whatever the budget.
+    pub fn is_key_limited(&mut self) -> bool {
+        !self.in_flight.is_empty()
+            && !self.queue.is_empty()
+            && self.queue.waiting().all.records == 0
+    }
+
     /// Invariants that did not hold since this was asked last.
     pub fn take_violations(&mut self) -> Vec<Violation> {
         self.violations.take()

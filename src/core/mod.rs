@@ -12,6 +12,7 @@ pub mod dispatch;
 pub mod event_id;
 pub mod examination;
 pub mod fair_ring;
+pub mod horizon;
 pub mod intake;
 pub mod invariants;
 mod json_scalar;

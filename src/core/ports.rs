@@ -225,6 +225,10 @@ pub struct Backlog {
     pub oldest: Duration,
 }
 
+/// Hears how each call to a database went: the name of the call, how long it took
+/// (waiting for a connection included), and whether it was answered.
+pub type CallListener = Arc<dyn Fn(&'static str, Duration, bool) + Send + Sync>;
+
 /// The database of some outboxes. Implementations bound every call in time.
 pub trait OutboxStore: ResendStore {
     /// Takes the pipeline for a node under a new epoch, unless another node's
@@ -338,6 +342,12 @@ pub trait OutboxStore: ResendStore {
     /// granted. By default there are none.
     fn knows_pauses(&self, pauses: &PausesVersion) {
         let _ = pauses;
+    }
+
+    /// Who hears how each call goes from now on; the first one that is named stays.
+    /// By default nobody hears.
+    fn tells(&self, listener: CallListener) {
+        let _ = listener;
     }
 
     /// The server that answered last, if the store knows.

@@ -1,12 +1,14 @@
 //! The outboxes of one PostgreSQL database, as the core's port sees them.
 
+use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sqlx::PgPool;
+use tokio::time::Instant;
 
 use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
@@ -17,8 +19,9 @@ use crate::core::dead_letter::DeadLetter;
 use crate::core::page::{ReadBound, RowPage};
 use crate::core::pause::PausesVersion;
 use crate::core::ports::{
-    Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
-    PageRequest, PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError, WindowRows,
+    Backlog, CallListener, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId,
+    OutboxStore, PageRequest, PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError,
+    WindowRows,
 };
 use crate::core::position::{Position, RowId};
 use crate::core::resend::{
@@ -31,6 +34,17 @@ use crate::core::snapshot::Snapshot;
 /// per million rows: the one call whose cost grows with the backlog.
 const LARGE_WINDOW_PATIENCE: u32 = 6;
 
+/// Who hears how calls go; shared by all clones of a store.
+#[derive(Clone, Default)]
+struct Listener(Arc<OnceLock<CallListener>>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_named = self.0.get().is_some();
+        f.debug_tuple("Listener").field(&is_named).finish()
+    }
+}
+
 /// An [`OutboxStore`] on PostgreSQL. Cloning it shares the connections.
 #[derive(Debug, Clone)]
 pub struct PgOutboxStore {
@@ -41,6 +55,7 @@ pub struct PgOutboxStore {
     highest_read: Arc<HighestRead>,
     watch: ServerWatch,
     pauses: Arc<Mutex<PausesVersion>>,
+    listener: Listener,
 }
 
 impl PgOutboxStore {
@@ -59,6 +74,31 @@ impl PgOutboxStore {
         ("fetch_late", retention::FETCH),
     ];
 
+    /// The names under which a listener hears of calls
+    /// ([`OutboxStore::tells`]): no call has another.
+    pub const QUERIES: [&'static str; 20] = [
+        "claim",
+        "renew",
+        "release",
+        "save_position",
+        "letters",
+        "rows_with_letters",
+        "open_window",
+        "reopen_window",
+        "read_page",
+        "read_rows",
+        "probe",
+        "backlog",
+        "wanted_resends",
+        "next_replay",
+        "read_again",
+        "save_replay",
+        "letters_to_send",
+        "save_letters",
+        "retention_survey",
+        "retention_batch",
+    ];
+
     /// A store on these connections, with time-outs of 10 s and prepared
     /// statements.
     #[must_use]
@@ -71,6 +111,7 @@ impl PgOutboxStore {
             highest_read: Arc::default(),
             watch: ServerWatch::default(),
             pauses: Arc::default(),
+            listener: Listener::default(),
         }
     }
 
@@ -141,11 +182,14 @@ impl PgOutboxStore {
 
     pub(super) fn bounded<'a, T: 'a>(
         &'a self,
+        query: &'static str,
         patience: u32,
         call: impl Future<Output = Result<T, StoreError>> + Send + 'a,
     ) -> BoxFuture<'a, Result<T, StoreError>> {
         let limit = self.timeout.saturating_mul(patience);
+        debug_assert!(Self::QUERIES.contains(&query), "{query} is not listed");
         Box::pin(async move {
+            let began = Instant::now();
             let result = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
                 Err(StoreError::Unavailable(format!(
                     "no answer within {limit:?}"
@@ -153,6 +197,9 @@ impl PgOutboxStore {
             });
             if result.as_ref().is_err_and(is_of_the_session) {
                 self.watch.distrust_sessions();
+            }
+            if let Some(tell) = self.listener.0.get() {
+                tell(query, began.elapsed(), result.is_ok());
             }
             result
         })
@@ -163,7 +210,7 @@ impl PgOutboxStore {
 
 impl OutboxStore for PgOutboxStore {
     fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>> {
-        self.bounded(1, lease::claim(self, request))
+        self.bounded("claim", 1, lease::claim(self, request))
     }
 
     fn renew<'a>(
@@ -172,7 +219,7 @@ impl OutboxStore for PgOutboxStore {
         held: &'a [(PipelineName, Epoch)],
         lease: Duration,
     ) -> BoxFuture<'a, Result<Vec<bool>, StoreError>> {
-        self.bounded(1, lease::renew(self, node, held, lease))
+        self.bounded("renew", 1, lease::renew(self, node, held, lease))
     }
 
     fn release<'a>(
@@ -181,7 +228,7 @@ impl OutboxStore for PgOutboxStore {
         node: &'a str,
         epoch: Epoch,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.bounded(1, lease::release(self, pipeline, node, epoch))
+        self.bounded("release", 1, lease::release(self, pipeline, node, epoch))
     }
 
     fn save_position<'a>(
@@ -191,7 +238,11 @@ impl OutboxStore for PgOutboxStore {
         position: &'a Position,
         letters: &'a [DeadLetter],
     ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
-        self.bounded(1, position::save(self, pipeline, epoch, position, letters))
+        self.bounded(
+            "save_position",
+            1,
+            position::save(self, pipeline, epoch, position, letters),
+        )
     }
 
     fn letters<'a>(
@@ -199,7 +250,7 @@ impl OutboxStore for PgOutboxStore {
         pipeline: &'a str,
         outbox: OutboxId,
     ) -> BoxFuture<'a, Result<Letters, StoreError>> {
-        self.bounded(1, letters::known(self, pipeline, outbox))
+        self.bounded("letters", 1, letters::known(self, pipeline, outbox))
     }
 
     fn rows_with_letters<'a>(
@@ -208,7 +259,11 @@ impl OutboxStore for PgOutboxStore {
         outbox: OutboxId,
         rows: &'a [RowId],
     ) -> BoxFuture<'a, Result<Vec<RowId>, StoreError>> {
-        self.bounded(1, letters::rows_with(self, pipeline, outbox, rows))
+        self.bounded(
+            "rows_with_letters",
+            1,
+            letters::rows_with(self, pipeline, outbox, rows),
+        )
     }
 
     fn open_window<'a>(
@@ -218,6 +273,7 @@ impl OutboxStore for PgOutboxStore {
         page: ReadBound,
     ) -> BoxFuture<'a, Result<Opened, StoreError>> {
         self.bounded(
+            "open_window",
             LARGE_WINDOW_PATIENCE,
             windows::open(self, outbox, seen, page),
         )
@@ -231,6 +287,7 @@ impl OutboxStore for PgOutboxStore {
         page: ReadBound,
     ) -> BoxFuture<'a, Result<WindowRows, StoreError>> {
         self.bounded(
+            "reopen_window",
             LARGE_WINDOW_PATIENCE,
             windows::reopen(self, outbox, from, to, page),
         )
@@ -240,7 +297,7 @@ impl OutboxStore for PgOutboxStore {
         &'a self,
         request: &'a PageRequest,
     ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
-        self.bounded(1, windows::read_page(self, request))
+        self.bounded("read_page", 1, windows::read_page(self, request))
     }
 
     fn read_rows<'a>(
@@ -249,7 +306,7 @@ impl OutboxStore for PgOutboxStore {
         ids: &'a [RowId],
         bytes: usize,
     ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
-        self.bounded(1, windows::read_rows(self, outbox, ids, bytes))
+        self.bounded("read_rows", 1, windows::read_rows(self, outbox, ids, bytes))
     }
 
     fn read_fields<'a>(
@@ -258,14 +315,14 @@ impl OutboxStore for PgOutboxStore {
         row: RowId,
         paths: &'a [Vec<String>],
     ) -> BoxFuture<'a, Result<Vec<Option<String>>, StoreError>> {
-        self.bounded(1, fields::read(self, outbox, row, paths))
+        self.bounded("read_fields", 1, fields::read(self, outbox, row, paths))
     }
 
     fn probe<'a>(
         &'a self,
         targets: &'a [ProbeTarget],
     ) -> BoxFuture<'a, Result<ProbeReport, StoreError>> {
-        self.bounded(1, probe::probe(self, targets))
+        self.bounded("probe", 1, probe::probe(self, targets))
     }
 
     fn backlog<'a>(
@@ -274,7 +331,12 @@ impl OutboxStore for PgOutboxStore {
         seen: &'a Snapshot,
         bound: u32,
     ) -> BoxFuture<'a, Result<Backlog, StoreError>> {
-        self.bounded(1, probe::backlog(self, outbox, seen, bound))
+        self.bounded("backlog", 1, probe::backlog(self, outbox, seen, bound))
+    }
+
+    fn tells(&self, listener: CallListener) {
+        // A listener that is named again hears already.
+        drop(self.listener.0.set(listener));
     }
 
     fn knows_pauses(&self, pauses: &PausesVersion) {
@@ -290,7 +352,7 @@ impl OutboxStore for PgOutboxStore {
 
 impl ResendStore for PgOutboxStore {
     fn wanted_resends(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        self.bounded(1, replay::wanted(self))
+        self.bounded("wanted_resends", 1, replay::wanted(self))
     }
 
     fn next_replay<'a>(
@@ -298,14 +360,14 @@ impl ResendStore for PgOutboxStore {
         pipeline: &'a str,
         epoch: Epoch,
     ) -> BoxFuture<'a, Result<Option<ReplayRequest>, StoreError>> {
-        self.bounded(1, replay::next(self, pipeline, epoch))
+        self.bounded("next_replay", 1, replay::next(self, pipeline, epoch))
     }
 
     fn read_again<'a>(
         &'a self,
         request: &'a AgainRequest,
     ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
-        self.bounded(1, replay::read_again(self, request))
+        self.bounded("read_again", 1, replay::read_again(self, request))
     }
 
     fn save_replay<'a>(
@@ -314,7 +376,11 @@ impl ResendStore for PgOutboxStore {
         epoch: Epoch,
         progress: &'a ReplayProgress,
     ) -> BoxFuture<'a, Result<ReplayWrite, StoreError>> {
-        self.bounded(1, replay::save(self, pipeline, epoch, progress))
+        self.bounded(
+            "save_replay",
+            1,
+            replay::save(self, pipeline, epoch, progress),
+        )
     }
 
     fn letters_to_send<'a>(
@@ -323,7 +389,11 @@ impl ResendStore for PgOutboxStore {
         outbox: OutboxId,
         page: LetterPage<'a>,
     ) -> BoxFuture<'a, Result<LettersRead, StoreError>> {
-        self.bounded(1, letters::to_send(self, pipeline, outbox, page))
+        self.bounded(
+            "letters_to_send",
+            1,
+            letters::to_send(self, pipeline, outbox, page),
+        )
     }
 
     fn save_letters<'a>(
@@ -332,6 +402,10 @@ impl ResendStore for PgOutboxStore {
         epoch: Epoch,
         outcomes: &'a [LetterOutcome],
     ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
-        self.bounded(1, letters::save(self, pipeline, epoch, outcomes))
+        self.bounded(
+            "save_letters",
+            1,
+            letters::save(self, pipeline, epoch, outcomes),
+        )
     }
 }

@@ -160,6 +160,11 @@ impl Relay {
         http_get(admin, path).map_err(|error| format!("GET {path}: {error}"))
     }
 
+    /// Where its admin port listens.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.expect("an admin port")
+    }
+
     /// `/api/status`.
     pub(crate) fn status(&self) -> Value {
         let body = match self.get("/api/status") {

@@ -10,6 +10,7 @@ use crate::actors::messages::ProbeReady;
 use crate::actors::pipeline_slot::Run;
 use crate::actors::probe::{Probe, ProbeParts};
 use crate::actors::pulse::Pulse;
+use crate::core::ports::CallListener;
 
 impl Supervisor {
     pub(super) fn start_probe(&mut self, database: &Arc<str>, context: &Context<Self>) {
@@ -19,6 +20,11 @@ impl Supervisor {
         let Some(slot) = self.databases.get_mut(database) else {
             return;
         };
+        let (metrics, named) = (self.metrics.clone(), Arc::clone(database));
+        let counts: CallListener = Arc::new(move |query, took, answered| {
+            metrics.database_query(&named, query, took, answered);
+        });
+        slot.database.store.tells(counts);
         let parts = ProbeParts {
             database: Arc::clone(database),
             store: Arc::clone(&slot.database.store),

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
 
-use super::{Metrics, int_gauges, remove_series};
+use super::{Metrics, int_gauges};
 
 #[derive(Debug)]
 pub(super) struct ConfigFamilies {
@@ -57,7 +57,7 @@ impl Metrics {
 
     /// Ends a database's series.
     pub fn remove_database(&self, database: &str) {
-        remove_series!(&[database], self.families.database_up);
+        self.families.database.remove(database);
         self.families.retention.remove_database(database);
     }
 }

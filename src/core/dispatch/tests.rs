@@ -73,6 +73,21 @@ fn one_call_in_flight_and_only_failed_records_again() {
 }
 
 #[test]
+fn rows_behind_their_own_key_are_told_from_rows_behind_the_budget() {
+    let mut writer = writer(2);
+    assert!(!writer.is_key_limited(), "nothing is in flight");
+    assert_eq!(writer.next(at(10)), Next::Call);
+    assert!(writer.is_key_limited(), "of each key one row is left");
+    let other = Flow {
+        id: 2,
+        tenant: "t".into(),
+        shares: Arc::new(Shares::new(1, 1, 500)),
+    };
+    writer.push(&other, Row(7, 100));
+    assert!(!writer.is_key_limited(), "another key could go");
+}
+
+#[test]
 fn an_unknown_outcome_sends_the_same_records_first_after_a_pause() {
     let mut writer = writer(2);
     assert_eq!(writer.next(at(10)), Next::Call);
