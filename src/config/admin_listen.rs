@@ -89,7 +89,11 @@ mod tests {
     #[test]
     fn a_mistake_in_the_key_itself_is_named() {
         for (text, variables, said) in [
-            ("\n[admin]\nlisten = \"here\"\n", &[][..], "line 3: admin.listen"),
+            (
+                "\n[admin]\nlisten = \"here\"\n",
+                &[][..],
+                "line 3: admin.listen",
+            ),
             ("admin = 5\n", &[], "line 1: admin"),
             ("listen = [\n", &[], "no TOML"),
             (
