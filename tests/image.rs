@@ -4,6 +4,7 @@
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
+    clippy::large_futures,
     reason = "a test says what it expects"
 )]
 #![allow(
