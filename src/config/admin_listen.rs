@@ -62,11 +62,11 @@ mod tests {
     use super::*;
 
     fn of(text: &str, variables: &[(&str, &str)]) -> Result<String, String> {
-        let folder = std::env::temp_dir().join(format!("tidegate-{}", uuid::Uuid::new_v4()));
-        std::fs::write(&folder, text).expect("written");
+        let file = std::env::temp_dir().join(format!("tidegate-{}", uuid::Uuid::new_v4()));
+        std::fs::write(&file, text).expect("written");
         let environment = Environment::from_iter(variables.iter().copied());
-        let listen = admin_listen(Some(&folder), &environment);
-        std::fs::remove_file(&folder).expect("removed");
+        let listen = admin_listen(Some(&file), &environment);
+        std::fs::remove_file(&file).expect("removed");
         listen
             .map(|listen| listen.to_string())
             .map_err(|error| error.to_string())

@@ -186,6 +186,11 @@ fn both_bases_are_arguments_and_the_compiler_is_new_enough() {
     let image = argument("BUILD_IMAGE");
     assert!(image.contains(&format!("rust:{wanted}-")), "{image}");
     let (build, runtime) = (image, argument("RUNTIME_IMAGE"));
+    let documentation = text("docs/container.md");
+    for (name, image) in [("BUILD_IMAGE", &build), ("RUNTIME_IMAGE", &runtime)] {
+        let row = format!("| `{name}` | `{image}` |");
+        assert!(documentation.contains(&row), "no {row}");
+    }
     assert!(
         build.contains("bookworm") && runtime.contains("debian12"),
         "two glibc: {build}, {runtime}"
