@@ -76,7 +76,7 @@ impl PgOutboxStore {
 
     /// The names under which a listener hears of calls
     /// ([`OutboxStore::tells`]): no call has another.
-    pub const QUERIES: [&'static str; 20] = [
+    pub const QUERIES: [&'static str; 21] = [
         "claim",
         "renew",
         "release",
@@ -87,6 +87,7 @@ impl PgOutboxStore {
         "reopen_window",
         "read_page",
         "read_rows",
+        "read_fields",
         "probe",
         "backlog",
         "wanted_resends",

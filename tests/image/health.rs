@@ -109,9 +109,13 @@ fn answering(status: &'static str, body: &'static str) -> (SocketAddr, impl Fn()
     let (asked, requests) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
-            let mut request = [0; 1024];
-            let length = stream.read(&mut request).expect("a request");
-            let request = String::from_utf8_lossy(&request[..length]);
+            // It may come in pieces.
+            let (mut request, mut byte) = (Vec::new(), [0]);
+            while !request.ends_with(b"\r\n\r\n") {
+                stream.read_exact(&mut byte).expect("a request");
+                request.push(byte[0]);
+            }
+            let request = String::from_utf8_lossy(&request);
             let first = request.lines().next().unwrap_or_default().to_owned();
             if asked.send(first).is_err() {
                 return;
