@@ -37,7 +37,6 @@ const WITHIN: [(Bug, Look, u64); 21] = [
     (Bug::PositionWithoutLetter, Look::Focus(3), 5),
     (Bug::LetterOvertakes, Look::Focus(3), 20),
     (Bug::ConfirmedLetterAgain, Look::Focus(3), 100),
-    (Bug::ReplayPassesLetters, Look::Focus(6), 60),
 ];
 
 /// Looks for a mistake; answers how many seeds that took, the one that found it,
