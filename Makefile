@@ -7,7 +7,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 SEEDS ?= 1000
 FIRST ?= 1
 
-.PHONY: help deps demo test test-matrix sim build fmt lint doc
+.PHONY: help deps demo test test-matrix sim build image fmt lint doc
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ sim: deps ## Simulate SEEDS seeds (1000) from FIRST (1) on, and say how many a s
 build: ## Build the relay for production
 	@scripts/install-deps --compiler-only
 	$(CARGO) build --release --locked
+
+image: ## Build the container image with docker, podman or buildah (BUILD_IMAGE, RUNTIME_IMAGE)
+	@scripts/build-image $(TAG)
 
 fmt: ## Format the source
 	$(CARGO) fmt

@@ -3,10 +3,12 @@
 //! Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration (as
 //! `sysexits.h` numbers them).
 
+mod admin_port;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod dlq;
+mod healthcheck;
 mod logging;
 mod migrate;
 mod notify;
@@ -76,6 +78,9 @@ enum Command {
     /// Check the configuration offline and list everything that is wrong with it,
     /// or what a reload of it would do
     Validate(validate::Arguments),
+    /// Ask the relay at `admin.listen` whether it makes progress: 0 if it does, 1 if it
+    /// does not or does not answer; for containers, whose images have no curl
+    Healthcheck(healthcheck::Arguments),
     /// Make outboxes deliverable again after their database was restored from a
     /// dump or moved by logical replication; loses nothing, see docs/postgresql.md
     Rebase(rebase::Arguments),
@@ -133,6 +138,10 @@ pub fn main() -> ExitCode {
             settings().and_then(|settings| check::run(settings, output))
         }
         Command::Validate(options) => validate::run(&options, arguments.config.as_deref(), output),
+        // A mistake in the file is no illness of the relay.
+        Command::Healthcheck(options) => {
+            healthcheck::run(&options, arguments.config.as_deref(), output)
+        }
         // Signals are heard before anything is read.
         Command::Run { check: false } => signals::Signals::listen()
             .and_then(|signals| settings().and_then(|settings| run::run(settings, signals))),

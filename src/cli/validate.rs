@@ -12,6 +12,7 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
+use super::admin_port::address_of;
 use super::{BAD_CONFIGURATION, Failure, Output, load};
 use crate::config::desired::Desired;
 use crate::config::location;
@@ -85,7 +86,7 @@ fn compare(
             let address = address.trim_start_matches(url).trim_end_matches('/');
             with_relay(address, &new)?
         }
-        None => with_relay(&running::address_of(new.admin.listen), &new)?,
+        None => with_relay(&address_of(new.admin.listen), &new)?,
     };
     let mut plan = diff(&compared.old, &compared.new);
     // The file has been read before: what cannot be read now only has no lines.

@@ -7,12 +7,14 @@
 //! - [`desired`]: both together, and [`plan`]: what leads from one such state to
 //!   another.
 //!
+//! [`admin_listen`](mod@admin_listen) is the one key that commands need which ask a relay.
 //! [`shown`] is what may be told of them to anybody.
 //!
 //! Everything is judged at once: a configuration with five mistakes gets five
 //! [`problem::ConfigProblem`]s, each naming its key, its line, what was given
 //! and what was expected. Nothing secret is ever shown in one.
 
+pub mod admin_listen;
 pub mod byte_size;
 pub mod client_spec;
 pub mod desired;

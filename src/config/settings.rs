@@ -303,7 +303,7 @@ impl Settings {
 }
 
 /// The file and the environment as one tree.
-fn merge(
+pub(super) fn merge(
     file: &str,
     text: &str,
     environment: &Environment,
