@@ -39,7 +39,9 @@ pub(super) fn ask(address: &str, path: &str, patience: Duration) -> Result<Answe
     stream
         .set_write_timeout(Some(left(deadline)?))
         .map_err(said)?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").map_err(said)?;
+    // In one piece: a formatted write would send every part by itself.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(said)?;
     let mut answer = Vec::new();
     let mut part = [0; 16 << 10];
     loop {

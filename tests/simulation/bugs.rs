@@ -16,7 +16,7 @@ enum Look {
 }
 
 /// Each mistake, and within how many seeds it must be found.
-const WITHIN: [(Bug, Look, u64); 21] = [
+const WITHIN: [(Bug, Look, u64); 20] = [
     (Bug::TwoOfAKeyInACall, Look::All, 5),
     (Bug::RefundThrottled, Look::All, 10),
     (Bug::CommitBeforeConfirm, Look::All, 10),
