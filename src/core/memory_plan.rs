@@ -3,7 +3,7 @@
 //! `limits.memory` is what the process as a whole is to stay under, as the operating
 //! system counts it (resident memory). Of that
 //! - a part is taken by the process whatever it does ([`PROCESS_MEMORY`]);
-//! - what is left is divided by what a budgeted byte costs ([`COST_OF_A_BYTE`]): a
+//! - what is left is divided by what a budgeted byte costs (4.5 bytes): a
 //!   row on its way is held once by its writer, and while a call carries it again as
 //!   the request's records and as base64 text; and the allocator keeps some of what
 //!   was freed.
