@@ -182,8 +182,20 @@ pub(crate) fn series(relay: &Relay) -> BTreeSet<String> {
     lines
         .filter_map(|line| Some(line.rsplit_once(' ')?.0))
         .filter(|series| describe.iter().any(|label| series.contains(label)))
-        .map(str::to_owned)
+        .map(without_query)
         .collect()
+}
+
+/// Some series of a database begin with the first call of a kind, or with what is seen
+/// first: what counts is whether a database has any, as one that is known has.
+fn without_query(series: &str) -> String {
+    let late = ["tidegate_database_query_", "tidegate_database_horizon_"];
+    let is_late = late.iter().any(|name| series.starts_with(name));
+    let database = series.split('"').nth(1).filter(|_| is_late);
+    database.map_or_else(
+        || series.to_owned(),
+        |database| format!("tidegate_database_up{{database=\"{database}\"}}"),
+    )
 }
 
 /// What two sets of series differ in.
