@@ -36,5 +36,7 @@ mod in_place;
 mod moments;
 #[path = "reload/panics.rs"]
 mod panics;
+#[path = "reload/stuck.rs"]
+mod stuck;
 #[path = "reload/thousand.rs"]
 mod thousand;

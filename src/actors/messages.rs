@@ -362,6 +362,8 @@ pub struct ClaimDone {
     pub attempt: u64,
     /// When it was begun: the lease runs from there.
     pub asked_at: Moment,
+    /// Through which of the database's connections, counted.
+    pub generation: u64,
     /// What was answered.
     pub result: Result<Claim, StoreError>,
 }
@@ -377,6 +379,8 @@ pub struct RenewDone {
     pub held: Vec<(PipelineName, crate::core::ports::Epoch)>,
     /// When it was begun.
     pub asked_at: Moment,
+    /// Through which of the database's connections, counted.
+    pub generation: u64,
     /// Which still hold.
     pub result: Result<Vec<bool>, StoreError>,
 }

@@ -16,6 +16,7 @@ mod pipeline_lease;
 mod pipeline_slot;
 pub mod probe;
 pub mod pulse;
+mod reader_drain;
 pub mod reservation;
 pub mod retention;
 pub mod shard_writer;

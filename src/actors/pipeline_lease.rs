@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::{AsyncContext, Context};
 
 use super::child::{Exit, legal};
-use super::messages::{ClaimDone, LeaseGivenBack, RenewDone, StopAs, StopNow};
+use super::messages::{ClaimDone, LeaseGivenBack, RenewDone, StopAs};
 use super::pipeline_slot::Run;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
@@ -104,6 +104,7 @@ impl Supervisor {
         let store = Arc::clone(&database.database.store);
         let node = Arc::clone(&self.node);
         let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), now);
+        let generation = database.generation();
         tokio::spawn(async move {
             let request = ClaimRequest {
                 pipeline: &pipeline.name,
@@ -124,6 +125,7 @@ impl Supervisor {
                     pipeline,
                     attempt,
                     asked_at,
+                    generation,
                     result,
                 })
                 .ok();
@@ -170,6 +172,7 @@ impl Supervisor {
             pipeline: key,
             attempt,
             asked_at,
+            generation,
             result,
         } = done;
         let is_current = self
@@ -179,13 +182,17 @@ impl Supervisor {
         if self.claims.get(&key) == Some(&attempt) {
             self.claims.remove(&key);
         }
+        let database = self.databases.get(&key.database);
+        if database.is_none_or(|database| database.generation() != generation) {
+            // What another database granted says nothing here, and is not given back
+            // here: it runs out there.
+            self.claim_if_waiting(&key, context);
+            return;
+        }
         if !is_current || self.is_draining() {
             self.give_back(&key, &result, context);
             self.claimed_in_drain(&key, is_current);
-            let slot = self.pipelines.get(&key);
-            if slot.is_some_and(|slot| matches!(slot.run, Run::Waiting)) {
-                self.claim(&key, context);
-            }
+            self.claim_if_waiting(&key, context);
             return;
         }
         match result {
@@ -214,6 +221,14 @@ impl Supervisor {
             Err(StoreError::Refused(reason)) => {
                 self.claim_failed(&key, PipelineState::Failed { reason }, context);
             }
+        }
+    }
+
+    /// It waited for an earlier claim to come back.
+    fn claim_if_waiting(&mut self, key: &PipelineKey, context: &mut Context<Self>) {
+        let slot = self.pipelines.get(key);
+        if slot.is_some_and(|slot| matches!(slot.run, Run::Waiting)) {
+            self.claim(key, context);
         }
     }
 
@@ -247,19 +262,6 @@ impl Supervisor {
             self.show(key, slot, state);
         }
         self.claim_in(key, pause, context);
-    }
-
-    /// Readers that have drained for too long are stopped.
-    pub(super) fn end_long_drains(&self) {
-        let now = self.clock.now();
-        for (key, slot) in &self.pipelines {
-            if let Run::Running { reader, .. } = &slot.run
-                && slot.drain_until.is_some_and(|until| now >= until)
-            {
-                tracing::warn!(pipeline = %key, "draining took too long; some rows will be sent again");
-                reader.try_send(StopNow).ok();
-            }
-        }
     }
 
     /// A lease that came too late is of no use here.

@@ -6,11 +6,12 @@ use std::time::Duration;
 use actix::{Addr, AsyncContext, Context};
 
 use super::child::{self, ChildId, Exit, legal};
-use super::messages::{Drain, LookForResends};
+use super::messages::LookForResends;
 use super::outbox_reader::{OutboxReader, ReaderParts};
 use super::permits::Void;
 use super::pipeline_lease::STANDBY_PAUSE;
 use super::pulse::Pulse;
+use super::reader_drain::ReaderDrain;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
 use crate::admin::metrics::LeaseEvent;
@@ -44,7 +45,7 @@ pub(super) struct PipelineSlot {
     /// It is wanted no more: forget it when its reader has ended.
     retired: bool,
     /// When its reader is stopped, done draining or not.
-    pub(super) drain_until: Option<Moment>,
+    pub(super) drain: Option<ReaderDrain>,
 }
 
 /// The states of a pipeline, as the supervisor leads it.
@@ -84,22 +85,8 @@ impl PipelineSlot {
             version: None,
             refused: None,
             retired: false,
-            drain_until: None,
+            drain: None,
         }
-    }
-
-    /// Has its reader finish what it has, if it runs, within a grace: a stream
-    /// that takes nothing must not hold a changed definition up for ever.
-    pub(super) fn drain(&mut self, until: Moment) -> bool {
-        let Run::Running { reader, .. } = &self.run else {
-            return false;
-        };
-        if self.drain_until.is_none() {
-            reader.try_send(Drain).ok();
-            self.drain_until = Some(until);
-            legal(self.life.drains(until));
-        }
-        true
     }
 
     /// Has its reader look for what is to be sent again, if it runs.
@@ -235,12 +222,12 @@ impl Supervisor {
             .pipelines
             .entry(key.clone())
             .or_insert_with(|| PipelineSlot::new(now));
+        slot.retired = false;
         if slot.invalid.as_deref() == Some(reason) {
             return;
         }
         tracing::error!(pipeline = %key, %reason, "the pipeline's definition is not acceptable; it does not run");
         slot.invalid = Some(reason.to_owned());
-        slot.retired = false;
         slot.attempt = attempt;
         if !slot.drain(until) {
             slot.run = Run::Invalid;
@@ -254,10 +241,14 @@ impl Supervisor {
             Arc::clone(&nothing),
             nothing,
         );
-        status.state = PipelineState::Invalid {
+        let state = PipelineState::Invalid {
             reason: reason.to_owned(),
         };
+        status.state = state.clone();
         self.board.set_pipeline(status);
+        if let Some(slot) = self.pipelines.get(key) {
+            self.show(key, slot, state);
+        }
     }
 
     pub(super) fn retire_pipeline(&mut self, key: &PipelineKey) {
@@ -332,12 +323,13 @@ impl Supervisor {
         );
         let (Some(spec), Some(stream_key), Some(stream), Some(probe)) = needs else {
             // What it needs has gone while the lease was asked for.
+            self.give_lease_back(key, epoch, context);
             self.claim_in(key, STANDBY_PAUSE, context);
             return;
         };
         slot.refusals.reset();
         slot.refused = None;
-        slot.drain_until = None;
+        slot.drain = None;
         let limits = &self.settings.limits;
         let plan = MemoryPlan::under(limits.memory.as_usize());
         let parts = ReaderParts {
@@ -418,13 +410,14 @@ impl Supervisor {
         let pause = legal(slot.life.died(death, now, fastrand::f64())).unwrap_or(PAUSES.0);
         let (stream, epoch) = (stream.clone(), *epoch);
         slot.run = Run::Waiting;
-        slot.drain_until = None;
+        slot.drain = None;
         self.purge_void(&stream);
         self.retire_unused_streams();
         if self.is_draining() {
             self.ended_in_drain(key, epoch, exit, context);
             return;
         }
+        self.give_back_unless_it_goes_on(key, epoch, exit, context);
         if self.pipelines.get(key).is_some_and(|slot| slot.retired) {
             self.forget_pipeline(key);
             return;
@@ -442,9 +435,13 @@ impl Supervisor {
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
-        if slot.invalid.is_some() {
+        if let Some(reason) = slot.invalid.clone() {
             slot.run = Run::Invalid;
             legal(slot.life.stops());
+            // Its reader has shown what it did meanwhile.
+            if let Some(slot) = self.pipelines.get(key) {
+                self.show(key, slot, PipelineState::Invalid { reason });
+            }
             return;
         }
         let has_failed = slot.life.state() == ChildState::Failed;

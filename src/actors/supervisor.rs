@@ -51,6 +51,7 @@ use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::{Loaded, Phase, StatusBoard};
+use crate::config::byte_size::ByteSize;
 use crate::config::desired::{Desired, PipelineKey, Wanted};
 use crate::config::pipeline::StreamTarget;
 use crate::config::plan::diff;
@@ -155,6 +156,8 @@ pub struct Supervisor {
     looked_at: Moment,
     reread_at: Moment,
     pub(super) shared: Arc<SharedPool>,
+    /// The memory, and by how many pipelines it is divided.
+    memory_divided: Option<(ByteSize, usize)>,
     pub(super) budgets: Budgets,
     pub(super) streams: HashMap<StreamKey, StreamSlot, FixedHash>,
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
@@ -198,6 +201,7 @@ impl Supervisor {
             looked_at: now,
             reread_at: now,
             shared: Arc::new(SharedPool::new(rows, memory)),
+            memory_divided: None,
             budgets: Budgets::default(),
             desired: Desired {
                 settings: Arc::clone(&parts.settings),
@@ -255,6 +259,7 @@ impl Supervisor {
             }
         }
         self.apply_pauses(context);
+        self.share_memory();
         self.retire_unused_streams();
     }
 
@@ -311,6 +316,7 @@ impl Supervisor {
                 continue;
             }
             slot.renewing = true;
+            let generation = slot.generation;
             let (store, node) = (Arc::clone(&slot.database.store), Arc::clone(&self.node));
             let (database, lease) = (Arc::clone(&slot.database.name), self.settings.cluster.lease);
             let supervisor = context.address();
@@ -326,6 +332,7 @@ impl Supervisor {
                         database,
                         held,
                         asked_at: now,
+                        generation,
                         result,
                     })
                     .ok();
@@ -455,9 +462,10 @@ impl Handler<RenewDone> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, message: RenewDone, _: &mut Self::Context) {
-        if let Some(slot) = self.databases.get_mut(&message.database) {
+        let slot = self.databases.get_mut(&message.database);
+        if let Some(slot) = slot.filter(|slot| slot.generation == message.generation) {
             slot.renewing = false;
+            self.renew_done(message);
         }
-        self.renew_done(message);
     }
 }

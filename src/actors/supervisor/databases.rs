@@ -53,6 +53,11 @@ impl DatabaseSlot {
         }
     }
 
+    /// Which of the connections it has had these are: never twice, over removals too.
+    pub(in crate::actors) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Whether what runs on it is to end.
     pub(in crate::actors) const fn is_ending(&self) -> bool {
         match self.next {
@@ -90,7 +95,10 @@ impl Supervisor {
                 slot.next = Next::Become(database);
                 continue;
             }
-            let slot = DatabaseSlot::new(database, now);
+            let slot = DatabaseSlot {
+                generation: self.next_incarnation(),
+                ..DatabaseSlot::new(database, now)
+            };
             self.databases.insert(Arc::clone(&name), slot);
             self.start_probe(&name, context);
             self.start_retention(&name, context);
@@ -126,6 +134,10 @@ impl Supervisor {
 
     /// Goes on with databases that are to go or to be replaced.
     pub(super) fn go_on_with_databases(&mut self, context: &mut Context<Self>) {
+        if self.is_draining() {
+            // A process that is to end begins nothing.
+            return;
+        }
         let ending = self.databases.iter().filter(|(_, slot)| slot.is_ending());
         let ending: Vec<Arc<str>> = ending.map(|(name, _)| Arc::clone(name)).collect();
         for database in ending {
@@ -156,25 +168,25 @@ impl Supervisor {
             return;
         };
         self.board.remove_database(database);
-        self.pauses.remove(database);
+        // Nobody waits for what the old connections still say.
+        self.claims.retain(|key, _| key.database != *database);
         match slot.next {
             Next::Stay => {
                 self.databases.insert(Arc::clone(database), slot);
             }
             Next::Leave => {
                 self.catalogs.remove(database);
+                self.pauses.remove(database);
                 self.metrics.remove_database(database);
                 tracing::info!(%database, "the database is removed");
             }
             Next::Become(new) => {
                 let slot = DatabaseSlot {
-                    generation: slot.generation + 1,
+                    generation: self.next_incarnation(),
                     is_known: false,
                     ..DatabaseSlot::new(new, now)
                 };
                 self.databases.insert(Arc::clone(database), slot);
-                // Nobody waits for what the old connections still say.
-                self.claims.retain(|key, _| key.database != *database);
                 tracing::info!(%database, "the database is used by its new settings");
                 self.start_probe(database, context);
                 self.start_retention(database, context);

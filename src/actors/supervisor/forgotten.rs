@@ -33,7 +33,8 @@ impl Supervisor {
             } else {
                 &slot.retention.life
             };
-            life.is_forgotten(LATE, now).then(|| Arc::clone(name))
+            let is_due = life.is_forgotten(LATE, now) && !slot.is_ending();
+            is_due.then(|| Arc::clone(name))
         };
         let databases = self.databases.iter();
         let probes: Vec<_> = databases
@@ -80,6 +81,8 @@ impl Supervisor {
         let is_forgotten = |(key, slot): (&PipelineKey, &super::PipelineSlot)| {
             let is_due = match slot.run {
                 Run::Claiming | Run::Pausing => slot.life.is_forgotten(LATE, now),
+                // For an earlier claim to come back.
+                Run::Waiting if self.claims.contains_key(key) => slot.life.is_forgotten(LATE, now),
                 Run::Waiting | Run::Running { .. } | Run::Paused | Run::Invalid => false,
             };
             is_due.then(|| key.clone())

@@ -79,7 +79,7 @@ impl Supervisor {
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
-        let drains_already = slot.drain_until.is_some();
+        let drains_already = slot.drain.is_some();
         if slot.drain(until) {
             if !drains_already {
                 tracing::info!(pipeline = %key, %reason, "the pipeline is paused; draining it");

@@ -82,6 +82,26 @@ impl Supervisor {
         }
     }
 
+    /// The memory is divided by how many pipelines there are: readers that run follow
+    /// when it is another amount, or divided by another number.
+    pub(super) fn share_memory(&mut self) {
+        let division = (self.settings.limits.memory, self.pipelines.len());
+        if self.memory_divided.replace(division) == Some(division) {
+            return;
+        }
+        let running = self.pipelines.iter().filter_map(|(key, slot)| {
+            let is_running = matches!(slot.run, Run::Running { .. });
+            slot.spec
+                .clone()
+                .filter(|_| is_running)
+                .map(|spec| (key.clone(), spec))
+        });
+        let running: Vec<_> = running.collect();
+        for (key, spec) in running {
+            self.retune(&key, &spec);
+        }
+    }
+
     /// Has a running reader work with the numbers of its definition and settings.
     pub(in crate::actors) fn retune(&mut self, key: &PipelineKey, spec: &PipelineSpec) {
         let limits = &self.settings.limits;
