@@ -37,10 +37,10 @@ use crate::world::World;
 const MIB: u64 = 1024 * 1024;
 
 /// The ceiling of every relay here.
-const CEILING: u64 = 64 * MIB;
+const CEILING: u64 = 72 * MIB;
 const SETTINGS: [(&str, &str); 2] = [
-    ("TIDEGATE__LIMITS__MEMORY", "64MiB"),
-    ("TIDEGATE__LIMITS__PIPELINE_BYTES", "64MiB"),
+    ("TIDEGATE__LIMITS__MEMORY", "72MiB"),
+    ("TIDEGATE__LIMITS__PIPELINE_BYTES", "72MiB"),
 ];
 
 /// How often the memory is looked at.

@@ -3,7 +3,7 @@
 //! `limits.memory` is what the process as a whole is to stay under, as the operating
 //! system counts it (resident memory). Of that
 //! - a part is taken by the process whatever it does ([`PROCESS_MEMORY`]);
-//! - what is left is divided by what a budgeted byte costs (4.5 bytes): a
+//! - what is left is divided by what a budgeted byte costs (5 bytes): a
 //!   row on its way is held once by its writer, and while a call carries it again as
 //!   the request's records and as base64 text; and the allocator keeps some of what
 //!   was freed.
@@ -12,10 +12,10 @@
 
 /// What the process takes without rows, in bytes: its code, the runtime, connections,
 /// clients, and a hundred pipelines.
-pub const PROCESS_MEMORY: usize = 44 * 1024 * 1024;
+pub const PROCESS_MEMORY: usize = 52 * 1024 * 1024;
 
-/// What a budgeted byte costs in resident memory at worst, in halves.
-const COST_OF_A_BYTE_IN_HALVES: usize = 9;
+/// What a budgeted byte costs in resident memory at worst.
+const COST_OF_A_BYTE: usize = 5;
 
 /// Rows that wait for a stuck shard are remembered by id: an eighth of what is left is
 /// for that.
@@ -43,7 +43,7 @@ impl MemoryPlan {
         let left = ceiling - process;
         let stash = left / STASH_PART;
         Self {
-            rows: (left - stash) * 2 / COST_OF_A_BYTE_IN_HALVES,
+            rows: (left - stash) / COST_OF_A_BYTE,
             stashed_ids: stash / BYTES_OF_AN_ID,
         }
     }
@@ -57,15 +57,15 @@ mod tests {
 
     #[test]
     fn all_parts_together_are_the_ceiling() {
-        for ceiling in [64 * MIB, 256 * MIB, 4096 * MIB] {
+        for ceiling in [72 * MIB, 256 * MIB, 4096 * MIB] {
             let plan = MemoryPlan::under(ceiling);
-            let rows = plan.rows * COST_OF_A_BYTE_IN_HALVES / 2;
+            let rows = plan.rows * COST_OF_A_BYTE;
             let all = PROCESS_MEMORY + rows + plan.stashed_ids * BYTES_OF_AN_ID;
             assert!(all <= ceiling && all + 64 > ceiling, "{all} of {ceiling}");
         }
         assert_eq!(
-            MemoryPlan::under(64 * MIB).rows,
-            (20 * MIB - 20 * MIB / 8) * 2 / 9
+            MemoryPlan::under(72 * MIB).rows,
+            (20 * MIB - 20 * MIB / 8) / 5
         );
     }
 
