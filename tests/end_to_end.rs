@@ -47,6 +47,8 @@ mod outages;
 mod panics;
 #[path = "end_to_end/parking.rs"]
 mod parking;
+#[path = "end_to_end/pause.rs"]
+mod pause;
 #[path = "end_to_end/peers.rs"]
 mod peers;
 #[path = "end_to_end/poison.rs"]

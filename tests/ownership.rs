@@ -344,7 +344,7 @@ async fn a_missing_schema_is_refused_with_what_to_do() {
         other => panic!("{other:?}"),
     }
     let error = store
-        .open_window(OutboxId(1), &Snapshot::nothing(), 1)
+        .open_window(OutboxId(1), &Snapshot::nothing(), 1.into())
         .await
         .expect_err("refused");
     assert!(matches!(error, StoreError::Refused(_)), "{error}");
@@ -427,7 +427,7 @@ async fn everything_works_on_shared_sessions_too() {
     assert_eq!(rows, [id]);
     let again = fixture
         .store
-        .reopen_window(fixture.outbox, &Snapshot::nothing(), &seen, 5)
+        .reopen_window(fixture.outbox, &Snapshot::nothing(), &seen, 5.into())
         .await;
     assert_eq!(ids(&whole(again.expect("a window"))), [id]);
     position.settled_id = id;

@@ -57,10 +57,10 @@ async fn explain(
         .find(|(name, _)| *name == statement)
         .expect("a statement");
     let types = match statement {
-        "open_window" => "int, text, text[], bigint",
-        "reopen_window" => "int, text, text[], bigint, text, text",
-        "read_page" => "int, text, text[], text, bigint, bigint, bigint, bigint",
-        "read_rows" => "int, bigint[]",
+        "open_window" => "int, text, text[], bigint, bigint",
+        "reopen_window" => "int, text, text[], bigint, text, text, bigint",
+        "read_page" => "int, text, text[], text, bigint, bigint, bigint, bigint, bigint",
+        "read_rows" => "int, bigint[], bigint",
         _ => "int[], text[]",
     };
     let prepare =
@@ -174,7 +174,7 @@ async fn assert_reads_are_flat(statistics: Statistics) {
         let cost = explain(
             &mut connection,
             "open_window",
-            &format!("{id}, '8005', '{{4000}}', 2000"),
+            &format!("{id}, '8005', '{{4000}}', 2000, 4000000"),
             mode,
         )
         .await;
@@ -182,7 +182,7 @@ async fn assert_reads_are_flat(statistics: Statistics) {
         let cost = explain(
             &mut connection,
             "open_window",
-            &format!("{id}, '30000', '{{}}', 2000"),
+            &format!("{id}, '30000', '{{}}', 2000, 4000000"),
             mode,
         )
         .await;
@@ -190,13 +190,15 @@ async fn assert_reads_are_flat(statistics: Statistics) {
         let cost = explain(
             &mut connection,
             "reopen_window",
-            &format!("{id}, '4000', '{{3000}}', 2000, '4005', '4005:4005:'"),
+            &format!("{id}, '4000', '{{3000}}', 2000, '4005', '4005:4005:', 4000000"),
             mode,
         )
         .await;
         cost.assert(61, 300, &what("a small window read again"));
         let page = |xmax: u32, late: &str, after: i64, fresh_after: i64| {
-            format!("{id}, '{xmax}', '{late}', '8010:8010:', {after}, {fresh_after}, {last}, 1000")
+            format!(
+                "{id}, '{xmax}', '{late}', '8010:8010:', {after}, {fresh_after}, {last}, 1000, 4000000"
+            )
         };
         let cost = explain(
             &mut connection,
@@ -225,7 +227,7 @@ async fn assert_reads_are_flat(statistics: Statistics) {
         let cost = explain(
             &mut connection,
             "read_rows",
-            &format!("{id}, '{{{}}}'", hundred.join(",")),
+            &format!("{id}, '{{{}}}', 4000000", hundred.join(",")),
             mode,
         )
         .await;
@@ -281,7 +283,7 @@ async fn rows_of_a_running_transaction_are_not_walked_over() {
         assert!(!named || !seen.in_progress().is_empty());
         let late: Vec<String> = seen.in_progress().iter().map(u64::to_string).collect();
         let window = format!(
-            "{}, '{}', '{{{}}}', 2000",
+            "{}, '{}', '{{{}}}', 2000, 4000000",
             fixture.outbox.0,
             seen.xmax(),
             late.join(",")

@@ -48,9 +48,9 @@ async fn read_again(fixture: &Fixture, pipeline: &str, seen: &Snapshot) -> Vec<R
         seen: seen.clone(),
         after: 0,
         to: RowId::MAX,
-        limit: 100,
+        bound: 100.into(),
     };
-    ids(&fixture.store.read_again(&request).await.expect("rows"))
+    ids(&fixture.store.read_again(&request).await.expect("rows").rows)
 }
 
 #[tokio::test]

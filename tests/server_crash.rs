@@ -37,7 +37,7 @@ async fn claim(store: &PgOutboxStore) -> (Epoch, Position) {
             Ok(Claim::Granted {
                 epoch, position, ..
             }) => return (epoch, position),
-            Ok(held @ Claim::Held { .. }) => panic!("{held:?}"),
+            Ok(held @ (Claim::Held { .. } | Claim::PausesChanged)) => panic!("{held:?}"),
             Err(error) => {
                 assert!(tokio::time::Instant::now() < deadline, "{error}");
                 tokio::task::yield_now().await;

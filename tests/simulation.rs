@@ -19,8 +19,12 @@
 )]
 #![cfg(feature = "demo")]
 
+#[path = "simulation/books.rs"]
+mod books;
 #[path = "simulation/bugs.rs"]
 mod bugs;
+#[path = "simulation/catalog.rs"]
+mod catalog;
 #[path = "simulation/database.rs"]
 mod database;
 #[path = "simulation/dice.rs"]
@@ -37,12 +41,18 @@ mod limits;
 mod many;
 #[path = "simulation/node.rs"]
 mod node;
+#[path = "simulation/operator.rs"]
+mod operator;
 #[path = "simulation/packed.rs"]
 mod packed;
 #[path = "simulation/plan.rs"]
 mod plan;
+#[path = "simulation/poison.rs"]
+mod poison;
 #[path = "simulation/publishers.rs"]
 mod publishers;
+#[path = "simulation/regressions.rs"]
+mod regressions;
 #[path = "simulation/retention.rs"]
 mod retention;
 #[path = "simulation/run.rs"]

@@ -65,7 +65,7 @@ async fn claim(store: &PgOutboxStore) -> (Epoch, OutboxId) {
     };
     match store.claim(request).await.expect("an answer") {
         Claim::Granted { epoch, outbox, .. } => (epoch, outbox.id),
-        Claim::Held { .. } => panic!("nobody else is here"),
+        Claim::Held { .. } | Claim::PausesChanged => panic!("nobody else is here"),
     }
 }
 

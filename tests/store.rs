@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sqlx::{Postgres, Transaction};
+use tidegate::core::page::RowPage;
 use tidegate::core::ports::{OutboxId, OutboxStore, ProbeTarget, WindowRows};
 use tidegate::core::position::RowId;
 use tidegate::core::snapshot::Snapshot;
@@ -44,7 +45,7 @@ async fn a_late_committer_comes_in_the_window_it_commits_in() {
     assert_eq!(rows, [0; 0]);
     let again = fixture
         .store
-        .reopen_window(fixture.outbox, &second, &third, PAGE)
+        .reopen_window(fixture.outbox, &second, &third, PAGE.into())
         .await;
     assert_eq!(ids(&whole(again.expect("a window"))), [low, highest]);
 }
@@ -92,7 +93,7 @@ async fn a_row_comes_as_it_was_published() {
         .await;
     let opened = fixture
         .store
-        .open_window(fixture.outbox, &Snapshot::nothing(), PAGE)
+        .open_window(fixture.outbox, &Snapshot::nothing(), PAGE.into())
         .await
         .expect("a window");
     let rows = whole(opened.rows);
@@ -122,9 +123,10 @@ async fn a_row_comes_as_it_was_published() {
     let wanted = [rows[1].id, 999_999, rows[0].id];
     let read = fixture
         .store
-        .read_rows(fixture.outbox, &wanted)
+        .read_rows(fixture.outbox, &wanted, usize::MAX)
         .await
-        .expect("rows");
+        .expect("rows")
+        .rows;
     assert_eq!(ids(&read), [rows[1].id, rows[0].id]);
     assert_eq!(read[1].payload, rows[0].payload);
 }
@@ -181,7 +183,7 @@ async fn windows_partition_what_is_committed_whatever_the_interleaving() {
                     let page = random.u32(1..6);
                     let opened = fixture
                         .store
-                        .open_window(fixture.outbox, &seen, page)
+                        .open_window(fixture.outbox, &seen, page.into())
                         .await
                         .expect("a window");
                     let to = opened.snapshot;
@@ -192,7 +194,7 @@ async fn windows_partition_what_is_committed_whatever_the_interleaving() {
                     for page in [1, 3, PAGE] {
                         let again = fixture
                             .store
-                            .reopen_window(fixture.outbox, &seen, &to, page)
+                            .reopen_window(fixture.outbox, &seen, &to, page.into())
                             .await;
                         let again = fixture
                             .read_all(&seen, &to, again.expect("a window"), page)
@@ -239,7 +241,7 @@ async fn a_window_read_again_later_has_the_same_rows() {
         for page in [1, PAGE] {
             let again = fixture
                 .store
-                .reopen_window(fixture.outbox, from, to, page)
+                .reopen_window(fixture.outbox, from, to, page.into())
                 .await;
             let again = fixture
                 .read_all(from, to, again.expect("a window"), page)
@@ -263,13 +265,14 @@ async fn a_large_window_gives_its_bounds_and_is_paged() {
 
     let opened = fixture
         .store
-        .open_window(fixture.outbox, &settled, 50)
+        .open_window(fixture.outbox, &settled, 50.into())
         .await
         .expect("a window");
     let WindowRows::Bounds {
         first,
         first_fresh,
         last,
+        ..
     } = opened.rows
     else {
         panic!("not large: {:?}", opened.rows);
@@ -277,17 +280,19 @@ async fn a_large_window_gives_its_bounds_and_is_paged() {
     assert_eq!((first, first_fresh, last), (low, fresh_low, fresh_low + 99));
     let again = fixture
         .store
-        .reopen_window(fixture.outbox, &settled, &opened.snapshot, 50)
+        .reopen_window(fixture.outbox, &settled, &opened.snapshot, 50.into())
         .await;
     assert_eq!(
         again,
         Ok(WindowRows::Bounds {
+            read: RowPage::default(),
             first,
             first_fresh,
             last
         })
     );
     let rows = WindowRows::Bounds {
+        read: RowPage::default(),
         first,
         first_fresh,
         last,
@@ -301,7 +306,7 @@ async fn a_large_window_gives_its_bounds_and_is_paged() {
     // Exactly a page is not large.
     let opened = fixture
         .store
-        .open_window(fixture.outbox, &settled, 101)
+        .open_window(fixture.outbox, &settled, 101.into())
         .await
         .expect("a window");
     assert_eq!(ids(&whole(opened.rows)), expected);
@@ -320,7 +325,7 @@ async fn a_window_of_late_rows_only_may_be_large() {
     late.commit().await.expect("committed");
     let opened = fixture
         .store
-        .open_window(fixture.outbox, &seen, 10)
+        .open_window(fixture.outbox, &seen, 10.into())
         .await
         .expect("a window");
     assert!(
@@ -334,7 +339,7 @@ async fn a_window_of_late_rows_only_may_be_large() {
     assert_eq!(read.len(), 100);
     let again = fixture
         .store
-        .reopen_window(fixture.outbox, &seen, &opened.snapshot, 10)
+        .reopen_window(fixture.outbox, &seen, &opened.snapshot, 10.into())
         .await
         .expect("a window");
     assert_eq!(

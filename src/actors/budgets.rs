@@ -48,6 +48,17 @@ impl Budgets {
     }
 }
 
+impl Budgets {
+    /// The shards of a stream take this much from now on.
+    pub(super) fn change(&self, stream: &Arc<str>, limits: ShardLimits, now: Moment) {
+        let of_it = self.known.iter().filter(|((known, _), _)| known == stream);
+        for (_, budget) in of_it {
+            let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+            budget.change(limits, now);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,14 +11,16 @@ use std::time::Duration;
 use actix::dev::channel::channel;
 use actix::{Actor, Addr, Context, Recipient};
 
-use super::desired::PipelineKey;
+use super::holder::Holder;
 use super::messages::ChildExited;
 use super::pulse::Pulse;
 use super::stage::Stage;
 use super::stream_router::StreamKey;
+use crate::config::desired::PipelineKey;
 use crate::core::shard_map::ShardId;
-use crate::core::supervision::{Death, Life};
+use crate::core::supervision::{Death, IllegalStep, Life, PAUSES};
 use crate::core::time::Moment;
+use crate::core::wait::Patience;
 
 /// Mailboxes are bounded by tickets, not by their size: a full one would drop
 /// rows.
@@ -74,6 +76,8 @@ pub enum Exit {
     Drained,
     /// Another node owns its pipeline now.
     LeaseLost,
+    /// Its lease could not be renewed in time.
+    LeaseExpired,
     /// Rows of it were lost with another actor.
     RowsLost,
     /// Its database answered that something is missing there.
@@ -94,6 +98,7 @@ impl Exit {
             Self::Stopped => "stopped",
             Self::Drained => "drained",
             Self::LeaseLost => "lease_lost",
+            Self::LeaseExpired => "lease_expired",
             Self::RowsLost => "rows_lost",
             Self::Refused(_) => "refused",
             Self::Blocked(_) => "blocked",
@@ -107,7 +112,7 @@ impl Exit {
     pub const fn death(&self, progressed: bool) -> Death {
         match self {
             Self::Stopped | Self::Drained => Death::InOrder,
-            Self::RowsLost | Self::LeaseLost => Death::Innocent,
+            Self::RowsLost | Self::LeaseLost | Self::LeaseExpired => Death::Innocent,
             Self::Refused(_) | Self::Blocked(_) | Self::Stuck | Self::Panicked(_) => {
                 Death::Failure { progressed }
             }
@@ -121,6 +126,7 @@ impl fmt::Display for Exit {
             Self::Stopped => f.write_str("stopped"),
             Self::Drained => f.write_str("drained"),
             Self::LeaseLost => f.write_str("another node owns the pipeline"),
+            Self::LeaseExpired => f.write_str("its lease could not be renewed in time"),
             Self::RowsLost => f.write_str("rows were lost with another actor"),
             Self::Stuck => f.write_str("it gave no sign of life"),
             Self::Refused(reason) | Self::Blocked(reason) => f.write_str(reason),
@@ -158,6 +164,8 @@ pub struct ChildSlot<A: Actor> {
     pub life: Life,
     /// Its signs of life.
     pub pulse: Pulse,
+    /// Whose rows lie in it, if it is a writer.
+    pub holder: Arc<Holder>,
 }
 
 impl<A: Actor> ChildSlot<A> {
@@ -168,7 +176,8 @@ impl<A: Actor> ChildSlot<A> {
             address: None,
             incarnation: 0,
             life: Life::new(now),
-            pulse: Pulse::default(),
+            pulse: Pulse::new(Patience::of_timeout(Duration::ZERO)),
+            holder: Arc::default(),
         }
     }
 
@@ -177,7 +186,15 @@ impl<A: Actor> ChildSlot<A> {
         self.address = Some(address);
         self.incarnation = incarnation;
         self.pulse = pulse;
-        self.life.runs(now);
+        legal(self.life.starts(now));
+        legal(self.life.runs(now));
+    }
+
+    /// Whether this incarnation runs, as far as is known. One that was given up ends
+    /// later: that says nothing of the one in its place.
+    #[must_use]
+    pub const fn is_alive(&self, incarnation: u64) -> bool {
+        self.incarnation == incarnation && self.life.state().is_alive()
     }
 
     /// It has ended, or is given up: answers how long to wait before it is
@@ -185,8 +202,25 @@ impl<A: Actor> ChildSlot<A> {
     pub fn ended(&mut self, exit: &Exit, now: Moment) -> Duration {
         self.address = None;
         let death = exit.death(self.pulse.has_progressed());
-        self.life.died(death, now, fastrand::f64())
+        legal(self.life.died(death, now, fastrand::f64())).unwrap_or(PAUSES.0)
     }
+
+    /// Its incarnation, if that shows no sign of life.
+    pub fn is_stuck(&mut self, now: Moment) -> Option<u64> {
+        let is_stuck = self.life.is_stuck(self.pulse.signs(), now);
+        is_stuck.then_some(self.incarnation)
+    }
+}
+
+/// What came of a step in a child's life. A step that its state does not allow
+/// shows a mistake of the supervisor's: it is said, changes nothing, and ends a
+/// build for tests.
+pub fn legal<T>(step: Result<T, IllegalStep>) -> Option<T> {
+    step.inspect_err(|illegal| {
+        tracing::error!(%illegal, "the supervisor has lost track of a child");
+        debug_assert!(false, "{illegal}");
+    })
+    .ok()
 }
 
 /// Starts an actor on a stage and has the supervisor told when it ends.

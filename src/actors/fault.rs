@@ -3,22 +3,31 @@
 //! Every handler calls [`point`] first. Without the feature `demo` it is empty;
 //! with it, a test (or the environment variable `TIDEGATE_TEST_FAULTS`, a comma
 //! separated list of `actor.Message=n:what`) makes the n-th pass of a point
-//! *panic*, or *block* its thread for ever; where a place asks [`forgets`], the
-//! n-th pass *forgets* what it was about to do.
+//! *panic*, or *block* its thread for ever, or *spin* there; where a place asks
+//! [`forgets`], the n-th pass *forgets* what it was about to do. `n+` stands for
+//! the n-th pass and all that follow.
 //!
 //! A simulation decides for its own thread with [`decide`], at every pass of any
 //! point.
 //!
-//! `TIDEGATE_TEST_CHAOS=200` lets some point panic every 200 ms, another one each
-//! time.
+//! `TIDEGATE_TEST_CHAOS=200` lets a random actor panic every 200 ms, the supervisor
+//! among them; `200:20000` for 20 s; `200:20000:shard_writer/orders,probe` only the
+//! writers of stream `orders` and probes (see [`strike`]).
 
 #[cfg(feature = "demo")]
-pub use armed::{Decision, Failure, arm, decide, forgets, passed, point};
+pub use armed::{Decision, Failure, arm, decide, forgets, passed, point, strike};
+#[cfg(feature = "demo")]
+mod chaos;
 
 /// Does nothing: failures on demand exist only in the builds for tests.
 #[cfg(not(feature = "demo"))]
 #[inline]
 pub fn point(_name: &'static str) {}
+
+/// Does nothing: failures on demand exist only in the builds for tests.
+#[cfg(not(feature = "demo"))]
+#[inline]
+pub fn strike(_actor: &'static str, _whose: &str) {}
 
 /// Nothing is forgotten: failures on demand exist only in the builds for tests.
 #[cfg(not(feature = "demo"))]
@@ -35,7 +44,7 @@ mod armed {
     use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
     use std::time::Duration;
 
-    use tokio::time::Instant;
+    use super::chaos::Chaos;
 
     /// What a point does.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,20 +53,25 @@ mod armed {
         Panic,
         /// Blocks its thread.
         Block,
+        /// Keeps its thread busy.
+        Spin,
         /// Forgets what it was about to do.
         Forget,
     }
 
-    struct Chaos {
-        every: Duration,
-        last: Instant,
-        last_name: &'static str,
+    /// What was armed for a point.
+    #[derive(Clone, Copy)]
+    struct Armed {
+        pass: u64,
+        /// Whether the passes that follow fail too.
+        stays: bool,
+        failure: Failure,
     }
 
     #[derive(Default)]
     struct Points {
         passed: HashMap<&'static str, u64>,
-        armed: HashMap<String, (u64, Failure)>,
+        armed: HashMap<String, Armed>,
         chaos: Option<Chaos>,
     }
 
@@ -73,20 +87,25 @@ mod armed {
             let (pass, failure) = what.split_once(':').unwrap_or((what, "panic"));
             let failure = match failure {
                 "block" => Failure::Block,
+                "spin" => Failure::Spin,
                 "forget" => Failure::Forget,
                 _ => Failure::Panic,
             };
+            let (pass, stays) = match pass.strip_suffix('+') {
+                Some(pass) => (pass, true),
+                None => (pass, false),
+            };
             if let Ok(pass) = pass.parse() {
-                points.armed.insert(name.to_owned(), (pass, failure));
+                let armed = Armed {
+                    pass,
+                    stays,
+                    failure,
+                };
+                points.armed.insert(name.to_owned(), armed);
             }
         }
-        let every = std::env::var("TIDEGATE_TEST_CHAOS").ok();
-        let millis = every.and_then(|millis| millis.parse().ok());
-        points.chaos = millis.map(|millis| Chaos {
-            every: Duration::from_millis(millis),
-            last: Instant::now(),
-            last_name: "",
-        });
+        let chaos = std::env::var("TIDEGATE_TEST_CHAOS").ok();
+        points.chaos = chaos.and_then(|text| Chaos::parse(&text));
         points
     }
 
@@ -118,21 +137,29 @@ mod armed {
         let passed = points.passed.entry(name).or_default();
         *passed += 1;
         let pass = *passed;
-        if let Some((armed, failure)) = points.armed.get(name).copied()
-            && armed == pass
+        if let Some(armed) = points.armed.get(name).copied()
+            && (armed.pass == pass || (armed.stays && armed.pass < pass))
         {
-            points.armed.remove(name);
-            return Some(failure);
+            if !armed.stays {
+                points.armed.remove(name);
+            }
+            return Some(armed.failure);
         }
-        let chaos = points.chaos.as_mut()?;
-        let is_time = chaos.last.elapsed() >= chaos.every && chaos.last_name != name;
-        // The supervisor's own death rebuilds everything: that is another test.
-        if !is_time || name.starts_with("supervisor.") {
-            return None;
-        }
-        chaos.last = Instant::now();
-        chaos.last_name = name;
-        Some(Failure::Panic)
+        let actor = name.split('.').next()?;
+        let strikes = points.chaos.as_mut()?.strikes(actor, None);
+        strikes.then_some(Failure::Panic)
+    }
+
+    /// Panics when chaos is to strike this actor of this pipeline, stream or shard.
+    ///
+    /// # Panics
+    /// On demand.
+    pub fn strike(actor: &'static str, whose: &str) {
+        let mut points = points();
+        let chaos = points.chaos.as_mut();
+        let strikes = chaos.is_some_and(|chaos| chaos.strikes(actor, Some(whose)));
+        drop(points);
+        assert!(!strikes, "a test asked for a panic of {actor} of {whose}");
     }
 
     /// Panics or blocks when it was armed for this pass.
@@ -149,6 +176,12 @@ mod armed {
                     std::thread::sleep(Duration::from_secs(1));
                 }
             }
+            Some(Failure::Spin) => {
+                tracing::error!(name, "a test asked for a busy thread");
+                loop {
+                    std::hint::spin_loop();
+                }
+            }
         }
     }
 
@@ -162,9 +195,12 @@ mod armed {
     pub fn arm(name: &str, pass: u64, failure: Failure) {
         let mut points = points();
         let so_far = points.passed.get(name).copied().unwrap_or(0);
-        points
-            .armed
-            .insert(name.to_owned(), (so_far + pass, failure));
+        let armed = Armed {
+            pass: so_far + pass,
+            stays: false,
+            failure,
+        };
+        points.armed.insert(name.to_owned(), armed);
     }
 
     /// How often each point was passed.

@@ -8,6 +8,8 @@
 //! Every send is a `try_send`; a closed mailbox means that the receiver died,
 //! and the supervisor deals with that.
 
+mod change;
+
 use std::sync::Arc;
 
 use actix::Message;
@@ -22,6 +24,8 @@ use crate::core::send_queue::Sendable;
 use crate::core::shard_map::{HashRange, ShardId, ShardMap};
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
+
+pub use change::{ProbeAtPace, RefreshEvery, Reload, Retune, SweepBy};
 
 // === Data: reader -> router -> writer ===
 
@@ -185,6 +189,8 @@ pub struct ShardsChanged {
     pub map: Arc<ShardMap>,
     /// The most a record may weigh, in bytes.
     pub max_record_bytes: usize,
+    /// Where rows go: another one than before after that one has died.
+    pub router: actix::Addr<super::stream_router::StreamRouter>,
 }
 
 /// Read nothing more, let what was handed settle, write the position, release
@@ -193,10 +199,24 @@ pub struct ShardsChanged {
 #[rtype(result = "()")]
 pub struct Drain;
 
+/// The grace of a drain is over: write the position, with whatever is settled,
+/// release the lease, stop. Supervisor to reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct GiveUp {
+    /// Where the reader says how many rows in flight it leaves.
+    pub left: Arc<std::sync::atomic::AtomicU64>,
+}
+
 /// Stop now, without waiting for anything. Supervisor to any actor.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub struct StopNow;
+
+/// Stop now, and give this as the reason. Supervisor to reader.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct StopAs(pub super::child::Exit);
 
 // === Router ===
 
@@ -208,6 +228,8 @@ pub struct WriterReady {
     pub shard: ShardId,
     /// Its address.
     pub writer: actix::Addr<ShardWriter>,
+    /// Whose rows lie in it.
+    pub holder: Arc<super::holder::Holder>,
 }
 
 /// A shard's writer has ended: its rows wait for the next one. Supervisor to
@@ -276,6 +298,8 @@ pub struct Watch {
     pub seen: Snapshot,
     /// The reader.
     pub reader: actix::Addr<super::outbox_reader::OutboxReader>,
+    /// Kept until the reader was told of news: so it can see that it will be.
+    pub pledge: Arc<()>,
 }
 
 // === Supervisor ===
@@ -341,11 +365,13 @@ pub enum StreamState {
 #[rtype(result = "()")]
 pub struct ClaimDone {
     /// The pipeline.
-    pub pipeline: super::desired::PipelineKey,
+    pub pipeline: crate::config::desired::PipelineKey,
     /// Which start it belongs to.
     pub attempt: u64,
     /// When it was begun: the lease runs from there.
     pub asked_at: Moment,
+    /// Through which of the database's connections, counted.
+    pub generation: u64,
     /// What was answered.
     pub result: Result<Claim, StoreError>,
 }
@@ -361,6 +387,8 @@ pub struct RenewDone {
     pub held: Vec<(PipelineName, crate::core::ports::Epoch)>,
     /// When it was begun.
     pub asked_at: Moment,
+    /// Through which of the database's connections, counted.
+    pub generation: u64,
     /// Which still hold.
     pub result: Result<Vec<bool>, StoreError>,
 }
@@ -371,11 +399,19 @@ pub struct RenewDone {
 pub struct CatalogRead {
     /// The database.
     pub database: Arc<str>,
-    /// Its pipelines; `None` when they are what they were.
-    pub result: Result<Option<Vec<crate::core::ports::PipelineRow>>, StoreError>,
+    /// Through which of its connections, counted.
+    pub generation: u64,
+    /// Its pipelines and pauses; `None` when they are what they were.
+    pub result: Result<Option<crate::core::catalog::CatalogContent>, StoreError>,
     /// The pipelines for which something is to be sent again.
     pub resends: Vec<String>,
 }
+
+/// A lease that was not used any more was given back, or was not. From the
+/// supervisor's own task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LeaseGivenBack;
 
 /// Stop everything in order. From the signal handler.
 #[derive(Debug, Message)]

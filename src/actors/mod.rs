@@ -7,8 +7,8 @@
 mod budgets;
 pub mod child;
 pub mod clock;
-pub mod desired;
 pub mod fault;
+pub mod holder;
 pub mod messages;
 pub mod outbox_reader;
 pub mod permits;
@@ -16,6 +16,8 @@ mod pipeline_lease;
 mod pipeline_slot;
 pub mod probe;
 pub mod pulse;
+mod reader_drain;
+pub mod reservation;
 pub mod retention;
 pub mod shard_writer;
 pub mod stage;

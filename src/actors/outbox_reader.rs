@@ -7,6 +7,7 @@
 //! another actor, or when the service refuses one of its rows; the supervisor
 //! decides what follows.
 
+mod changing;
 mod ending;
 mod letters;
 mod news;
@@ -14,39 +15,43 @@ mod parking;
 mod parts;
 mod resend;
 mod resharding;
+mod room;
 mod showing;
 mod taking;
+mod waiting;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, SpawnHandle, WrapFuture};
+use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, SpawnHandle, WrapFuture};
 use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
-use super::desired::PipelineKey;
 use super::fault;
-use super::messages::{FlowBecameVoid, Outcomes, RejectedRow, ShardsChanged};
-use super::permits::{FlowTag, Pool, RejectedKeys};
+use super::messages::{FlowBecameVoid, RejectedRow, Retune, ShardsChanged};
+use super::permits::{AlonePass, FlowTag, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
 use super::stream_watch::StreamWatch;
 use super::violations;
-use crate::admin::metrics::{Metrics, PipelineMetrics, ResentSource};
+use crate::admin::metrics::{Metrics, PipelineMetrics};
 use crate::admin::status::{PipelineState, StatusBoard};
+use crate::config::desired::PipelineKey;
 use crate::core::backoff::Backoff;
 use crate::core::intake::{Intake, IntakeLimits, Room, Wish};
 use crate::core::ports::StoreError;
 use crate::core::position::WindowNumber;
-use crate::core::rate_limit::{RateLimiter, RateLimits};
+use crate::core::rate_limit::RateLimiter;
 use crate::core::render::Renderer;
 use crate::core::resend::{LetterResend, Resend};
-use crate::core::send_queue::Flow;
+use crate::core::send_queue::{Flow, Shares};
 use crate::core::time::Moment;
+pub(super) use changing::rate_limits;
 use parking::ComingBack;
 use resend::Again;
+use room::{Reading, ReadingRoom};
 use work::{Done, Fetched, Work};
 
 pub use parts::ReaderParts;
@@ -89,6 +94,8 @@ pub struct OutboxReader {
     board: Arc<StatusBoard>,
     state: PipelineState,
     busy: bool,
+    /// Since when, or since when it writes its last words down.
+    busy_since: Moment,
     /// Rows of a window that is being written down.
     opened: Option<(WindowNumber, Fetched)>,
     /// Rows sent again beside the live flow.
@@ -104,13 +111,22 @@ pub struct OutboxReader {
     last_number: WindowNumber,
     floor: Option<Moment>,
     weight: usize,
+    reading_room: ReadingRoom,
+    /// The row that is about to be handed goes alone.
+    pass: Option<AlonePass>,
     watching: bool,
+    /// Held by whoever is to tell of news.
+    watch_pledge: Weak<()>,
     draining: bool,
+    /// The drain is cut off.
+    giving_up: bool,
     releasing: bool,
     /// A row the service does not take.
     rejected: Option<RejectedRow>,
     /// What the stream has become, to be followed when nothing is under way.
     changed: Option<ShardsChanged>,
+    /// What its limits have become, likewise.
+    retuned: Option<Retune>,
     /// Why the stream must not be written to.
     stopped: Option<String>,
     coming_back: Vec<ComingBack>,
@@ -137,9 +153,11 @@ impl OutboxReader {
         let flow = Flow {
             id: parts.flow,
             tenant: Arc::clone(&spec.tenant),
-            tenant_weight: parts.tenant_weight,
-            weight: spec.weight,
-            batch_size: spec.batch_size,
+            shares: Arc::new(Shares::new(
+                parts.tenant_weight,
+                spec.weight,
+                spec.batch_size,
+            )),
             packing: spec.packing(),
         };
         let tag = Arc::new(FlowTag {
@@ -160,13 +178,6 @@ impl OutboxReader {
             merge_above: MERGE_ABOVE,
         };
         let ranges: Vec<_> = parts.map.shards().iter().map(|shard| shard.range).collect();
-        let rate = spec
-            .rate_limit
-            .map_or_else(RateLimits::default, |limit| RateLimits {
-                rows_per_second: limit.max_messages_per_second,
-                burst_rows: limit.burst_size,
-                bytes_per_second: limit.max_bytes_per_second,
-            });
         let mut keyed_by = format!("{} {}", spec.tenant, spec.partition_key);
         if let Some(default) = &spec.on_missing {
             keyed_by.push(' ');
@@ -200,7 +211,7 @@ impl OutboxReader {
             last_number: parts.position.last_number,
             intake: Intake::new(parts.position, &keyed_by, &ranges, limits, now)
                 .with_policy(spec.on_poison),
-            limiter: RateLimiter::new(rate, now),
+            limiter: RateLimiter::new(rate_limits(spec), now),
             tag,
             router: parts.router,
             stream: parts.stream,
@@ -210,6 +221,7 @@ impl OutboxReader {
             board: parts.board,
             state: PipelineState::Starting,
             busy: false,
+            busy_since: now,
             opened: None,
             resend: Resend::new((parts.most_rows / RESENT_SHARE).max(1), now),
             letters: LetterResend::default(),
@@ -218,11 +230,16 @@ impl OutboxReader {
             live_first: false,
             floor: None,
             weight: UNKNOWN_WEIGHT,
+            reading_room: ReadingRoom::default(),
+            pass: None,
             watching: false,
+            watch_pledge: Weak::new(),
             draining: false,
+            giving_up: false,
             releasing: false,
             rejected: None,
             changed: None,
+            retuned: None,
             stopped: None,
             coming_back: Vec::new(),
             knows_letters: false,
@@ -247,7 +264,12 @@ impl OutboxReader {
         if self.busy || self.releasing {
             return;
         }
+        if self.giving_up {
+            self.give_up(context);
+            return;
+        }
         self.follow_shards();
+        self.follow_retune();
         let now = self.now();
         if let Some(until) = self.paused_until.filter(|until| *until > now) {
             self.wake_at(until, context);
@@ -275,7 +297,7 @@ impl OutboxReader {
         if self.resend(now, context) {
             return;
         }
-        let room = self.room(now);
+        let room = self.room(Reading::Live, now);
         match self.intake.next_wish(room, now) {
             Wish::Save => self.save(context),
             Wish::Wait { until } => {
@@ -283,27 +305,10 @@ impl OutboxReader {
                     self.wait(until, room, now, context);
                 }
             }
-            Wish::Open { seen, page } => {
-                self.floor = self.intake.head_taken_at();
-                self.read(Wish::Open { seen, page }, context);
-            }
-            wish @ (Wish::Reopen { .. } | Wish::Page { .. } | Wish::Refill { .. }) => {
-                self.read(wish, context);
-            }
-        }
-    }
-
-    fn room(&mut self, now: Moment) -> Room {
-        if self.stopped.is_some() {
-            return Room { rows: 0, bytes: 0 };
-        }
-        let tag = &self.tag;
-        let bytes = tag.own.free_bytes().min(tag.shared.free_bytes());
-        let by_bytes = bytes / self.weight.max(1);
-        let rows = tag.own.free_rows().min(by_bytes.max(1));
-        Room {
-            rows: rows.min(self.limiter.rows(now)),
-            bytes,
+            wish @ (Wish::Open { .. }
+            | Wish::Reopen { .. }
+            | Wish::Page { .. }
+            | Wish::Refill { .. }) => self.read(wish, now, context),
         }
     }
 
@@ -344,11 +349,16 @@ impl OutboxReader {
 
     // === Having it done ===
 
-    fn read(&mut self, wish: Wish, context: &mut Context<Self>) {
-        let task = self
-            .work
-            .clone()
-            .read(wish, self.last_number.next(), self.floor);
+    fn read(&mut self, wish: Wish, now: Moment, context: &mut Context<Self>) {
+        if matches!(wish, Wish::Open { .. }) {
+            self.floor = self.intake.head_taken_at();
+        }
+        let Some(bytes) = self.reserve(Reading::Live, wish.rows()) else {
+            self.wake_at(now + PERMIT_RETRY, context);
+            return;
+        };
+        let number = self.last_number.next();
+        let task = self.work.clone().read(wish, bytes, number, self.floor);
         self.start(task, context);
     }
 
@@ -370,6 +380,7 @@ impl OutboxReader {
         context: &mut Context<Self>,
     ) {
         self.busy = true;
+        self.busy_since = self.now();
         let task = self.workers.spawn(task);
         let result = async move {
             task.await.unwrap_or_else(|error| {
@@ -384,6 +395,20 @@ impl OutboxReader {
 
     fn done(&mut self, result: Result<Option<Done>, StoreError>, context: &mut Context<Self>) {
         fault::point("outbox_reader.Done");
+        self.take_result(result, context);
+        if self.opened.is_none() && self.opened_again.is_none() {
+            // What was read has been handed, stashed or dropped.
+            self.end_reservation();
+            self.pass = None;
+        }
+        self.go_on(context);
+    }
+
+    fn take_result(
+        &mut self,
+        result: Result<Option<Done>, StoreError>,
+        context: &mut Context<Self>,
+    ) {
         match result {
             Ok(done) => {
                 self.backoff.reset();
@@ -403,10 +428,8 @@ impl OutboxReader {
             }
             Err(StoreError::Refused(reason)) => {
                 self.end(Exit::Refused(reason), context);
-                return;
             }
         }
-        self.go_on(context);
     }
 }
 
@@ -426,6 +449,7 @@ impl Drop for OutboxReader {
                 entry.in_flight_bytes = 0;
                 entry.open_windows = 0;
                 entry.deferred_rows = 0;
+                entry.waits = None;
             });
     }
 }
@@ -445,35 +469,6 @@ impl Actor for OutboxReader {
         context.spawn(watch.into_actor(self));
         context.run_later(BLOCKED_RETRY, Self::look_again);
         self.report(context);
-        self.go_on(context);
-    }
-}
-
-impl Handler<Outcomes> for OutboxReader {
-    type Result = ();
-
-    fn handle(&mut self, outcomes: Outcomes, context: &mut Self::Context) {
-        fault::point("outbox_reader.Outcomes");
-        let now = self.now();
-        for (seq, hash) in &outcomes.stored {
-            if self.resend.settled(*seq) {
-                self.metrics.resent(ResentSource::Replay);
-            } else if self.letters.settled(*seq, now) {
-                self.metrics.resent(ResentSource::Letter);
-            } else if let Some(since) = self.intake.settled(*seq, *hash, now) {
-                self.metrics.acked(now.since(since));
-            }
-        }
-        if !outcomes.stored.is_empty() {
-            self.pulse.progress();
-        }
-        let stored = outcomes.stored.len() as u64;
-        self.board
-            .update_pipeline(&self.key.database, &self.key.name, |entry| {
-                entry.delivered_rows += stored;
-            });
-        self.take_rejected(outcomes.rejected, outcomes.unsent);
-        self.free_rejected_keys();
         self.go_on(context);
     }
 }

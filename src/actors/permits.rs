@@ -18,8 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use actix::Recipient;
 use tokio::sync::Notify;
 
+use super::holder::Holder;
 use super::messages::Outcomes;
-use crate::admin::metrics::PipelineMetrics;
+use crate::admin::metrics::{MemoryMetrics, PipelineMetrics};
 use crate::core::dead_letter::OnPoison;
 use crate::core::invariants;
 use crate::core::permit_shares::{PartyId, PermitShares};
@@ -32,8 +33,11 @@ use crate::core::send_queue::Flow;
 pub struct Pool {
     rows: AtomicUsize,
     bytes: AtomicUsize,
-    most_rows: usize,
-    most_bytes: usize,
+    most_rows: AtomicUsize,
+    most_bytes: AtomicUsize,
+    /// What may be in use of both: more than may be handed after a limit was
+    /// lowered.
+    bound: Mutex<(usize, usize)>,
 }
 
 impl Pool {
@@ -43,15 +47,26 @@ impl Pool {
         Self {
             rows: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            most_rows,
-            most_bytes,
+            most_rows: AtomicUsize::new(most_rows),
+            most_bytes: AtomicUsize::new(most_bytes),
+            bound: Mutex::new((most_rows, most_bytes)),
         }
+    }
+
+    /// So much may be in use from now on; what is in use beyond it stays so until it
+    /// is settled.
+    pub fn resize(&self, most_rows: usize, most_bytes: usize) {
+        self.most_rows.store(most_rows, Ordering::Relaxed);
+        self.most_bytes.store(most_bytes, Ordering::Relaxed);
+        let mut bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        *bound = (bound.0.max(most_rows), bound.1.max(most_bytes));
     }
 
     /// Rows that may still be handed.
     #[must_use]
     pub fn free_rows(&self) -> usize {
         self.most_rows
+            .load(Ordering::Relaxed)
             .saturating_sub(self.rows.load(Ordering::Relaxed))
     }
 
@@ -59,6 +74,7 @@ impl Pool {
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.most_bytes
+            .load(Ordering::Relaxed)
             .saturating_sub(self.bytes.load(Ordering::Relaxed))
     }
 
@@ -78,8 +94,9 @@ impl Pool {
     /// exceed the bytes.
     #[must_use]
     pub fn is_within(&self, last_row: usize) -> bool {
-        invariants::within_bound(self.rows(), self.most_rows, 0)
-            && invariants::within_bound(self.bytes(), self.most_bytes, last_row)
+        let (rows, bytes) = *self.bound.lock().unwrap_or_else(PoisonError::into_inner);
+        invariants::within_bound(self.rows(), rows, 0)
+            && invariants::within_bound(self.bytes(), bytes, last_row)
     }
 
     fn take(&self, bytes: usize) {
@@ -91,21 +108,38 @@ impl Pool {
         self.rows.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
+
+    /// Sets bytes aside for rows that are not there yet.
+    pub fn reserve(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives back what was reserved.
+    pub fn give_back_reserved(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 /// The bytes of all pipelines together.
 #[derive(Debug)]
 pub struct SharedPool {
     shares: Mutex<PermitShares>,
+    metrics: MemoryMetrics,
 }
 
 impl SharedPool {
     /// An unused pool of so many bytes.
     #[must_use]
-    pub fn new(total: usize) -> Self {
+    pub fn new(total: usize, metrics: MemoryMetrics) -> Self {
         Self {
             shares: Mutex::new(PermitShares::new(total)),
+            metrics,
         }
+    }
+
+    /// The pool has so many bytes from now on.
+    pub fn resize(&self, total: usize) {
+        self.shares().resize(total);
     }
 
     /// So many pipelines are to run.
@@ -118,6 +152,12 @@ impl SharedPool {
     pub fn join(self: Arc<Self>) -> Share {
         let party = self.shares().join();
         Share { pool: self, party }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut PermitShares)) {
+        let mut shares = self.shares();
+        change(&mut shares);
+        self.metrics.used(shares.used() + shares.alone());
     }
 
     // A panic while it was locked leaves plain numbers.
@@ -146,7 +186,7 @@ impl Share {
     #[must_use]
     pub fn is_within(&self, last_row: usize) -> bool {
         let shares = self.pool.shares();
-        invariants::within_bound(shares.used(), shares.total(), last_row)
+        invariants::within_bound(shares.used(), shares.most_in_use(), last_row)
     }
 
     /// Nothing more is handed; what was keeps its bytes until it is settled.
@@ -154,12 +194,43 @@ impl Share {
         self.pool.shares().leave(self.party);
     }
 
-    fn take(&self, bytes: usize) {
-        self.pool.shares().take(self.party, bytes);
+    /// Takes bytes, whether they are free or not.
+    pub fn take(&self, bytes: usize) {
+        self.pool.change(|shares| shares.take(self.party, bytes));
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.pool.shares().give_back(self.party, bytes);
+    /// Gives bytes back.
+    pub fn give_back(&self, bytes: usize) {
+        self.pool
+            .change(|shares| shares.give_back(self.party, bytes));
+    }
+
+    /// Whether a row that is larger than what is free could go now.
+    #[must_use]
+    pub fn may_go_alone(&self) -> bool {
+        self.pool.shares().alone() == 0
+    }
+
+    /// A pass for a row that is larger than what is free, if no other has it.
+    #[must_use]
+    pub fn go_alone(&self, bytes: usize) -> Option<AlonePass> {
+        let mut goes = false;
+        self.pool.change(|shares| goes = shares.go_alone(bytes));
+        let pool = Arc::clone(&self.pool);
+        goes.then_some(AlonePass { pool })
+    }
+}
+
+/// Lets one row of all pipelines be in memory beside what all others have. Dropping it
+/// lets the next one.
+#[derive(Debug)]
+pub struct AlonePass {
+    pool: Arc<SharedPool>,
+}
+
+impl Drop for AlonePass {
+    fn drop(&mut self) {
+        self.pool.change(PermitShares::alone_is_over);
     }
 }
 
@@ -286,18 +357,32 @@ pub struct Ticket {
     tag: Arc<FlowTag>,
     bytes: usize,
     settled: bool,
+    /// The writer it was handed to.
+    holder: Option<Arc<Holder>>,
+    /// Its row goes beside what all others have.
+    alone: Option<AlonePass>,
 }
 
 impl Ticket {
     /// Takes a permit for a row of `bytes` bytes.
     #[must_use]
     pub fn take(tag: &Arc<FlowTag>, bytes: usize) -> Self {
+        Self::take_with(tag, bytes, None)
+    }
+
+    /// Takes a permit for a row that may have a pass to go alone.
+    #[must_use]
+    pub fn take_with(tag: &Arc<FlowTag>, bytes: usize, alone: Option<AlonePass>) -> Self {
         tag.own.take(bytes);
-        tag.shared.take(bytes);
+        if alone.is_none() {
+            tag.shared.take(bytes);
+        }
         Self {
             tag: Arc::clone(tag),
             bytes,
             settled: false,
+            holder: None,
+            alone,
         }
     }
 
@@ -305,6 +390,20 @@ impl Ticket {
     #[must_use]
     pub const fn tag(&self) -> &Arc<FlowTag> {
         &self.tag
+    }
+
+    /// The row is handed to a writer.
+    pub fn enter(&mut self, holder: &Arc<Holder>) {
+        self.leave();
+        holder.enter(self.tag.flow.id, &self.tag.void);
+        self.holder = Some(Arc::clone(holder));
+    }
+
+    /// The row leaves the writer it was handed to.
+    pub fn leave(&mut self) {
+        if let Some(holder) = self.holder.take() {
+            holder.leave(self.tag.flow.id);
+        }
     }
 
     /// The row is settled: its reader is told by message, and the permit is free.
@@ -316,8 +415,11 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        self.leave();
         self.tag.own.give_back(self.bytes);
-        self.tag.shared.give_back(self.bytes);
+        if self.alone.is_none() {
+            self.tag.shared.give_back(self.bytes);
+        }
         if self.settled {
             return;
         }

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 
-use super::desired::PipelineKey;
-use super::messages::{ClaimDone, RenewDone, StopNow};
+use super::child::{Exit, legal};
+use super::messages::{ClaimDone, LeaseGivenBack, RenewDone, StopAs};
 use super::pipeline_slot::Run;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
 use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::PipelineState;
-use crate::core::ports::{Claim, ClaimRequest, StoreError};
+use crate::config::desired::PipelineKey;
+use crate::core::ports::{Claim, ClaimRequest, Epoch, StoreError};
+use crate::core::supervision::ChildState;
 
 /// The longest a standby waits before it asks for a lease again: a lease that
 /// was given back is taken soon.
@@ -53,6 +55,13 @@ impl Supervisor {
         let Some(spec) = slot.spec.clone().filter(|_| slot.invalid.is_none()) else {
             return;
         };
+        if let Some(reason) = self.why_paused(&spec) {
+            self.hold(key, reason);
+            return;
+        }
+        let Some(slot) = self.pipelines.get_mut(key) else {
+            return;
+        };
         let stream = slot
             .stream
             .as_ref()
@@ -60,6 +69,8 @@ impl Supervisor {
         let Some(stream) = stream else {
             return;
         };
+        let (now, lease) = (self.clock.now(), self.settings.cluster.lease);
+        legal(slot.life.starts(now + lease));
         if stream.ready().is_none() {
             slot.run = Run::Waiting;
             let trouble = stream.trouble.clone();
@@ -72,12 +83,28 @@ impl Supervisor {
         let Some(database) = self.databases.get(&key.database) else {
             return;
         };
-        slot.run = Run::Claiming;
+        if let Some(reason) = database.is_not_ready() {
+            slot.run = Run::Waiting;
+            let reason = reason.to_owned();
+            if let Some(slot) = self.pipelines.get(key) {
+                self.show(key, slot, PipelineState::Waiting { reason });
+            }
+            return;
+        }
         slot.attempt = attempt;
+        if self.claims.contains_key(key) {
+            // Two claims at once may be granted in another order than they are heard
+            // of. It is claimed when the earlier one has come back.
+            slot.run = Run::Waiting;
+            return;
+        }
+        self.claims.insert(key.clone(), attempt);
+        slot.run = Run::Claiming;
         let version = slot.version;
         let store = Arc::clone(&database.database.store);
-        let (node, lease) = (Arc::clone(&self.node), self.settings.cluster.lease);
-        let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), self.clock.now());
+        let node = Arc::clone(&self.node);
+        let (supervisor, pipeline, asked_at) = (context.address(), key.clone(), now);
+        let generation = database.generation();
         tokio::spawn(async move {
             let request = ClaimRequest {
                 pipeline: &pipeline.name,
@@ -86,13 +113,19 @@ impl Supervisor {
                 node: &node,
                 lease,
             };
-            let result = store.claim(request).await;
+            // A lease that is granted after it has expired is worth nothing.
+            let claim = tokio::time::timeout(lease, store.claim(request)).await;
+            let result = claim.unwrap_or_else(|_| {
+                let reason = "no answer within the lease".to_owned();
+                Err(StoreError::Unavailable(reason))
+            });
             // Only a stopped supervisor does not hear it.
             supervisor
                 .try_send(ClaimDone {
                     pipeline,
                     attempt,
                     asked_at,
+                    generation,
                     result,
                 })
                 .ok();
@@ -111,6 +144,16 @@ impl Supervisor {
         };
         slot.run = Run::Pausing;
         slot.attempt = attempt;
+        match slot.life.state() {
+            // It died, and its pause is known.
+            ChildState::BackingOff | ChildState::Failed => {}
+            ChildState::Stopped
+            | ChildState::Starting
+            | ChildState::Running
+            | ChildState::Draining => {
+                legal(slot.life.starts(self.clock.now() + pause));
+            }
+        }
         let key = key.clone();
         context.run_later(pause, move |supervisor, context| {
             let is_current = supervisor
@@ -129,14 +172,27 @@ impl Supervisor {
             pipeline: key,
             attempt,
             asked_at,
+            generation,
             result,
         } = done;
         let is_current = self
             .pipelines
             .get(&key)
             .is_some_and(|slot| slot.attempt == attempt);
+        if self.claims.get(&key) == Some(&attempt) {
+            self.claims.remove(&key);
+        }
+        let database = self.databases.get(&key.database);
+        if database.is_none_or(|database| database.generation() != generation) {
+            // What another database granted says nothing here, and is not given back
+            // here: it runs out there.
+            self.claim_if_waiting(&key, context);
+            return;
+        }
         if !is_current || self.is_draining() {
-            self.give_back(&key, &result);
+            self.give_back(&key, &result, context);
+            self.claimed_in_drain(&key, is_current);
+            self.claim_if_waiting(&key, context);
             return;
         }
         match result {
@@ -156,6 +212,8 @@ impl Supervisor {
                 let jitter = 0.75 + fastrand::f64() / 2.0;
                 self.claim_in(&key, expires_in.min(STANDBY_PAUSE).mul_f64(jitter), context);
             }
+            // Soon the catalog is read again, and says whether this pipeline is held.
+            Ok(Claim::PausesChanged) => self.claim_in(&key, STANDBY_PAUSE, context),
             Err(StoreError::Unavailable(reason)) => {
                 let reason = format!("database: {reason}");
                 self.claim_failed(&key, PipelineState::Waiting { reason }, context);
@@ -163,6 +221,14 @@ impl Supervisor {
             Err(StoreError::Refused(reason)) => {
                 self.claim_failed(&key, PipelineState::Failed { reason }, context);
             }
+        }
+    }
+
+    /// It waited for an earlier claim to come back.
+    fn claim_if_waiting(&mut self, key: &PipelineKey, context: &mut Context<Self>) {
+        let slot = self.pipelines.get(key);
+        if slot.is_some_and(|slot| matches!(slot.run, Run::Waiting)) {
+            self.claim(key, context);
         }
     }
 
@@ -185,6 +251,7 @@ impl Supervisor {
             | PipelineState::Blocked { .. }
             | PipelineState::Failed { .. }
             | PipelineState::Stopped
+            | PipelineState::Paused { .. }
             | PipelineState::Invalid { .. } => pause,
         };
         if slot.refused.as_ref() != Some(&state) {
@@ -197,40 +264,44 @@ impl Supervisor {
         self.claim_in(key, pause, context);
     }
 
-    /// Readers that have drained for too long are stopped.
-    pub(super) fn end_long_drains(&self) {
-        let now = self.clock.now();
-        for (key, slot) in &self.pipelines {
-            if let Run::Running { reader, .. } = &slot.run
-                && slot.drain_until.is_some_and(|until| now >= until)
-            {
-                tracing::warn!(pipeline = %key, "draining took too long; some rows will be sent again");
-                reader.try_send(StopNow).ok();
-            }
-        }
-    }
-
-    /// A lease that came too late is of no use here: another node may need it.
-    fn give_back(&self, key: &PipelineKey, result: &Result<Claim, StoreError>) {
+    /// A lease that came too late is of no use here.
+    fn give_back(
+        &mut self,
+        key: &PipelineKey,
+        result: &Result<Claim, StoreError>,
+        context: &Context<Self>,
+    ) {
         let Ok(Claim::Granted { epoch, .. }) = result else {
-            return;
-        };
-        let Some(slot) = self.databases.get(&key.database) else {
             return;
         };
         let is_running = self
             .pipelines
             .get(key)
             .is_some_and(|slot| slot.epoch().is_some());
-        if is_running {
-            return;
+        if !is_running {
+            self.give_lease_back(key, *epoch, context);
         }
+    }
+
+    /// Another node may need it.
+    pub(super) fn give_lease_back(
+        &mut self,
+        key: &PipelineKey,
+        epoch: Epoch,
+        context: &Context<Self>,
+    ) {
+        let Some(slot) = self.databases.get(&key.database) else {
+            return;
+        };
+        self.leases_returning += 1;
         let (store, node) = (Arc::clone(&slot.database.store), Arc::clone(&self.node));
-        let (name, epoch) = (Arc::clone(&key.name), *epoch);
+        let (name, supervisor) = (Arc::clone(&key.name), context.address());
         tokio::spawn(async move {
             if let Err(error) = store.release(&name, &node, epoch).await {
                 tracing::debug!(pipeline = %name, %error, "a lease was not given back; it will run out");
             }
+            // Only a stopped supervisor does not hear it.
+            supervisor.try_send(LeaseGivenBack).ok();
         });
     }
 
@@ -270,8 +341,7 @@ impl Supervisor {
                 continue;
             }
             tracing::warn!(pipeline = %key, "another node has taken the pipeline");
-            self.metrics.lease_event(LeaseEvent::Lost);
-            reader.try_send(StopNow).ok();
+            reader.try_send(StopAs(Exit::LeaseLost)).ok();
         }
     }
 
@@ -292,7 +362,7 @@ impl Supervisor {
                 continue;
             }
             tracing::warn!(pipeline = %key, "the lease could not be renewed in time; the pipeline stops");
-            reader.try_send(StopNow).ok();
+            reader.try_send(StopAs(Exit::LeaseExpired)).ok();
             let reason = "the lease could not be renewed in time".to_owned();
             self.show(key, slot, PipelineState::Waiting { reason });
         }

@@ -5,29 +5,29 @@ use std::time::Duration;
 
 use actix::{Addr, AsyncContext, Context};
 
-use super::child::{self, ChildId, Exit};
-use super::desired::PipelineKey;
-use super::messages::{Drain, LookForResends};
+use super::child::{self, ChildId, Exit, legal};
+use super::messages::LookForResends;
 use super::outbox_reader::{OutboxReader, ReaderParts};
 use super::permits::Void;
 use super::pipeline_lease::STANDBY_PAUSE;
 use super::pulse::Pulse;
+use super::reader_drain::ReaderDrain;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
 use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::{PipelineState, PipelineStatus};
+use crate::config::desired::PipelineKey;
 use crate::config::pipeline::PipelineSpec;
+use crate::config::plan::Step;
 use crate::core::backoff::Backoff;
+use crate::core::memory_plan::MemoryPlan;
 use crate::core::ports::{Epoch, Outbox};
 use crate::core::position::Position;
-use crate::core::supervision::{ChildState, FAILED_AFTER, Life};
+use crate::core::supervision::{ChildState, Life, PAUSES};
 use crate::core::time::Moment;
 
 /// First and longest pause after a database refused a claim: somebody must act.
 const REFUSED_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-
-/// A part of the ids that one row may take in memory: 8 bytes in a stash.
-const STASH_SHARE: usize = 8 * 8;
 
 /// A pipeline and where it stands.
 pub(super) struct PipelineSlot {
@@ -45,7 +45,7 @@ pub(super) struct PipelineSlot {
     /// It is wanted no more: forget it when its reader has ended.
     retired: bool,
     /// When its reader is stopped, done draining or not.
-    pub(super) drain_until: Option<Moment>,
+    pub(super) drain: Option<ReaderDrain>,
 }
 
 /// The states of a pipeline, as the supervisor leads it.
@@ -56,6 +56,8 @@ pub(super) enum Run {
     Claiming,
     /// A timer will claim it.
     Pausing,
+    /// An operator holds it.
+    Paused,
     /// Its reader runs.
     Running {
         reader: Addr<OutboxReader>,
@@ -83,22 +85,8 @@ impl PipelineSlot {
             version: None,
             refused: None,
             retired: false,
-            drain_until: None,
+            drain: None,
         }
-    }
-
-    /// Has its reader finish what it has, if it runs, within a grace: a stream
-    /// that takes nothing must not hold a changed definition up for ever.
-    fn drain(&mut self, until: Moment) -> bool {
-        let Run::Running { reader, .. } = &self.run else {
-            return false;
-        };
-        if self.drain_until.is_none() {
-            reader.try_send(Drain).ok();
-            self.drain_until = Some(until);
-            self.life.drains();
-        }
-        true
     }
 
     /// Has its reader look for what is to be sent again, if it runs.
@@ -108,11 +96,16 @@ impl PipelineSlot {
         }
     }
 
+    /// Whether it is to run as soon as nothing is in the way.
+    pub(super) const fn is_wanted(&self) -> bool {
+        !self.retired && self.invalid.is_none()
+    }
+
     /// The stream its reader writes to, which a new definition may have left.
     pub(super) const fn stream_in_use(&self) -> Option<&StreamKey> {
         match &self.run {
             Run::Running { stream, .. } => Some(stream),
-            Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => None,
+            Run::Waiting | Run::Claiming | Run::Pausing | Run::Paused | Run::Invalid => None,
         }
     }
 
@@ -120,7 +113,7 @@ impl PipelineSlot {
     pub(super) const fn epoch(&self) -> Option<Epoch> {
         match &self.run {
             Run::Running { epoch, .. } => Some(*epoch),
-            Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => None,
+            Run::Waiting | Run::Claiming | Run::Pausing | Run::Paused | Run::Invalid => None,
         }
     }
 }
@@ -130,14 +123,15 @@ impl Supervisor {
 
     pub(super) fn want_pipeline(
         &mut self,
-        key: PipelineKey,
-        spec: Arc<PipelineSpec>,
+        key: &PipelineKey,
+        step: &Step,
+        spec: &Arc<PipelineSpec>,
         version: Option<i64>,
         context: &mut Context<Self>,
     ) {
         if !self.databases.contains_key(&key.database) {
             let reason = format!("there is no database {:?} in the settings", &*key.database);
-            self.refuse_pipeline(&key, &spec.outbox, &reason);
+            self.refuse_pipeline(key, &spec.outbox, &reason);
             return;
         }
         let now = self.clock.now();
@@ -147,21 +141,39 @@ impl Supervisor {
             .pipelines
             .entry(key.clone())
             .or_insert_with(|| PipelineSlot::new(now));
-        slot.version = version;
-        let is_new = slot.spec.as_ref() != Some(&spec);
-        if !is_new && !slot.retired && slot.invalid.is_none() {
+        let is_other_version = std::mem::replace(&mut slot.version, version) != version;
+        let is_new = slot.spec.as_ref() != Some(spec);
+        let is_in_place = matches!(step, Step::Change { .. });
+        if (!is_new || is_in_place) && !slot.retired && slot.invalid.is_none() {
+            slot.spec = Some(Arc::clone(spec));
+            if is_in_place {
+                self.retune(key, spec);
+            }
+            if is_other_version {
+                self.claim_again(key, context);
+            }
             return;
         }
         slot.retired = false;
         slot.attempt = attempt;
         if slot.drain(until) {
             // The new definition starts when its reader has ended.
-            self.replace_spec(&key, spec, context);
+            self.replace_spec(key, Arc::clone(spec), context);
             return;
         }
         slot.run = Run::Waiting;
-        self.replace_spec(&key, spec, context);
-        self.claim(&key, context);
+        self.replace_spec(key, Arc::clone(spec), context);
+        self.claim(key, context);
+    }
+
+    /// A claim under way was made by an older definition, which the database would
+    /// refuse.
+    fn claim_again(&mut self, key: &PipelineKey, context: &mut Context<Self>) {
+        let slot = self.pipelines.get_mut(key);
+        if let Some(slot) = slot.filter(|slot| matches!(slot.run, Run::Claiming)) {
+            slot.run = Run::Waiting;
+            self.claim(key, context);
+        }
     }
 
     fn replace_spec(
@@ -172,6 +184,7 @@ impl Supervisor {
     ) {
         let stream = StreamKey::new(&spec.stream);
         self.want_stream(&stream, spec.shard_budget, context);
+        self.rebudget(&stream, spec.shard_budget);
         let status = PipelineStatus::starting(
             Arc::clone(&key.name),
             Arc::clone(&key.database),
@@ -209,15 +222,16 @@ impl Supervisor {
             .pipelines
             .entry(key.clone())
             .or_insert_with(|| PipelineSlot::new(now));
+        slot.retired = false;
         if slot.invalid.as_deref() == Some(reason) {
             return;
         }
         tracing::error!(pipeline = %key, %reason, "the pipeline's definition is not acceptable; it does not run");
         slot.invalid = Some(reason.to_owned());
-        slot.retired = false;
         slot.attempt = attempt;
         if !slot.drain(until) {
             slot.run = Run::Invalid;
+            legal(slot.life.stops());
         }
         let nothing: Arc<str> = Arc::from("");
         let mut status = PipelineStatus::starting(
@@ -227,10 +241,14 @@ impl Supervisor {
             Arc::clone(&nothing),
             nothing,
         );
-        status.state = PipelineState::Invalid {
+        let state = PipelineState::Invalid {
             reason: reason.to_owned(),
         };
+        status.state = state.clone();
         self.board.set_pipeline(status);
+        if let Some(slot) = self.pipelines.get(key) {
+            self.show(key, slot, state);
+        }
     }
 
     pub(super) fn retire_pipeline(&mut self, key: &PipelineKey) {
@@ -259,9 +277,8 @@ impl Supervisor {
 
     pub(super) fn show(&self, key: &PipelineKey, slot: &PipelineSlot, state: PipelineState) {
         if let Some(spec) = &slot.spec {
-            self.metrics
-                .pipeline(&spec.name, &spec.tenant, spec.stream.name())
-                .state(&state);
+            let labels = [&*spec.name, &*spec.tenant, spec.stream.name()];
+            self.metrics.pipeline_state(labels, &state);
         }
         self.board
             .update_pipeline(&key.database, &key.name, |entry| {
@@ -281,11 +298,13 @@ impl Supervisor {
         asked_at: Moment,
         context: &mut Context<Self>,
     ) {
-        let (pulse, void) = (Pulse::default(), Void::default());
+        let pulse = Pulse::new(self.database_patience(&key.database));
+        let void = Void::default();
         let incarnation = self.next_incarnation();
         self.last_flow += 1;
         let flow = self.last_flow;
         let now = self.clock.now();
+        let pipelines = self.pipelines.len().max(1);
         let (Some(slot), Some(database)) = (
             self.pipelines.get_mut(key),
             self.databases.get(&key.database),
@@ -304,13 +323,15 @@ impl Supervisor {
         );
         let (Some(spec), Some(stream_key), Some(stream), Some(probe)) = needs else {
             // What it needs has gone while the lease was asked for.
+            self.give_lease_back(key, epoch, context);
             self.claim_in(key, STANDBY_PAUSE, context);
             return;
         };
         slot.refusals.reset();
         slot.refused = None;
-        slot.drain_until = None;
+        slot.drain = None;
         let limits = &self.settings.limits;
+        let plan = MemoryPlan::under(limits.memory.as_usize());
         let parts = ReaderParts {
             key: key.clone(),
             node: Arc::clone(&self.node),
@@ -328,8 +349,8 @@ impl Supervisor {
             shared: Arc::clone(&self.shared),
             stream: stream.watch,
             most_rows: usize::try_from(limits.pipeline_rows).unwrap_or(usize::MAX),
-            most_bytes: limits.pipeline_bytes.as_usize(),
-            most_stashed: limits.memory.as_usize() / STASH_SHARE,
+            most_bytes: limits.pipeline_bytes.as_usize().min(plan.rows),
+            most_stashed: plan.stashed_ids / pipelines,
             metrics: self.metrics.clone(),
             board: Arc::clone(&self.board),
             clock: self.clock,
@@ -338,6 +359,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Reader(key.clone());
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let reader = child::spawn(
             &self.stage,
@@ -346,7 +368,7 @@ impl Supervisor {
             supervisor,
             |context, note| OutboxReader::new(parts, note, context),
         );
-        slot.life.runs(now);
+        legal(slot.life.runs(now));
         slot.run = Run::Running {
             reader,
             stream: stream_key,
@@ -372,6 +394,7 @@ impl Supervisor {
         let Run::Running {
             incarnation: current,
             stream,
+            epoch,
             pulse,
             void,
             ..
@@ -384,16 +407,17 @@ impl Supervisor {
         }
         void.make_void();
         let death = exit.death(pulse.has_progressed());
-        let pause = slot.life.died(death, now, fastrand::f64());
-        let stream = stream.clone();
+        let pause = legal(slot.life.died(death, now, fastrand::f64())).unwrap_or(PAUSES.0);
+        let (stream, epoch) = (stream.clone(), *epoch);
         slot.run = Run::Waiting;
-        slot.drain_until = None;
+        slot.drain = None;
         self.purge_void(&stream);
         self.retire_unused_streams();
         if self.is_draining() {
-            self.count_ended(exit);
+            self.ended_in_drain(key, epoch, exit, context);
             return;
         }
+        self.give_back_unless_it_goes_on(key, epoch, exit, context);
         if self.pipelines.get(key).is_some_and(|slot| slot.retired) {
             self.forget_pipeline(key);
             return;
@@ -411,13 +435,19 @@ impl Supervisor {
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };
-        if slot.invalid.is_some() {
+        if let Some(reason) = slot.invalid.clone() {
             slot.run = Run::Invalid;
+            legal(slot.life.stops());
+            // Its reader has shown what it did meanwhile.
+            if let Some(slot) = self.pipelines.get(key) {
+                self.show(key, slot, PipelineState::Invalid { reason });
+            }
             return;
         }
         let has_failed = slot.life.state() == ChildState::Failed;
+        let quick_deaths = slot.life.quick_deaths();
         let pause = match exit {
-            Exit::LeaseLost => STANDBY_PAUSE,
+            Exit::LeaseLost | Exit::LeaseExpired => STANDBY_PAUSE,
             Exit::Drained
             | Exit::Blocked(_)
             | Exit::Stopped
@@ -429,7 +459,7 @@ impl Supervisor {
         let child = ChildId::Reader(key.clone());
         match exit {
             Exit::Drained => {}
-            Exit::LeaseLost => {
+            Exit::LeaseLost | Exit::LeaseExpired => {
                 self.metrics.lease_event(LeaseEvent::Lost);
                 self.note_restart(&child, exit, pause);
             }
@@ -442,7 +472,7 @@ impl Supervisor {
         }
         let state = match exit {
             _ if has_failed => Some(PipelineState::Failed {
-                reason: format!("its reader ended {FAILED_AFTER} times in a row: {exit}"),
+                reason: format!("its reader ended {quick_deaths} times in a row: {exit}"),
             }),
             Exit::Refused(reason) => Some(PipelineState::Failed {
                 reason: reason.clone(),
@@ -452,6 +482,7 @@ impl Supervisor {
             Exit::Drained
             | Exit::Stopped
             | Exit::LeaseLost
+            | Exit::LeaseExpired
             | Exit::RowsLost
             | Exit::Stuck
             | Exit::Panicked(_) => Some(PipelineState::Starting),

@@ -17,17 +17,19 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
-use super::messages::{NothingNew, StopNow, Wake, Watch};
+use super::messages::{NothingNew, ProbeAtPace, StopNow, Wake, Watch};
 use super::outbox_reader::OutboxReader;
 use super::pulse::Pulse;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::StatusBoard;
 use crate::core::backoff::Backoff;
+use crate::core::horizon::Horizon;
 use crate::core::ports::{
     OutboxId, OutboxStore, PipelineName, ProbeReport, ProbeTarget, StoreError,
 };
 use crate::core::snapshot::Snapshot;
 use crate::core::time::Moment;
+use crate::core::wait::{Doing, Wait, judge_timer};
 
 /// A quiet outbox is asked for this much later each time.
 const SLOW_DOWN: f64 = 1.25;
@@ -66,6 +68,7 @@ pub struct ProbeParts {
 }
 
 struct Watched {
+    _pledge: Arc<()>,
     number: u64,
     outbox: OutboxId,
     seen: Snapshot,
@@ -82,9 +85,11 @@ pub struct Probe {
     watched: BTreeMap<PipelineName, Watched>,
     last_number: u64,
     asking: bool,
+    asked_at: Moment,
     timer: Option<(Moment, SpawnHandle)>,
     backoff: Backoff,
     paused_until: Option<Moment>,
+    horizon: Horizon,
 }
 
 impl Probe {
@@ -92,6 +97,7 @@ impl Probe {
     #[must_use]
     pub fn new(parts: ProbeParts, note: ExitNote) -> Self {
         Self {
+            asked_at: parts.clock.now(),
             parts,
             note,
             watched: BTreeMap::new(),
@@ -100,16 +106,28 @@ impl Probe {
             timer: None,
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             paused_until: None,
+            horizon: Horizon::default(),
         }
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
-        // Readers wait while nothing is under way: a wake-up was lost.
-        let is_stalled = !self.watched.is_empty() && !self.asking && self.timer.is_none();
-        if !is_stalled {
-            self.parts.pulse.beat();
-        }
+        let now = self.parts.clock.now();
+        self.parts.pulse.says(self.doing(now), now);
         context.run_later(BEAT_EVERY, Self::beat);
+    }
+
+    /// What it finds itself doing, see [`crate::core::wait`].
+    fn doing(&self, now: Moment) -> Doing {
+        if self.asking {
+            let patience = self.parts.pulse.patience();
+            return patience.judge(Wait::Database, self.asked_at, now);
+        }
+        match &self.timer {
+            Some((due, _)) if self.paused_until.is_some() => judge_timer(Wait::Database, *due, now),
+            Some((due, _)) => judge_timer(Wait::Time, *due, now),
+            None if self.watched.is_empty() => Doing::Waits(Wait::Work),
+            None => Doing::Stalled("readers wait for news and nothing is under way"),
+        }
     }
 
     fn go_on(&mut self, context: &mut Context<Self>) {
@@ -118,6 +136,9 @@ impl Probe {
         }
         let now = self.parts.clock.now();
         let Some(first_due) = self.watched.values().map(|watched| watched.due).min() else {
+            // Nobody looks: what was seen last may be over.
+            let database = &self.parts.database;
+            self.parts.metrics.horizon_held(database, Duration::ZERO);
             return;
         };
         let due = self
@@ -151,6 +172,7 @@ impl Probe {
     /// Asks for all that is due, and what soon will be: fewer queries.
     fn ask(&mut self, now: Moment, context: &mut Context<Self>) {
         self.asking = true;
+        self.asked_at = now;
         let mut asked = Vec::new();
         let mut targets = Vec::new();
         for (pipeline, watched) in &self.watched {
@@ -199,6 +221,8 @@ impl Probe {
                 self.paused_until = None;
                 self.parts.metrics.database_up(database, true);
                 self.parts.board.set_database(database, None);
+                let held = self.horizon.seen(&report.snapshot, taken_at);
+                self.parts.metrics.horizon_held(database, held);
                 report
             }
             Err(error) => {
@@ -284,7 +308,11 @@ impl Handler<Watch> for Probe {
         fault::point("probe.Watch");
         let now = self.parts.clock.now();
         self.last_number += 1;
+        if fault::forgets("probe.watched") {
+            return;
+        }
         let watched = Watched {
+            _pledge: watch.pledge,
             number: self.last_number,
             outbox: watch.outbox,
             seen: watch.seen,
@@ -294,6 +322,22 @@ impl Handler<Watch> for Probe {
             told_at: now,
         };
         self.watched.insert(watch.pipeline, watched);
+        self.go_on(context);
+    }
+}
+
+impl Handler<ProbeAtPace> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, pace: ProbeAtPace, context: &mut Context<Self>) {
+        fault::point("probe.ProbeAtPace");
+        self.parts.least_pause = pace.least_pause;
+        self.parts.most_pause = pace.most_pause;
+        let now = self.parts.clock.now();
+        for watched in self.watched.values_mut() {
+            watched.pause = watched.pause.clamp(pace.least_pause, pace.most_pause);
+            watched.due = watched.due.min(now + watched.pause);
+        }
         self.go_on(context);
     }
 }

@@ -1,27 +1,59 @@
 //! The signs of life of one actor.
 //!
-//! An actor beats about once a second, from its own timer, unless it finds itself
-//! with work that waits while nothing is under way. So a count that stands still
-//! means a blocked thread or a lost wake-up; waiting for PostgreSQL, AWS, permits
-//! or news does not stop it.
+//! An actor looks at itself about once a second, from its own timer, and says what
+//! it is doing. It gives a sign of life unless it finds itself with work that waits
+//! while nothing is under way, or with a wait that nobody will end. So a count that
+//! stands still means a blocked thread or a lost wake-up; waiting for PostgreSQL,
+//! AWS, permits or news does not stop it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-#[derive(Debug, Default)]
+use crate::core::time::Moment;
+use crate::core::wait::{Doing, Patience, Wait};
+
+#[derive(Debug)]
 struct Signs {
     beats: AtomicU64,
     progressed: AtomicBool,
+    /// What it said last, and since when it has said the same.
+    doing: Mutex<Option<(Doing, Moment)>>,
+    patience: Patience,
 }
 
 /// Shared by an actor and the supervisor.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Pulse(Arc<Signs>);
 
 impl Pulse {
-    /// A sign of life.
-    pub fn beat(&self) {
-        self.0.beats.fetch_add(1, Ordering::Relaxed);
+    /// The pulse of an actor whose calls take so long at most.
+    #[must_use]
+    pub fn new(patience: Patience) -> Self {
+        Self(Arc::new(Signs {
+            beats: AtomicU64::new(0),
+            progressed: AtomicBool::new(false),
+            doing: Mutex::default(),
+            patience,
+        }))
+    }
+
+    /// The actor has looked at itself: a sign of life, unless it is stalled.
+    /// Answers what it waits for, and how long it has.
+    pub fn says(&self, doing: Doing, now: Moment) -> (Doing, Duration) {
+        match doing {
+            Doing::Waits(_) => {
+                self.0.beats.fetch_add(1, Ordering::Relaxed);
+            }
+            Doing::Stalled(_) => {}
+        }
+        let mut said = self.0.doing.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = match *said {
+            Some((before, since)) if before == doing => since,
+            Some(_) | None => now,
+        };
+        *said = Some((doing, since));
+        (doing, now.since(since))
     }
 
     /// Something was done that the actor is there for.
@@ -39,5 +71,28 @@ impl Pulse {
     #[must_use]
     pub fn has_progressed(&self) -> bool {
         self.0.progressed.load(Ordering::Relaxed)
+    }
+
+    /// How long a call of the actor's may take.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        self.0.patience
+    }
+
+    /// What the actor said last.
+    #[must_use]
+    pub fn doing(&self) -> Option<Doing> {
+        self.said().map(|(doing, _)| doing)
+    }
+
+    /// How long the actor has waited for just this, as far as it has said so.
+    #[must_use]
+    pub fn waits_for(&self, wait: Wait, now: Moment) -> Option<Duration> {
+        let (doing, since) = self.said()?;
+        (doing == Doing::Waits(wait)).then(|| now.since(since))
+    }
+
+    fn said(&self) -> Option<(Doing, Moment)> {
+        *self.0.doing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,13 +13,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, SpawnHandle, WrapFuture,
+};
 use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
-use super::messages::StopNow;
+use super::messages::{StopNow, SweepBy};
 use super::pulse::Pulse;
 use crate::admin::metrics::{HeldRows, KeptRows, Metrics};
 use crate::admin::status::{HoldStatus, KeptStatus, RetentionStatus, StatusBoard};
@@ -28,6 +30,7 @@ use crate::core::backoff::Backoff;
 use crate::core::ports::{PipelineName, StoreError};
 use crate::core::retention::{BatchDone, FileReader, KeptOutbox, RetentionStore, Survey};
 use crate::core::time::Moment;
+use crate::core::wait::{Doing, Wait, judge_timer};
 
 /// How often it gives a sign of life.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
@@ -66,6 +69,13 @@ pub struct RetentionParts {
     pub workers: Handle,
 }
 
+/// What goes on.
+#[derive(Debug, Clone, Copy)]
+enum Waits {
+    Asks { since: Moment },
+    Pauses { until: Moment },
+}
+
 /// The sweeper of one database.
 pub struct Retention {
     parts: RetentionParts,
@@ -75,8 +85,10 @@ pub struct Retention {
     /// When it has to look again, to keep its turn and see what has changed.
     look_at: Moment,
     backoff: Backoff,
-    /// Whether a task is under way or a timer set.
-    waits: bool,
+    /// The task that is under way or the timer that is set, and since or till when.
+    waits: Option<Waits>,
+    /// The timer, if one is set.
+    timer: Option<SpawnHandle>,
 }
 
 impl Retention {
@@ -89,7 +101,8 @@ impl Retention {
             note,
             due: VecDeque::new(),
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
-            waits: false,
+            waits: None,
+            timer: None,
         }
     }
 
@@ -98,14 +111,25 @@ impl Retention {
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
-        if self.waits {
-            self.parts.pulse.beat();
-        }
+        let now = self.parts.clock.now();
+        let doing = match self.waits {
+            Some(Waits::Asks { since }) => {
+                let patience = self.parts.pulse.patience();
+                patience.judge(Wait::Database, since, now)
+            }
+            Some(Waits::Pauses { until }) if self.backoff.failures() > 0 => {
+                judge_timer(Wait::Database, until, now)
+            }
+            Some(Waits::Pauses { until }) => judge_timer(Wait::Time, until, now),
+            None => Doing::Stalled("nothing is under way"),
+        };
+        self.parts.pulse.says(doing, now);
         context.run_later(BEAT_EVERY, Self::beat);
     }
 
     fn go_on(&mut self, context: &mut Context<Self>) {
-        self.waits = false;
+        self.waits = None;
+        self.timer = None;
         let now = self.parts.clock.now();
         if now >= self.look_at {
             self.look(now, context);
@@ -120,14 +144,15 @@ impl Retention {
         if fault::forgets("retention.timer") {
             return;
         }
-        self.waits = true;
-        context.run_later(pause, Self::go_on);
+        let until = self.parts.clock.now() + pause;
+        self.waits = Some(Waits::Pauses { until });
+        self.timer = Some(context.run_later(pause, Self::go_on));
     }
 
     // === Looking ===
 
     fn look(&mut self, now: Moment, context: &mut Context<Self>) {
-        self.waits = true;
+        self.waits = Some(Waits::Asks { since: now });
         self.look_at = now + self.parts.settings.interval;
         let (store, node) = (Arc::clone(&self.parts.store), Arc::clone(&self.parts.node));
         let (turn, of_file) = (self.turn(), Arc::clone(&self.parts.of_file));
@@ -139,20 +164,14 @@ impl Retention {
             look.into_actor(self)
                 .map(move |answer, retention, context| {
                     let answer = answer.unwrap_or_else(|error| Err(task_ended(&error)));
-                    retention.looked(answer, now, context);
+                    retention.looked(answer, context);
                 }),
         );
     }
 
-    fn looked(
-        &mut self,
-        answer: Result<Survey, StoreError>,
-        asked_at: Moment,
-        context: &mut Context<Self>,
-    ) {
+    fn looked(&mut self, answer: Result<Survey, StoreError>, context: &mut Context<Self>) {
         fault::point("retention.Looked");
-        self.waits = false;
-        self.count_query("retention_survey", asked_at, answer.is_ok());
+        self.waits = None;
         match answer {
             Ok(Survey::Ours(outboxes)) => {
                 self.works();
@@ -211,7 +230,7 @@ impl Retention {
     // === Deleting ===
 
     fn remove(&mut self, outbox: KeptOutbox, now: Moment, context: &mut Context<Self>) {
-        self.waits = true;
+        self.waits = Some(Waits::Asks { since: now });
         let readers = self.parts.of_file.iter();
         let of_file: Vec<PipelineName> = readers
             .filter(|reader| reader.outbox == outbox.name)
@@ -244,8 +263,8 @@ impl Retention {
         context: &mut Context<Self>,
     ) {
         fault::point("retention.Removed");
-        self.waits = false;
-        let took = self.count_query("retention_batch", asked_at, answer.is_ok());
+        self.waits = None;
+        let took = self.parts.clock.now().since(asked_at);
         let done = match answer {
             Ok(done) => done,
             Err(error) => return self.failed(&error, context),
@@ -263,12 +282,6 @@ impl Retention {
             self.due.push_back(outbox);
         }
         self.go_on_in(self.parts.settings.pause.max(took), context);
-    }
-
-    fn count_query(&self, query: &'static str, asked_at: Moment, answered: bool) -> Duration {
-        let took = self.parts.clock.now().since(asked_at);
-        self.parts.metrics.database_query(query, took, answered);
-        took
     }
 
     fn works(&mut self) {
@@ -304,6 +317,21 @@ impl Actor for Retention {
     fn started(&mut self, context: &mut Self::Context) {
         self.beat(context);
         self.go_on(context);
+    }
+}
+
+impl Handler<SweepBy> for Retention {
+    type Result = ();
+
+    fn handle(&mut self, message: SweepBy, context: &mut Self::Context) {
+        fault::point("retention.SweepBy");
+        self.parts.settings = message.settings;
+        self.parts.of_file = message.of_file;
+        self.look_at = self.parts.clock.now();
+        if let Some(timer) = self.timer.take() {
+            context.cancel_future(timer);
+            self.go_on(context);
+        }
     }
 }
 

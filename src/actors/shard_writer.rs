@@ -9,6 +9,7 @@ mod handing_over;
 mod orders;
 mod records;
 mod settling;
+mod showing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use super::pulse::Pulse;
 use super::stream_router::{StreamKey, StreamRouter};
 use super::violations;
 use crate::admin::metrics::{CallOutcome, Metrics, ShardMetrics};
-use crate::admin::status::{ShardStatus, StatusBoard};
+use crate::admin::status::{StatusBoard, WaitStatus};
 use crate::core::dispatch::{Answer, Dispatch, Next, SharedBudget};
 use crate::core::ports::{CallFailure, RecordOutcome, StreamService};
 use crate::core::routing::HandoverId;
@@ -34,9 +35,6 @@ use crate::core::send_queue::{FlowId, Parcel};
 use crate::core::shard_map::ShardId;
 use crate::core::time::Moment;
 use records::{Made, Making};
-
-/// How often gauges are brought up to date.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// What a writer is made of.
 #[derive(Clone)]
@@ -70,6 +68,8 @@ pub struct ShardWriter {
     parts: WriterParts,
     note: ExitNote,
     dispatch: Dispatch<RoutedRow>,
+    /// When the call in flight began.
+    called_at: Moment,
     tags: BTreeMap<FlowId, Arc<FlowTag>>,
     timer: Option<(Moment, SpawnHandle)>,
     last_sequence: String,
@@ -77,6 +77,7 @@ pub struct ShardWriter {
     /// Its queue is to go back to the router when the call in flight has ended.
     giving_back: Option<HandoverId>,
     orders: Orders,
+    waits: Option<WaitStatus>,
 }
 
 struct CallDone {
@@ -88,12 +89,10 @@ impl ShardWriter {
     /// An idle writer.
     #[must_use]
     pub fn new(parts: WriterParts, note: ExitNote) -> Self {
-        let dispatch = Dispatch::new(
-            parts.shard.clone(),
-            Arc::clone(&parts.budget),
-            parts.clock.now(),
-        );
+        let now = parts.clock.now();
+        let dispatch = Dispatch::new(parts.shard.clone(), Arc::clone(&parts.budget), now);
         Self {
+            called_at: now,
             parts,
             note,
             dispatch,
@@ -103,6 +102,7 @@ impl ShardWriter {
             trouble: None,
             giving_back: None,
             orders: Orders::default(),
+            waits: None,
         }
     }
 
@@ -153,11 +153,14 @@ impl ShardWriter {
         self.timer = Some((until, handle));
     }
 
-    fn send(&self, context: &mut Context<Self>) {
+    fn send(&mut self, context: &mut Context<Self>) {
+        let is_key_limited = self.dispatch.is_key_limited();
+        self.parts.metrics.key_limited(is_key_limited);
         let in_flight = self.dispatch.in_flight();
         let records: Vec<Making> = in_flight.iter().map(Making::of).collect();
         let service = Arc::clone(&self.parts.service);
         let began = self.parts.clock.now();
+        self.called_at = began;
         let call = self.parts.workers.spawn(records::put(service, records));
         let clock = self.parts.clock;
         let done = async move {
@@ -178,6 +181,7 @@ impl ShardWriter {
 
     fn call_done(&mut self, done: CallDone, context: &mut Context<Self>) {
         fault::point("shard_writer.CallDone");
+        fault::strike("shard_writer", self.parts.stream.label());
         let Made { weights, answer } = done.made;
         self.dispatch.weighed(&weights);
         let in_flight = self.dispatch.in_flight();
@@ -255,53 +259,16 @@ impl ShardWriter {
             self.last_sequence.clone_from(highest);
         }
     }
-
-    /// Rows wait while nothing is under way: a wake-up was lost.
-    fn is_stalled(&self) -> bool {
-        let waits = self.dispatch.in_flight().is_empty() && self.timer.is_none();
-        self.dispatch.queued() > 0 && waits && !self.orders.hold
-    }
-
-    fn report(&mut self, context: &mut Context<Self>) {
-        if !self.is_stalled() {
-            self.parts.pulse.beat();
-        }
-        self.show();
-        context.run_later(REPORT_EVERY, Self::report);
-    }
-
-    fn show(&mut self) {
-        let now = self.parts.clock.now();
-        let queued = self.dispatch.queued();
-        let queued_bytes = self.dispatch.queued_bytes();
-        let mut budget = self.dispatch.budget();
-        let (records, bytes) = budget.utilisation(now);
-        let factor = budget.factor();
-        drop(budget);
-        self.parts.metrics.utilisation(records, bytes);
-        self.parts.metrics.budget_factor(factor);
-        self.parts.metrics.queued(queued, queued_bytes);
-        let (shard, trouble) = (&self.parts.shard, &self.trouble);
-        self.parts
-            .board
-            .change_stream(self.parts.stream.label(), |status| {
-                let place = status.shards.iter_mut().find(|entry| entry.id == shard.0);
-                if let Some(entry) = place {
-                    *entry = ShardStatus {
-                        id: Arc::clone(&shard.0),
-                        records_utilisation: records,
-                        bytes_utilisation: bytes,
-                        budget_factor: factor,
-                        queued_rows: queued as u64,
-                        queued_bytes: queued_bytes as u64,
-                        problem: trouble.clone(),
-                    };
-                }
-            });
-    }
 }
 
-fn tell(tag: &Arc<FlowTag>, outcomes: Outcomes) {
+fn tell(tag: &Arc<FlowTag>, mut outcomes: Outcomes) {
+    if fault::forgets("shard_writer.tell") {
+        return;
+    }
+    let rejected = outcomes.rejected.iter_mut().map(|one| &mut one.row);
+    for row in rejected.chain(&mut outcomes.unsent) {
+        row.ticket.leave();
+    }
     if tag.reader.try_send(outcomes).is_err() {
         tracing::debug!(pipeline = %tag.pipeline, "outcomes of a reader that is gone");
     }

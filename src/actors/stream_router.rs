@@ -19,20 +19,22 @@ mod examination;
 mod key;
 mod knowledge;
 mod learning;
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Recipient, SpawnHandle};
+use actix::{Actor, ActorContext, Addr, Context, Handler, Recipient, SpawnHandle};
 use tokio::runtime::Handle;
 
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
+use super::holder::Holder;
 use super::messages::{
-    Batch, CallRefused, GiveBack, GivenBack, Orders, PurgeVoid, RoutedRow, ShardRetired, StopNow,
-    StreamChanged, StreamState, UnexpectedShard, WriterGone, WriterReady,
+    Batch, CallRefused, GiveBack, GivenBack, Orders, PurgeVoid, RefreshEvery, RoutedRow,
+    ShardRetired, StopNow, StreamChanged, StreamState, UnexpectedShard, WriterGone, WriterReady,
 };
 use super::permits::FlowTag;
 use super::pulse::Pulse;
@@ -42,13 +44,11 @@ use crate::core::backoff::Backoff;
 use crate::core::ports::StreamService;
 use crate::core::routing::{Routing, Step};
 use crate::core::shard_map::ShardId;
+use crate::core::time::Moment;
 use knowledge::Known;
 use learning::Learning;
 
 pub use key::StreamKey;
-
-/// How often the router gives a sign of life.
-const BEAT_EVERY: Duration = Duration::from_secs(1);
 
 /// What a router is made of.
 #[derive(Clone)]
@@ -77,18 +77,28 @@ pub struct RouterParts {
 
 type Rows = Step<Arc<FlowTag>, RoutedRow>;
 
+/// A writer, and the book of the rows that lie in it.
+struct Seat {
+    writer: Addr<ShardWriter>,
+    holder: Arc<Holder>,
+}
+
 /// The router of one stream.
 pub struct StreamRouter {
     parts: RouterParts,
     note: ExitNote,
     known: Option<Known>,
-    writers: BTreeMap<ShardId, Addr<ShardWriter>>,
+    writers: BTreeMap<ShardId, Seat>,
     /// What the supervisor was told last.
     announced: Option<StreamState>,
     backoff: Backoff,
     surprises: Backoff,
     next_examination: Option<SpawnHandle>,
     examining: bool,
+    /// When the examination under way began, or the next one will.
+    examines_at: Moment,
+    /// Since when rows move from shards that are gone.
+    hands_over_since: Option<Moment>,
     surprised: bool,
     /// Whether a surprise led to the examination under way, or the last one.
     was_surprised: bool,
@@ -109,6 +119,7 @@ impl StreamRouter {
         let (first, longest) = examination::EXAMINE_PAUSES;
         let (soon, late) = (examination::SURPRISE_PAUSE, parts.refresh);
         Self {
+            examines_at: parts.clock.now(),
             parts,
             note,
             known: None,
@@ -118,6 +129,7 @@ impl StreamRouter {
             surprises: Backoff::new(soon, soon.max(late)),
             next_examination: None,
             examining: false,
+            hands_over_since: None,
             surprised: false,
             was_surprised: false,
             trouble: None,
@@ -128,22 +140,14 @@ impl StreamRouter {
         }
     }
 
-    fn beat(&mut self, context: &mut Context<Self>) {
-        // Without an examination to come, no reshard would ever be seen.
-        if self.examining || self.next_examination.is_some() {
-            self.parts.pulse.beat();
-        }
-        context.run_later(BEAT_EVERY, Self::beat);
-    }
-
     /// Tells all writers how to work, or a new one.
     fn give_orders(&mut self) {
         let orders = self.orders();
         if std::mem::replace(&mut self.given, orders) == orders {
             return;
         }
-        for writer in self.writers.values() {
-            if writer.try_send(orders).is_err() {
+        for seat in self.writers.values() {
+            if seat.writer.try_send(orders).is_err() {
                 tracing::debug!("a writer is gone");
             }
         }
@@ -181,7 +185,7 @@ impl StreamRouter {
                 Step::Deliver { shard, tag, rows } => self.deliver(&shard, tag, rows),
                 Step::AskBack { shard, handover } => {
                     let writer = self.writers.get(&shard);
-                    let asked = writer.map(|writer| writer.try_send(GiveBack { handover }));
+                    let asked = writer.map(|seat| seat.writer.try_send(GiveBack { handover }));
                     // A writer that is gone has lost what it had, as the tickets say.
                     if !matches!(asked, Some(Ok(())))
                         && let Some(known) = &mut self.known
@@ -196,9 +200,13 @@ impl StreamRouter {
     }
 
     /// A closed mailbox drops the rows: their tickets tell their reader.
-    fn deliver(&self, shard: &ShardId, tag: Arc<FlowTag>, rows: Vec<RoutedRow>) {
-        let writer = self.writers.get(shard);
-        let sent = writer.map(|writer| writer.try_send(Batch { tag, rows }));
+    fn deliver(&self, shard: &ShardId, tag: Arc<FlowTag>, mut rows: Vec<RoutedRow>) {
+        let sent = self.writers.get(shard).map(|seat| {
+            for row in &mut rows {
+                row.ticket.enter(&seat.holder);
+            }
+            seat.writer.try_send(Batch { tag, rows })
+        });
         if !matches!(sent, Some(Ok(()))) {
             tracing::debug!(%shard, "rows for a writer that is gone");
         }
@@ -232,6 +240,7 @@ impl Handler<Batch> for StreamRouter {
 
     fn handle(&mut self, batch: Batch, _: &mut Self::Context) {
         fault::point("stream_router.Batch");
+        fault::strike("stream_router", self.parts.stream.label());
         if !batch.tag.is_void() {
             self.with_routing(|routing| routing.route(&batch.tag, batch.rows));
         }
@@ -243,12 +252,19 @@ impl Handler<WriterReady> for StreamRouter {
 
     fn handle(&mut self, message: WriterReady, _: &mut Self::Context) {
         fault::point("stream_router.WriterReady");
+        if fault::forgets("stream_router.writer") {
+            return;
+        }
         let shard = message.shard;
         let orders = self.orders();
         if orders != Orders::default() && message.writer.try_send(orders).is_err() {
             tracing::debug!(%shard, "a new writer is gone");
         }
-        self.writers.insert(shard.clone(), message.writer);
+        let seat = Seat {
+            writer: message.writer,
+            holder: message.holder,
+        };
+        self.writers.insert(shard.clone(), seat);
         self.with_routing(|routing| routing.writer_ready(&shard));
     }
 }
@@ -313,10 +329,24 @@ impl Handler<PurgeVoid> for StreamRouter {
         if let Some(known) = &mut self.known {
             known.routing.purge(|tag| tag.is_void());
         }
-        for writer in self.writers.values() {
-            if writer.try_send(message.clone()).is_err() {
+        for seat in self.writers.values() {
+            if seat.writer.try_send(message.clone()).is_err() {
                 tracing::debug!("a writer is gone");
             }
+        }
+    }
+}
+
+impl Handler<RefreshEvery> for StreamRouter {
+    type Result = ();
+
+    fn handle(&mut self, message: RefreshEvery, context: &mut Self::Context) {
+        fault::point("stream_router.RefreshEvery");
+        self.parts.refresh = message.refresh;
+        let soon = examination::SURPRISE_PAUSE;
+        self.surprises = Backoff::new(soon, soon.max(message.refresh));
+        if !self.examining && self.trouble.is_none() && self.stopped.is_none() {
+            self.examine_in(Duration::ZERO, context);
         }
     }
 }

@@ -21,16 +21,19 @@ use crate::config::pipeline::ShardBudgetSettings;
 use crate::core::budget::ShardLimits;
 use crate::core::ports::StreamService;
 use crate::core::shard_map::{Shard, ShardId, ShardMap};
+use crate::core::time::Moment;
 
 /// A stream and its actors.
 pub(super) struct StreamSlot {
     service: Arc<dyn StreamService>,
     pub(super) watch: Arc<StreamWatch>,
-    limits: ShardLimits,
+    pub(super) limits: ShardLimits,
     /// Which stream it is: its budgets are shared by that.
-    identity: Arc<str>,
+    pub(super) identity: Arc<str>,
     pub(super) router: ChildSlot<StreamRouter>,
     ready: Option<(Arc<ShardMap>, usize)>,
+    /// When it became so last, or its shards changed.
+    pub(super) ready_at: Moment,
     pub(super) trouble: Option<String>,
     pub(super) writers: BTreeMap<ShardId, ChildSlot<ShardWriter>>,
 }
@@ -69,13 +72,15 @@ impl StreamSlot {
     }
 }
 
-fn limits_of(settings: ShardBudgetSettings) -> ShardLimits {
-    #[expect(clippy::cast_precision_loss, reason = "bytes a second, far below 2^52")]
-    let bytes_per_second = settings.bytes_per_second as f64;
-    ShardLimits {
-        records_per_second: f64::from(settings.records_per_second),
-        bytes_per_second,
-        fraction: settings.fraction,
+impl From<ShardBudgetSettings> for ShardLimits {
+    fn from(settings: ShardBudgetSettings) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "bytes a second, far below 2^52")]
+        let bytes_per_second = settings.bytes_per_second as f64;
+        Self {
+            records_per_second: f64::from(settings.records_per_second),
+            bytes_per_second,
+            fraction: settings.fraction,
+        }
     }
 }
 
@@ -98,10 +103,11 @@ impl Supervisor {
         let slot = StreamSlot {
             service: Arc::new(service),
             watch,
-            limits: limits_of(budget),
+            limits: ShardLimits::from(budget),
             identity: Arc::from(""),
             router: ChildSlot::new(self.clock.now()),
             ready: None,
+            ready_at: self.clock.now(),
             trouble: None,
             writers: BTreeMap::new(),
         };
@@ -127,6 +133,14 @@ impl Supervisor {
             };
             slot.stop_all();
             slot.watch.forget();
+            let client = &stream.target().client;
+            if !self
+                .streams
+                .keys()
+                .any(|other| other.target().client == *client)
+            {
+                self.source.forget_client(stream.target());
+            }
             let label = stream.label();
             self.forget_shards(label, slot.writers.keys());
             if !self.streams.keys().any(|other| other.label() == label) {
@@ -150,8 +164,8 @@ impl Supervisor {
         }
     }
 
-    fn start_router(&mut self, stream: &StreamKey, context: &Context<Self>) {
-        let pulse = Pulse::default();
+    pub(super) fn start_router(&mut self, stream: &StreamKey, context: &Context<Self>) {
+        let pulse = Pulse::new(self.stream_patience());
         let incarnation = self.next_incarnation();
         let now = self.clock.now();
         let Some(slot) = self.streams.get_mut(stream) else {
@@ -170,6 +184,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Router(stream.clone());
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let router = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             StreamRouter::new(parts, note)
@@ -190,7 +205,7 @@ impl Supervisor {
         let Some(slot) = self
             .streams
             .get_mut(stream)
-            .filter(|slot| slot.router.incarnation == incarnation)
+            .filter(|slot| slot.router.is_alive(incarnation))
         else {
             return;
         };
@@ -199,6 +214,7 @@ impl Supervisor {
         let pause = slot.router.ended(exit, now);
         self.forget_shards(stream.label(), writers.keys());
         self.note_restart(&ChildId::Router(stream.clone()), exit, pause);
+        let lost = stream.clone();
         let stream = stream.clone();
         context.run_later(pause, move |supervisor, context| {
             let is_wanted = supervisor.streams.get(&stream).is_some_and(|slot| {
@@ -208,21 +224,21 @@ impl Supervisor {
                 supervisor.start_router(&stream, context);
             }
         });
-        // Readers without a row on its way would not notice by themselves.
-        self.restart_readers_without_router();
+        self.stop_readers_of(&lost);
     }
 
-    fn restart_readers_without_router(&self) {
-        for slot in self.pipelines.values() {
-            let Run::Running { reader, stream, .. } = &slot.run else {
+    /// Readers with rows on their way lose them, and start again. The others read
+    /// nothing until there is a router again, which they go on with.
+    fn stop_readers_of(&self, stream: &StreamKey) {
+        for (key, slot) in &self.pipelines {
+            let Run::Running { reader, .. } = &slot.run else {
                 continue;
             };
-            let stream_is_gone = self
-                .streams
-                .get(stream)
-                .is_none_or(|stream| stream.router.address.is_none());
-            if stream_is_gone {
-                reader.try_send(super::messages::FlowBecameVoid).ok();
+            let reason = format!("stream {stream}: its router is started again");
+            if slot.stream_in_use() == Some(stream)
+                && reader.try_send(StreamStopped { reason }).is_err()
+            {
+                tracing::debug!(pipeline = %key, "a reader is gone");
             }
         }
     }
@@ -272,6 +288,7 @@ impl Supervisor {
                 slot.identity = identity;
                 slot.trouble = None;
                 slot.ready = Some((Arc::clone(&map), max_record_bytes));
+                slot.ready_at = self.clock.now();
                 let is_new = |shard: &&Shard| !slot.writers.contains_key(&shard.id);
                 let new: Vec<ShardId> = map
                     .shards()
@@ -294,6 +311,10 @@ impl Supervisor {
         map: &Arc<ShardMap>,
         max_record_bytes: usize,
     ) {
+        let slot = self.streams.get(stream);
+        let Some(router) = slot.and_then(|slot| slot.router.address.clone()) else {
+            return;
+        };
         for (key, slot) in &self.pipelines {
             let Run::Running { reader, .. } = &slot.run else {
                 continue;
@@ -301,6 +322,7 @@ impl Supervisor {
             let message = ShardsChanged {
                 map: Arc::clone(map),
                 max_record_bytes,
+                router: router.clone(),
             };
             if slot.stream_in_use() == Some(stream) && reader.try_send(message).is_err() {
                 tracing::debug!(pipeline = %key, "a reader is gone");
@@ -337,8 +359,13 @@ impl Supervisor {
         }
     }
 
-    fn start_writer(&mut self, stream: &StreamKey, shard: &ShardId, context: &Context<Self>) {
-        let pulse = Pulse::default();
+    pub(super) fn start_writer(
+        &mut self,
+        stream: &StreamKey,
+        shard: &ShardId,
+        context: &Context<Self>,
+    ) {
+        let pulse = Pulse::new(self.stream_patience());
         let incarnation = self.next_incarnation();
         let now = self.clock.now();
         let Some(slot) = self.streams.get_mut(stream) else {
@@ -361,6 +388,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Writer(stream.clone(), shard.clone());
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let writer = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             ShardWriter::new(parts, note)
@@ -371,12 +399,15 @@ impl Supervisor {
             .or_insert_with(|| ChildSlot::new(now));
         if let Some(replaced) = entry.address.take() {
             replaced.try_send(StopNow).ok();
+            entry.ended(&Exit::Stopped, now);
         }
         entry.runs(writer.clone(), incarnation, pulse, now);
+        entry.holder = Arc::default();
         router
             .try_send(WriterReady {
                 shard: shard.clone(),
                 writer,
+                holder: Arc::clone(&entry.holder),
             })
             .ok();
     }
@@ -398,7 +429,7 @@ impl Supervisor {
             .streams
             .get_mut(stream)
             .and_then(|slot| slot.writers.get_mut(shard));
-        let Some(entry) = entry.filter(|entry| entry.incarnation == incarnation) else {
+        let Some(entry) = entry.filter(|entry| entry.is_alive(incarnation)) else {
             return;
         };
         let pause = entry.ended(exit, now);
@@ -418,18 +449,6 @@ impl Supervisor {
                 supervisor.start_writer(&stream, &shard, context);
             }
         });
-    }
-
-    /// Rows of a stream's pipelines may lie in an actor that is given up: they are
-    /// not sent any more, and their readers start again.
-    pub(super) fn void_flows_of(&self, stream: &StreamKey) {
-        for slot in self.pipelines.values() {
-            if let Run::Running { void, .. } = &slot.run
-                && slot.stream_in_use() == Some(stream)
-            {
-                void.make_void();
-            }
-        }
     }
 
     /// Has the rows of ended readers dropped from the queues of their stream.

@@ -5,18 +5,24 @@
 //!
 //! *waiting* for its stream -> *claiming* its lease -> *running* (a reader owns
 //! it) -> *pausing* (standby behind another node, or backing off after a
-//! failure) -> claiming again.
+//! failure) -> claiming again. An operator may hold it: *paused*, without a lease.
 //!
 //! Stages are started last first: a stream's router, its writers, then readers.
 //! The supervisor waits for nobody: what takes time runs in tasks that come back
 //! as messages. Restarts back off and forget failures only after a healthy
 //! period; no failure of one child delays another.
 
+mod databases;
 mod drain;
+mod drain_report;
+mod forgotten;
+mod pauses;
 mod probes;
+mod reload;
 mod retentions;
 mod secrets;
 mod server;
+mod states;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,15 +31,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, AsyncContext, Context, Handler};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
+use self::databases::Next;
+use self::reload::say;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
-use super::desired::{PipelineKey, Wanted, desired};
 use super::fault;
 use super::messages::{
-    CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, Shutdown, StreamChanged,
+    CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, StreamChanged,
 };
 use super::permits::SharedPool;
 use super::pipeline_slot::PipelineSlot;
@@ -43,14 +50,24 @@ use super::stage::Stage;
 use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
 use crate::admin::metrics::Metrics;
-use crate::admin::status::{Phase, StatusBoard};
+use crate::admin::status::{Loaded, Phase, StatusBoard};
+use crate::config::byte_size::ByteSize;
+use crate::config::desired::{Desired, PipelineKey, Wanted};
 use crate::config::pipeline::StreamTarget;
+use crate::config::plan::diff;
 use crate::config::settings::Settings;
+use crate::core::memory_plan::MemoryPlan;
+use crate::core::pause::Pauses;
 use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
 use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
+use crate::core::state_notes::StateNotes;
 use crate::core::supervision::Life;
 use crate::core::time::Moment;
+use drain::Draining;
+
+pub use drain::LAST_ACTS;
+pub use drain_report::{DrainReport, LeftBehind};
 
 /// How often the pipelines that databases define are read; they are live within
 /// two seconds of a change.
@@ -67,6 +84,9 @@ type FixedHash = BuildHasherDefault<DefaultHasher>;
 pub trait StreamSource: Send + Sync {
     /// The service's side of a stream.
     fn stream(&self, target: &StreamTarget) -> Arc<dyn StreamService>;
+
+    /// Nobody writes to any stream through this target's client any more.
+    fn forget_client(&self, _target: &StreamTarget) {}
 }
 
 /// A database, as the supervisor needs it.
@@ -100,34 +120,26 @@ pub struct SupervisorParts {
     pub clock: Clock,
     /// Where the data actors run.
     pub stage: Stage,
-    /// Told when a shutdown is done, with how many pipelines had not finished.
+    /// Told when a shutdown is done, with what was left.
     pub finished: oneshot::Sender<DrainReport>,
-}
-
-/// How a shutdown went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DrainReport {
-    /// Pipelines that settled all they had sent and gave their leases back.
-    pub drained: usize,
-    /// Pipelines that were stopped when the grace was over: some of their rows
-    /// will be sent again.
-    pub cut_off: usize,
 }
 
 pub(super) struct DatabaseSlot {
     pub(super) database: Database,
     pub(super) probe: ChildSlot<Probe>,
     pub(super) retention: ChildSlot<Retention>,
+    next: Next,
+    /// Counts its connections: what was asked through earlier ones is not heard.
+    generation: u64,
+    /// Whether its definitions were read through these connections, or it has had
+    /// no others.
+    is_known: bool,
     reading_catalog: bool,
     catalog_failed: bool,
     renewing: bool,
     renewed_at: Moment,
     server: Option<Arc<ServerInfo>>,
-}
-
-struct Draining {
-    until: Moment,
-    report: DrainReport,
+    states: Arc<Mutex<StateNotes>>,
 }
 
 /// The supervisor.
@@ -144,13 +156,22 @@ pub struct Supervisor {
     looked_at: Moment,
     reread_at: Moment,
     pub(super) shared: Arc<SharedPool>,
+    /// The memory, and by how many pipelines it is divided.
+    memory_divided: Option<(ByteSize, usize)>,
     pub(super) budgets: Budgets,
     pub(super) streams: HashMap<StreamKey, StreamSlot, FixedHash>,
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
+    /// The attempts to take a pipeline that are under way.
+    pub(super) claims: BTreeMap<PipelineKey, u64>,
     pub(super) last_flow: FlowId,
     pub(super) last_incarnation: u64,
     catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
+    pauses: BTreeMap<Arc<str>, Pauses>,
+    /// What was wanted when it was looked at last.
+    desired: Desired,
     draining: Option<Draining>,
+    /// Leases on their way back.
+    pub(super) leases_returning: usize,
     finished: Option<oneshot::Sender<DrainReport>>,
 }
 
@@ -159,24 +180,17 @@ impl Supervisor {
     #[must_use]
     pub fn new(parts: SupervisorParts) -> Self {
         let now = parts.clock.now();
-        let mut stage_life = Life::new(now);
-        stage_life.runs(now);
-        let slot = |database: Database| DatabaseSlot {
-            database,
-            probe: ChildSlot::new(now),
-            retention: ChildSlot::new(now),
-            reading_catalog: false,
-            catalog_failed: false,
-            renewing: false,
-            renewed_at: now,
-            server: None,
-        };
+        let stage_life = watch::running(now);
+        parts.metrics.no_actors();
         let databases = parts.databases.into_iter();
-        let memory = parts.settings.limits.memory.as_usize();
+        let ceiling = parts.settings.limits.memory.as_usize();
+        let memory = parts.metrics.memory();
+        let rows = MemoryPlan::under(ceiling).rows;
+        memory.may_use(ceiling, rows);
         Self {
             node: parts.node,
             databases: databases
-                .map(|one| (Arc::clone(&one.name), slot(one)))
+                .map(|one| (Arc::clone(&one.name), DatabaseSlot::new(one, now)))
                 .collect(),
             source: parts.streams,
             metrics: parts.metrics,
@@ -186,15 +200,23 @@ impl Supervisor {
             stage_life,
             looked_at: now,
             reread_at: now,
-            shared: Arc::new(SharedPool::new(memory)),
+            shared: Arc::new(SharedPool::new(rows, memory)),
+            memory_divided: None,
             budgets: Budgets::default(),
+            desired: Desired {
+                settings: Arc::clone(&parts.settings),
+                pipelines: BTreeMap::new(),
+            },
             settings: parts.settings,
             streams: HashMap::default(),
             pipelines: BTreeMap::new(),
+            claims: BTreeMap::new(),
             last_flow: 0,
             last_incarnation: 0,
             catalogs: BTreeMap::new(),
+            pauses: BTreeMap::new(),
             draining: None,
+            leases_returning: 0,
             finished: Some(parts.finished),
         }
     }
@@ -214,54 +236,31 @@ impl Supervisor {
         if self.is_draining() {
             return;
         }
-        let wanted = desired(&self.settings, &self.catalogs);
-        let gone: Vec<PipelineKey> = self
-            .pipelines
-            .keys()
-            .filter(|key| !wanted.contains_key(*key))
-            .cloned()
-            .collect();
-        for key in gone {
-            self.retire_pipeline(&key);
-        }
-        let is_to_run = |wanted: &&Wanted| matches!(wanted, Wanted::Run { .. });
-        self.shared
-            .expect(wanted.values().filter(is_to_run).count());
-        for (key, wanted) in wanted {
-            match wanted {
-                Wanted::Run { spec, version } => {
-                    self.want_pipeline(key, spec, version, context);
+        self.board.set_loaded(Loaded {
+            settings: Arc::clone(&self.settings),
+            catalogs: Arc::new(self.catalogs.clone()),
+        });
+        let wanted = Desired::new(Arc::clone(&self.settings), &self.catalogs);
+        let plan = diff(&self.desired, &wanted);
+        self.desired = wanted.clone();
+        let wanted = wanted.pipelines;
+        let readers = wanted.values().filter(|wanted| self.is_to_run(wanted));
+        self.shared.expect(readers.count());
+        for (key, step) in &plan.pipelines {
+            say(key, step);
+            match wanted.get(key) {
+                Some(Wanted::Run { spec, version }) => {
+                    self.want_pipeline(key, step, spec, *version, context);
                 }
-                Wanted::Invalid { outbox, reason } => self.refuse_pipeline(&key, &outbox, &reason),
+                Some(Wanted::Invalid { outbox, reason }) => {
+                    self.refuse_pipeline(key, outbox, reason);
+                }
+                None => self.retire_pipeline(key),
             }
         }
+        self.apply_pauses(context);
+        self.share_memory();
         self.retire_unused_streams();
-    }
-
-    fn read_catalogs(&mut self, context: &mut Context<Self>) {
-        for slot in self.databases.values_mut() {
-            if std::mem::replace(&mut slot.reading_catalog, true) {
-                continue;
-            }
-            let (database, catalog) = (
-                Arc::clone(&slot.database.name),
-                Arc::clone(&slot.database.catalog),
-            );
-            let store = Arc::clone(&slot.database.store);
-            let supervisor = context.address();
-            tokio::spawn(async move {
-                let result = catalog.read().await;
-                let resends = store.wanted_resends().await.unwrap_or_default();
-                let read = CatalogRead {
-                    database,
-                    result,
-                    resends,
-                };
-                // Only a stopped supervisor does not hear it.
-                supervisor.try_send(read).ok();
-            });
-        }
-        context.run_later(CATALOG_EVERY, Self::read_catalogs);
     }
 
     pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
@@ -273,6 +272,7 @@ impl Supervisor {
             Exit::Stopped
             | Exit::Drained
             | Exit::LeaseLost
+            | Exit::LeaseExpired
             | Exit::RowsLost
             | Exit::Blocked(_)
             | Exit::Refused(_)
@@ -290,6 +290,7 @@ impl Supervisor {
         self.renew_leases(context);
         self.drop_expired_leases();
         self.end_long_drains();
+        self.go_on_with_databases(context);
         self.reread_secrets(context);
         self.look_for_stuck(context);
         self.finish_drain_when_due();
@@ -315,6 +316,7 @@ impl Supervisor {
                 continue;
             }
             slot.renewing = true;
+            let generation = slot.generation;
             let (store, node) = (Arc::clone(&slot.database.store), Arc::clone(&self.node));
             let (database, lease) = (Arc::clone(&slot.database.name), self.settings.cluster.lease);
             let supervisor = context.address();
@@ -330,14 +332,13 @@ impl Supervisor {
                         database,
                         held,
                         asked_at: now,
+                        generation,
                         result,
                     })
                     .ok();
             });
         }
     }
-
-    // === Shutdown ===
 }
 
 impl Actor for Supervisor {
@@ -361,10 +362,14 @@ impl Handler<CatalogRead> for Supervisor {
 
     fn handle(&mut self, message: CatalogRead, context: &mut Self::Context) {
         fault::point("supervisor.CatalogRead");
-        let Some(slot) = self.databases.get_mut(&message.database) else {
+        let slot = self.databases.get_mut(&message.database);
+        let Some(slot) = slot.filter(|slot| slot.generation == message.generation) else {
             return;
         };
         slot.reading_catalog = false;
+        if slot.is_ending() {
+            return;
+        }
         for pipeline in &message.resends {
             let of_name = |(key, _): &(&PipelineKey, &PipelineSlot)| {
                 key.database == message.database && *key.name == **pipeline
@@ -382,10 +387,13 @@ impl Handler<CatalogRead> for Supervisor {
                 self.metrics.database_up(database, true);
                 self.board.set_database(database, None);
                 slot.look_at_server(&self.board);
-                if let Some(rows) = changed {
-                    self.catalogs.insert(message.database, rows);
+                if let Some(content) = changed {
+                    self.take_pauses(database, content.pauses);
+                    self.catalogs
+                        .insert(Arc::clone(database), content.pipelines);
                     self.reconcile(context);
                 }
+                self.database_is_known(database, context);
             }
             Err(error) => {
                 if !std::mem::replace(&mut slot.catalog_failed, true) {
@@ -408,6 +416,7 @@ impl Handler<ChildExited> for Supervisor {
             incarnation,
             exit,
         } = message;
+        self.metrics.actor_ended(child.kind());
         match child {
             ChildId::Reader(key) => self.reader_exited(&key, incarnation, &exit, context),
             ChildId::Router(stream) => self.router_exited(&stream, incarnation, &exit, context),
@@ -453,17 +462,10 @@ impl Handler<RenewDone> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, message: RenewDone, _: &mut Self::Context) {
-        if let Some(slot) = self.databases.get_mut(&message.database) {
+        let slot = self.databases.get_mut(&message.database);
+        if let Some(slot) = slot.filter(|slot| slot.generation == message.generation) {
             slot.renewing = false;
+            self.renew_done(message);
         }
-        self.renew_done(message);
-    }
-}
-
-impl Handler<Shutdown> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, _: Shutdown, _: &mut Self::Context) {
-        self.shut_down();
     }
 }

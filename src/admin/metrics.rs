@@ -10,6 +10,10 @@
 //! Rows, records and bytes are plain counts; times are seconds; ratios are 0 to
 //! 1.
 
+mod actors;
+mod config;
+mod database;
+mod memory;
 mod pipeline;
 mod retention;
 mod shard;
@@ -22,37 +26,34 @@ use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::admin::status::PipelineState;
 use crate::core::invariants::Invariant;
+pub use memory::{MemoryMetrics, show_process};
 pub use pipeline::{PipelineMetrics, ResentSource, RetryReason};
 pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
 
+use actors::ActorFamilies;
+use config::ConfigFamilies;
+use database::DatabaseFamilies;
 use pipeline::PipelineFamilies;
 use retention::RetentionFamilies;
 use shard::ShardFamilies;
 use stream::StreamFamilies;
-
-/// Upper bounds of the time a query to the database takes, in seconds: from a
-/// probe that finds nothing to the statement time-out.
-const QUERY_SECONDS: [f64; 12] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0,
-];
 
 /// The metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[error("metrics: {0}")]
 pub struct MetricsError(#[from] prometheus::Error);
 
-/// What became of writing a position down.
+/// What the database answered when a position was to be written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PositionWrite {
     /// It is written.
     Written,
     /// It was refused: a newer epoch exists.
     Stale,
-    /// The database did not answer, or refused.
-    Failed,
 }
 
 /// What happened to a lease.
@@ -79,17 +80,18 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Families {
     registry: Registry,
+    config: ConfigFamilies,
     pipeline: PipelineFamilies,
     shard: ShardFamilies,
     stream: StreamFamilies,
     retention: RetentionFamilies,
+    actors: ActorFamilies,
+    memory: MemoryMetrics,
     actor_restarts: IntCounterVec,
     invariant_violations: IntCounterVec,
     position_writes: IntCounterVec,
     lease_events: IntCounterVec,
-    database_up: IntGaugeVec,
-    query_seconds: HistogramVec,
-    query_failures: IntCounterVec,
+    database: DatabaseFamilies,
 }
 
 // === impl Metrics ===
@@ -110,10 +112,13 @@ impl Metrics {
             .with_label_values(&[env!("CARGO_PKG_VERSION")])
             .set(1);
         let families = Families {
+            config: ConfigFamilies::register(&registry)?,
             pipeline: PipelineFamilies::register(&registry)?,
             shard: ShardFamilies::register(&registry)?,
             stream: StreamFamilies::register(&registry)?,
             retention: RetentionFamilies::register(&registry)?,
+            actors: ActorFamilies::register(&registry)?,
+            memory: MemoryMetrics::register(&registry)?,
             actor_restarts: counters(
                 &registry,
                 "tidegate_actor_restarts_total",
@@ -129,7 +134,7 @@ impl Metrics {
             position_writes: counters(
                 &registry,
                 "tidegate_position_writes_total",
-                "Positions written down, refused as stale, or failed",
+                "Positions written down, or refused because a newer epoch exists",
                 &["outcome"],
             )?,
             lease_events: counters(
@@ -138,25 +143,7 @@ impl Metrics {
                 "What happened to the leases of pipelines",
                 &["event"],
             )?,
-            database_up: int_gauges(
-                &registry,
-                "tidegate_database_up",
-                "Whether the database answered last",
-                &["database"],
-            )?,
-            query_seconds: histograms(
-                &registry,
-                "tidegate_database_query_seconds",
-                "How long a query took, answered or not",
-                &["query"],
-                &QUERY_SECONDS,
-            )?,
-            query_failures: counters(
-                &registry,
-                "tidegate_database_query_failures_total",
-                "Queries that were not answered",
-                &["query"],
-            )?,
+            database: DatabaseFamilies::register(&registry)?,
             registry,
         };
         for invariant in Invariant::ALL {
@@ -175,6 +162,24 @@ impl Metrics {
     #[must_use]
     pub fn pipeline(&self, pipeline: &str, tenant: &str, stream: &str) -> PipelineMetrics {
         self.families.pipeline.handle([pipeline, tenant, stream])
+    }
+
+    /// A pipeline's state, while no reader of this node says it. On a node that does
+    /// not own the pipeline its backlog has no series: a sum over nodes counts no row
+    /// twice, and what was seen before the lease went does not stand there for ever.
+    pub fn pipeline_state(&self, labels: [&str; 3], state: &PipelineState) {
+        self.families.pipeline.handle(labels).state(state);
+        match state {
+            PipelineState::Standby { .. }
+            | PipelineState::Stopped
+            | PipelineState::Paused { .. }
+            | PipelineState::Invalid { .. } => self.families.pipeline.remove_backlog(labels),
+            PipelineState::Starting
+            | PipelineState::Running
+            | PipelineState::Waiting { .. }
+            | PipelineState::Blocked { .. }
+            | PipelineState::Failed { .. } => {}
+        }
     }
 
     /// Ends a pipeline's series. What its handles still add is seen by nobody.
@@ -209,8 +214,7 @@ impl Metrics {
         self.families.retention.removed(database, outbox, rows);
     }
 
-    /// What the outboxes of a database keep, and who holds rows that are to go. In
-    /// the place of what was said before; `None` while this node does not know.
+    /// What the outboxes of a database keep now; `None` while this node does not know.
     pub fn retention(&self, database: &str, kept: Option<&[KeptRows<'_>]>) {
         self.families.retention.show(database, kept);
     }
@@ -237,7 +241,6 @@ impl Metrics {
         let outcome = match outcome {
             PositionWrite::Written => "written",
             PositionWrite::Stale => "stale",
-            PositionWrite::Failed => "failed",
         };
         self.families
             .position_writes
@@ -259,18 +262,27 @@ impl Metrics {
 
     /// A database answered, or did not.
     pub fn database_up(&self, database: &str, up: bool) {
-        self.families
-            .database_up
-            .with_label_values(&[database])
-            .set(up.into());
+        self.families.database.is_up(database, up);
     }
 
-    /// A query took so long, and was `answered` or not. `query` is its name.
-    pub fn database_query(&self, query: &'static str, took: Duration, answered: bool) {
-        let seconds = self.families.query_seconds.with_label_values(&[query]);
-        seconds.observe(took.as_secs_f64());
-        let failures = self.families.query_failures.with_label_values(&[query]);
-        failures.inc_by((!answered).into());
+    /// A call to a database took so long, and was `answered` or not. `query` is its
+    /// name.
+    pub fn database_query(
+        &self,
+        database: &str,
+        query: &'static str,
+        took: Duration,
+        answered: bool,
+    ) {
+        self.families
+            .database
+            .query(database, query, took, answered);
+    }
+
+    /// For so long has the same transaction been the oldest of a database that runs;
+    /// zero when none runs.
+    pub fn horizon_held(&self, database: &str, held: Duration) {
+        self.families.database.horizon_held(database, held);
     }
 
     /// All series in the text format of Prometheus.
@@ -350,143 +362,4 @@ macro_rules! remove_series {
 use remove_series;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admin::status::PipelineState;
-
-    fn metrics() -> Metrics {
-        Metrics::new(Registry::new()).expect("fresh names")
-    }
-
-    #[track_caller]
-    fn shows(metrics: &Metrics, lines: &[&str]) {
-        let text = metrics.render().expect("text");
-        for line in lines {
-            assert!(
-                text.lines().any(|shown| shown == *line),
-                "no line {line} in\n{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_pipelines_events_add_up() {
-        let metrics = metrics();
-        let pipeline = metrics.pipeline("p", "t", "s");
-        pipeline.rows_read(5, 500);
-        pipeline.delivered(3, 300);
-        metrics.pipeline("p", "t", "s").delivered(1, 100);
-        pipeline.retried(2, RetryReason::Throttled);
-        pipeline.throttled(2);
-        pipeline.acked(Duration::from_millis(20));
-        pipeline.in_flight(1, 100);
-        pipeline.lag(7, Duration::from_millis(1500));
-        pipeline.windows_open(2);
-        pipeline.deferred_rows(9);
-        pipeline.row_blocked();
-        pipeline.state(&PipelineState::Running);
-        shows(
-            &metrics,
-            &[
-                r#"tidegate_rows_read_total{pipeline="p",stream="s",tenant="t"} 5"#,
-                r#"tidegate_bytes_read_total{pipeline="p",stream="s",tenant="t"} 500"#,
-                r#"tidegate_rows_delivered_total{pipeline="p",stream="s",tenant="t"} 4"#,
-                r#"tidegate_bytes_delivered_total{pipeline="p",stream="s",tenant="t"} 400"#,
-                r#"tidegate_records_retried_total{pipeline="p",reason="throttled",stream="s",tenant="t"} 2"#,
-                r#"tidegate_records_throttled_total{pipeline="p",stream="s",tenant="t"} 2"#,
-                r#"tidegate_commit_to_ack_seconds_bucket{pipeline="p",stream="s",tenant="t",le="0.01"} 0"#,
-                r#"tidegate_commit_to_ack_seconds_bucket{pipeline="p",stream="s",tenant="t",le="0.025"} 1"#,
-                r#"tidegate_in_flight_rows{pipeline="p",stream="s",tenant="t"} 1"#,
-                r#"tidegate_in_flight_bytes{pipeline="p",stream="s",tenant="t"} 100"#,
-                r#"tidegate_lag_rows{pipeline="p",stream="s",tenant="t"} 7"#,
-                r#"tidegate_lag_oldest_seconds{pipeline="p",stream="s",tenant="t"} 1.5"#,
-                r#"tidegate_windows_open{pipeline="p",stream="s",tenant="t"} 2"#,
-                r#"tidegate_deferred_rows{pipeline="p",stream="s",tenant="t"} 9"#,
-                r#"tidegate_rows_blocked_total{pipeline="p",stream="s",tenant="t"} 1"#,
-                r#"tidegate_pipeline_state{pipeline="p",state="running",stream="s",tenant="t"} 1"#,
-                r#"tidegate_pipeline_state{pipeline="p",state="starting",stream="s",tenant="t"} 0"#,
-            ],
-        );
-    }
-
-    #[test]
-    fn a_shards_events_add_up() {
-        let metrics = metrics();
-        let shard = metrics.shard("s", "shardId-0");
-        shard.call(CallOutcome::Partial, Duration::from_millis(8));
-        shard.offered(10, 1000);
-        shard.accepted(7, 700);
-        shard.throttled(3);
-        shard.utilisation(0.5, 0.25);
-        shard.budget_factor(0.9);
-        shard.queued(4, 400);
-        shard.sequence_regressed();
-        shows(
-            &metrics,
-            &[
-                r#"tidegate_put_calls_total{outcome="partial",shard="shardId-0",stream="s"} 1"#,
-                r#"tidegate_put_calls_total{outcome="stored",shard="shardId-0",stream="s"} 0"#,
-                r#"tidegate_put_call_seconds_count{shard="shardId-0",stream="s"} 1"#,
-                r#"tidegate_shard_records_offered_total{shard="shardId-0",stream="s"} 10"#,
-                r#"tidegate_shard_bytes_offered_total{shard="shardId-0",stream="s"} 1000"#,
-                r#"tidegate_shard_records_accepted_total{shard="shardId-0",stream="s"} 7"#,
-                r#"tidegate_shard_bytes_accepted_total{shard="shardId-0",stream="s"} 700"#,
-                r#"tidegate_shard_records_throttled_total{shard="shardId-0",stream="s"} 3"#,
-                r#"tidegate_shard_budget_utilisation_ratio{resource="records",shard="shardId-0",stream="s"} 0.5"#,
-                r#"tidegate_shard_budget_utilisation_ratio{resource="bytes",shard="shardId-0",stream="s"} 0.25"#,
-                r#"tidegate_shard_budget_factor_ratio{shard="shardId-0",stream="s"} 0.9"#,
-                r#"tidegate_shard_queued_rows{shard="shardId-0",stream="s"} 4"#,
-                r#"tidegate_shard_queued_bytes{shard="shardId-0",stream="s"} 400"#,
-                r#"tidegate_sequence_regressions_total{shard="shardId-0",stream="s"} 1"#,
-            ],
-        );
-    }
-
-    #[test]
-    fn the_processs_events_add_up() {
-        let metrics = metrics();
-        metrics.actor_restarted("shard_writer", "panic");
-        metrics.invariant_violated(Invariant::Loss);
-        metrics.position_write(PositionWrite::Stale);
-        metrics.lease_event(LeaseEvent::Lost);
-        metrics.database_up("default", true);
-        metrics.database_query("probe", Duration::from_millis(2), false);
-        let version = env!("CARGO_PKG_VERSION");
-        shows(
-            &metrics,
-            &[
-                &format!(r#"tidegate_build_info{{version="{version}"}} 1"#),
-                r#"tidegate_actor_restarts_total{actor="shard_writer",cause="panic"} 1"#,
-                r#"tidegate_invariant_violations_total{id="P-LOSS"} 1"#,
-                r#"tidegate_position_writes_total{outcome="stale"} 1"#,
-                r#"tidegate_lease_events_total{event="lost"} 1"#,
-                r#"tidegate_database_up{database="default"} 1"#,
-                r#"tidegate_database_query_seconds_bucket{query="probe",le="0.0025"} 1"#,
-                r#"tidegate_database_query_failures_total{query="probe"} 1"#,
-            ],
-        );
-    }
-
-    #[test]
-    fn removing_ends_every_series() {
-        let metrics = metrics();
-        let before = metrics.render().expect("text");
-        let pipeline = metrics.pipeline("p", "t", "s");
-        let shard = metrics.shard("s", "shardId-0");
-        assert_ne!(metrics.render().expect("text"), before);
-        metrics.remove_pipeline("p", "t", "s");
-        metrics.remove_shard("s", "shardId-0");
-        pipeline.delivered(1, 1);
-        shard.throttled(1);
-        assert_eq!(metrics.render().expect("text"), before);
-        metrics.remove_shard("s", "shardId-0");
-    }
-
-    #[test]
-    fn names_are_taken_once_per_registry() {
-        let registry = Registry::new();
-        let first = Metrics::new(registry.clone());
-        let second = Metrics::new(registry);
-        assert!(first.is_ok() && second.is_err());
-    }
-}
+mod tests;

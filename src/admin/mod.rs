@@ -2,7 +2,7 @@
 //!
 //! - [`metrics`] and [`status`] are written by whoever does the work; they know
 //!   nothing of actors or of HTTP.
-//! - [`server`] answers `/metrics`, `/livez`, `/readyz`, `/api/status` and `/`
+//! - [`server`] answers `/metrics`, `/livez`, `/readyz`, `/api/status`, `/api/config` and `/`
 //!   from them, on a thread of its own.
 
 pub mod metrics;

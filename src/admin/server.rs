@@ -9,6 +9,7 @@
 //! | `/livez` | 200 while the supervisor's heartbeat is younger than [`LIVE_WITHIN`], else 503: restart the process. Says nothing of databases or streams, which a restart does not mend |
 //! | `/readyz` | 200 once started, 503 before that and while draining, with the state of the databases either way |
 //! | `/api/status` | the whole status board as JSON |
+//! | `/api/config` | the settings and definitions that the relay runs by, as JSON, with marks for secrets; 503 before it has begun |
 //! | `/` | a page that lists these |
 //!
 //! Only GET is answered. There is no authentication: the default address is
@@ -38,6 +39,7 @@ const PAGE: &str = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
 <li><a href=\"/livez\">/livez</a>: whether the process makes progress\n\
 <li><a href=\"/readyz\">/readyz</a>: whether it has started and is not draining\n\
 <li><a href=\"/api/status\">/api/status</a>: pipelines, streams, shards and databases as JSON\n\
+<li><a href=\"/api/config\">/api/config</a>: what the relay runs by, without secrets, as JSON\n\
 </ul>\n</html>\n";
 
 /// Why there is no admin port.
@@ -115,6 +117,7 @@ async fn serve(
             .service(web::resource("/livez").get(livez))
             .service(web::resource("/readyz").get(readyz))
             .service(web::resource("/api/status").get(status))
+            .service(web::resource("/api/config").get(config))
     };
     let server = HttpServer::new(app)
         .workers(1)
@@ -182,6 +185,13 @@ async fn readyz(shared: web::Data<Shared>) -> HttpResponse {
 
 async fn status(shared: web::Data<Shared>) -> HttpResponse {
     HttpResponse::Ok().json(shared.board.status())
+}
+
+async fn config(shared: web::Data<Shared>) -> HttpResponse {
+    match shared.board.loaded() {
+        Some(loaded) => HttpResponse::Ok().json(loaded.shown()),
+        None => HttpResponse::ServiceUnavailable().finish(),
+    }
 }
 
 // === impl AdminServer ===

@@ -7,8 +7,11 @@
 //! than the one that should.
 //!
 //! No key, payload, URL or credential belongs on the board: it is shown to
-//! whoever may reach the admin port.
+//! whoever may reach the admin port. What the relay runs by ([`Loaded`]) is the one
+//! exception, and is shown with marks in their place.
 
+mod config;
+mod loaded;
 mod pipeline;
 mod retention;
 
@@ -20,7 +23,9 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus};
+pub use config::{ConfigStatus, ReloadStatus};
+pub use loaded::Loaded;
+pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
 
 /// A stream on the board.
@@ -36,6 +41,8 @@ pub struct StreamStatus {
     pub troubles: Vec<TroubleStatus>,
     /// What the relay does without, and which permission would help.
     pub advice: Option<String>,
+    /// What its router waits for.
+    pub waits: Option<WaitStatus>,
     /// Its open shards, by rising hash range.
     pub shards: Vec<ShardStatus>,
 }
@@ -68,6 +75,8 @@ pub struct ShardStatus {
     pub queued_bytes: u64,
     /// Why calls to it fail, if they do.
     pub problem: Option<String>,
+    /// What its writer waits for.
+    pub waits: Option<WaitStatus>,
 }
 
 /// A database on the board.
@@ -98,7 +107,7 @@ pub struct ServerStatus {
 }
 
 /// Where the process is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// It is being set up.
@@ -122,6 +131,8 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// How long ago the supervisor showed progress, in seconds.
     pub heartbeat_age_seconds: f64,
+    /// The configuration that runs, and how the last reload went.
+    pub config: ConfigStatus,
     /// The databases, by name.
     pub databases: Vec<DatabaseStatus>,
     /// The pipelines, by database and name.
@@ -145,10 +156,12 @@ pub struct StatusBoard {
 #[derive(Debug)]
 struct Entries {
     phase: Phase,
+    config: ConfigStatus,
     databases: BTreeMap<Arc<str>, DatabaseStatus>,
     pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
     retention: BTreeMap<Arc<str>, RetentionStatus>,
+    loaded: Option<Loaded>,
 }
 
 // === impl StatusBoard ===
@@ -168,10 +181,12 @@ impl StatusBoard {
             last_beat: AtomicU64::new(0),
             entries: RwLock::new(Entries {
                 phase: Phase::Starting,
+                config: ConfigStatus::default(),
                 databases: BTreeMap::new(),
                 pipelines: BTreeMap::new(),
                 streams: BTreeMap::new(),
                 retention: BTreeMap::new(),
+                loaded: None,
             }),
         }
     }
@@ -186,8 +201,13 @@ impl StatusBoard {
     /// how long ago the board was made.
     #[must_use]
     pub fn heartbeat_age(&self) -> Duration {
-        let last_beat = Duration::from_millis(self.last_beat.load(Ordering::Relaxed));
-        self.started_at.elapsed().saturating_sub(last_beat)
+        self.started_at.elapsed().saturating_sub(self.last_beat())
+    }
+
+    /// When the supervisor last showed a sign of life, from when the board was made.
+    #[must_use]
+    pub fn last_beat(&self) -> Duration {
+        Duration::from_millis(self.last_beat.load(Ordering::Relaxed))
     }
 
     /// Where the process is in its life.
@@ -196,9 +216,11 @@ impl StatusBoard {
         self.read().phase
     }
 
-    /// The process has got further in its life.
+    /// The process has got further in its life. It never goes back: a supervisor
+    /// that starts while the process is asked to end makes it ready for nobody.
     pub fn set_phase(&self, phase: Phase) {
-        self.write().phase = phase;
+        let mut entries = self.write();
+        entries.phase = entries.phase.max(phase);
     }
 
     /// A database answered, or did not and why.
@@ -243,6 +265,36 @@ impl StatusBoard {
         }
     }
 
+    /// How many rows of a pipeline are in flight, as its reader said last.
+    #[must_use]
+    pub fn rows_in_flight(&self, database: &Arc<str>, name: &Arc<str>) -> u64 {
+        let key = (database.clone(), name.clone());
+        self.read()
+            .pipelines
+            .get(&key)
+            .map_or(0, |status| status.in_flight_rows)
+    }
+
+    /// How many pipelines are in which state.
+    #[must_use]
+    pub fn pipeline_states(&self) -> BTreeMap<&'static str, usize> {
+        let mut states = BTreeMap::new();
+        for pipeline in self.read().pipelines.values() {
+            *states.entry(pipeline.state.name()).or_default() += 1;
+        }
+        states
+    }
+
+    /// The pipelines of a database.
+    #[must_use]
+    pub fn pipelines_of(&self, database: &str) -> Vec<PipelineStatus> {
+        let board = self.read();
+        let all = board.pipelines.values();
+        all.filter(|status| *status.database == *database)
+            .cloned()
+            .collect()
+    }
+
     /// Takes a pipeline off the board.
     pub fn remove_pipeline(&self, database: &Arc<str>, name: &Arc<str>) {
         self.write()
@@ -268,6 +320,17 @@ impl StatusBoard {
         self.write().streams.remove(key);
     }
 
+    /// The relay runs by these settings and definitions.
+    pub fn set_loaded(&self, loaded: Loaded) {
+        self.write().loaded = Some(loaded);
+    }
+
+    /// What the relay runs by; `None` before it has begun.
+    #[must_use]
+    pub fn loaded(&self) -> Option<Loaded> {
+        self.read().loaded.clone()
+    }
+
     /// The databases, by name.
     #[must_use]
     pub fn databases(&self) -> Vec<DatabaseStatus> {
@@ -284,6 +347,7 @@ impl StatusBoard {
             phase: entries.phase,
             uptime_seconds: self.started_at.elapsed().as_secs_f64(),
             heartbeat_age_seconds: self.heartbeat_age().as_secs_f64(),
+            config: entries.config.clone(),
             databases: entries.databases.values().cloned().collect(),
             pipelines: entries.pipelines.values().cloned().collect(),
             streams: entries.streams.values().cloned().collect(),
@@ -362,6 +426,7 @@ mod tests {
             },
             PipelineState::Failed { reason: reason() },
             PipelineState::Stopped,
+            PipelineState::Paused { reason: reason() },
             PipelineState::Invalid { reason: reason() },
         ];
         let shown = states.each_ref().map(|state| {
@@ -376,6 +441,14 @@ mod tests {
             states.each_ref().map(PipelineState::name),
             PipelineState::NAMES
         );
+    }
+
+    #[test]
+    fn a_life_never_goes_back() {
+        let board = StatusBoard::new("n".into());
+        board.set_phase(Phase::Draining);
+        board.set_phase(Phase::Started);
+        assert_eq!(board.phase(), Phase::Draining);
     }
 
     #[test]

@@ -147,7 +147,7 @@ async fn answer(database: &DatabaseSettings, command: Command) -> Result<(String
 }
 
 /// What the database says, and what it says to do.
-fn with_hint(error: &sqlx::Error) -> String {
+pub(super) fn with_hint(error: &sqlx::Error) -> String {
     let database = error.as_database_error();
     let postgres =
         database.and_then(|error| error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>());

@@ -1,27 +1,73 @@
 //! Structured logs to standard error, as text or JSON.
 
+use std::fmt;
 use std::io::IsTerminal;
+use std::sync::Arc;
 
 use tracing_subscriber::EnvFilter;
 
 use super::Failure;
 use crate::config::settings::{LogFormat, LogSettings};
 
+/// Which events are logged: the directives of `log.filter`.
+#[derive(Debug)]
+pub(super) struct Filter(EnvFilter);
+
+/// The log of the process, whose filter may change.
+#[derive(Clone)]
+pub(super) struct Log(Arc<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl Filter {
+    /// Reads `log.filter`.
+    pub(super) fn new(settings: &LogSettings) -> Result<Self, Failure> {
+        let filter = EnvFilter::try_new(&settings.filter);
+        filter.map(Self).map_err(|error| {
+            Failure::Failed(format!(
+                "log.filter: got {:?} ({error}); expected directives such as \"info,tidegate=debug\"",
+                settings.filter
+            ))
+        })
+    }
+}
+
+impl Log {
+    /// From now on these events are logged.
+    pub(super) fn set(&self, filter: Filter) {
+        (self.0)(filter.0);
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Log")
+    }
+}
+
 /// Starts logging, and has panics logged too.
-pub(super) fn start(settings: &LogSettings) -> Result<(), Failure> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        Failure::Failed(format!("log.filter {:?}: {error}", settings.filter))
-    };
-    let filter = EnvFilter::try_new(&settings.filter).map_err(|error| wrong(&error))?;
+pub(super) fn start(settings: &LogSettings) -> Result<Log, Failure> {
+    let Filter(filter) = Filter::new(settings)?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    let started = match settings.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    // Fails only when nothing logs any more.
+    let (log, started) = match settings.format {
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set: Arc<dyn Fn(EnvFilter) + Send + Sync> =
+                Arc::new(move |filter| drop(handle.reload(filter)));
+            (set, builder.try_init())
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let handle = builder.reload_handle();
+            let set: Arc<dyn Fn(EnvFilter) + Send + Sync> =
+                Arc::new(move |filter| drop(handle.reload(filter)));
+            (set, builder.try_init())
+        }
     };
-    started.map_err(|error| wrong(&error))?;
+    started.map_err(|error| Failure::Failed(format!("log: {error}")))?;
     std::panic::set_hook(Box::new(|panic| {
         let place = panic
             .location()
@@ -30,5 +76,5 @@ pub(super) fn start(settings: &LogSettings) -> Result<(), Failure> {
         let text = panic.payload_as_str().unwrap_or("a panic without a text");
         tracing::error!(place, panic = text, "panic");
     }));
-    Ok(())
+    Ok(Log(log))
 }

@@ -3,16 +3,24 @@
 //! Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration (as
 //! `sysexits.h` numbers them).
 
+mod admin_port;
+mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod dlq;
+mod healthcheck;
 mod logging;
 mod migrate;
+mod notify;
 mod output;
+mod pause;
 mod rebase;
+mod reload;
 mod replay;
 mod run;
+mod signals;
 mod validate;
+mod watchdog;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +41,8 @@ const BAD_CONFIGURATION: u8 = 78;
 #[command(name = "tidegate", version, propagate_version = true)]
 #[command(
     after_help = "Without a configuration file DATABASE_URL and the standard AWS_* environment \
-are enough. Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration."
+are enough. Exit codes: 0 done, 1 failed, 64 wrong usage, 78 bad configuration; \
+see docs/running.md for signals."
 )]
 struct Arguments {
     /// The configuration file (TOML); see configs/tidegate.toml for every key
@@ -54,9 +63,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Relay until SIGTERM or SIGINT; a second signal exits at once
+    /// Relay until SIGTERM or SIGINT, which drain and exit 0; a second signal exits
+    /// at once, with 1
     Run {
-        /// Check the configuration, as `validate` does, and exit
+        /// Check the configuration as `validate` does, look into every database,
+        /// say what is there, and exit without starting anything: 1 if a database
+        /// does not answer, is a standby, or needs `migrate`
         #[arg(long)]
         check: bool,
     },
@@ -64,11 +76,19 @@ enum Command {
     Migrate,
     /// List, show, retry and discard dead letters: rows that could not be sent
     Dlq(dlq::Arguments),
-    /// Check the configuration offline and list everything that is wrong with it
-    Validate,
+    /// Check the configuration offline and list everything that is wrong with it,
+    /// or what a reload of it would do
+    Validate(validate::Arguments),
+    /// Ask the relay at `admin.listen` whether it makes progress: 0 if it does, 1 if it
+    /// does not or does not answer; for containers, whose images have no curl
+    Healthcheck(healthcheck::Arguments),
     /// Make outboxes deliverable again after their database was restored from a
     /// dump or moved by logical replication; loses nothing, see docs/postgresql.md
     Rebase(rebase::Arguments),
+    /// Hold a pipeline, a tenant or a stream until it is resumed; see docs/pausing.md
+    Pause(pause::PauseArguments),
+    /// Let go what was paused; it goes on where it stopped
+    Resume(pause::ResumeArguments),
     /// Have rows sent again that a pipeline has read; its position stays
     Replay(replay::Arguments),
     /// Publish, relay, read back and check: with a private PostgreSQL and a
@@ -84,6 +104,8 @@ enum Failure {
     Configuration(#[from] ConfigError),
     #[error("{0}")]
     Failed(String),
+    #[error("{0}")]
+    Usage(String),
 }
 
 impl Failure {
@@ -91,6 +113,7 @@ impl Failure {
         match self {
             Self::Configuration(_) => ExitCode::from(BAD_CONFIGURATION),
             Self::Failed(_) => ExitCode::from(FAILED),
+            Self::Usage(_) => ExitCode::from(USAGE),
         }
     }
 }
@@ -112,11 +135,26 @@ pub fn main() -> ExitCode {
     let output = arguments.output;
     let settings = || load(arguments.config.as_deref());
     let result = match arguments.command {
-        Command::Run { check: true } | Command::Validate => validate::run(settings(), output),
-        Command::Run { check: false } => settings().and_then(run::run),
+        Command::Run { check: true } => {
+            settings().and_then(|settings| check::run(settings, output))
+        }
+        Command::Validate(options) => validate::run(&options, arguments.config.as_deref(), output),
+        // A mistake in the file is no illness of the relay.
+        Command::Healthcheck(options) => {
+            healthcheck::run(&options, arguments.config.as_deref(), output)
+        }
+        // Signals are heard before anything is read.
+        Command::Run { check: false } => signals::Signals::listen()
+            .and_then(|signals| run::run(arguments.config.clone(), signals)),
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
         Command::Rebase(options) => {
             settings().and_then(|settings| rebase::run(&settings, &options, output))
+        }
+        Command::Pause(options) => {
+            settings().and_then(|settings| pause::pause(&settings, &options, output))
+        }
+        Command::Resume(options) => {
+            settings().and_then(|settings| pause::resume(&settings, &options, output))
         }
         Command::Replay(options) => {
             settings().and_then(|settings| replay::run(&settings, &options, output))

@@ -6,7 +6,8 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use super::Failure;
-use crate::config::problem::ConfigError;
+use crate::config::location::Location;
+use crate::config::problem::{ConfigError, ConfigProblem};
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -46,7 +47,19 @@ fn failure_json(failure: &Failure) -> Value {
     let Failure::Configuration(ConfigError::Invalid(problems)) = failure else {
         return json!({ "ok": false, "error": failure.to_string() });
     };
-    let problem = |problem: &crate::config::problem::ConfigProblem| json!({ "key": problem.key, "given": problem.given, "expected": problem.expected });
-    let problems: Vec<Value> = problems.iter().map(problem).collect();
+    let problems: Vec<Value> = problems.iter().map(problem_json).collect();
     json!({ "ok": false, "error": "bad configuration", "problems": problems })
+}
+
+/// A problem; `line` or `variable` says where it is, if that is known.
+pub(super) fn problem_json(problem: &ConfigProblem) -> Value {
+    let mut value = json!({
+        "key": problem.key, "given": problem.given, "expected": problem.expected,
+    });
+    match &problem.location {
+        Some(Location::Line(line)) => value["line"] = json!(line),
+        Some(Location::Variable(name)) => value["variable"] = json!(name),
+        None => {}
+    }
+    value
 }

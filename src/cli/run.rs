@@ -4,27 +4,33 @@
 //! threads, the admin port on a thread of its own. Should the supervisor itself
 //! die, the whole actor system is built anew from what is durable.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use actix::Context;
 use prometheus::Registry;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::logging::Log;
 use super::migrate::pool_settings;
+use super::notify::Notifier;
+use super::reload::{Configuration, Reloads};
+use super::signals::{Asked, Attended, DrainsWithin, Signals};
 use super::{FAILED, Failure, logging};
 use crate::actors::clock::Clock;
 use crate::actors::messages::Shutdown;
 use crate::actors::stage::Stage;
-use crate::actors::supervisor::{Database, DrainReport, StreamSource, Supervisor, SupervisorParts};
-use crate::admin::metrics::Metrics;
+use crate::actors::supervisor::{
+    Database, DrainReport, LAST_ACTS, StreamSource, Supervisor, SupervisorParts,
+};
+use crate::admin::metrics::{Metrics, show_process};
 use crate::admin::server;
 use crate::admin::status::StatusBoard;
 use crate::config::pipeline::{StreamRef, StreamTarget};
-use crate::config::settings::Settings;
+use crate::config::settings::{DatabaseSettings, Settings};
 use crate::core::backoff::Backoff;
 use crate::core::ports::StreamService;
 use crate::core::supervision::HEALTHY_AFTER;
@@ -39,50 +45,66 @@ const REBUILD_PAUSES: (Duration, Duration) = (Duration::from_millis(100), Durati
 
 /// What survives the actor system.
 #[derive(Clone)]
-struct Root {
-    settings: Arc<Settings>,
+pub(super) struct Root {
+    pub(super) configuration: Configuration,
     node: Arc<str>,
-    metrics: Metrics,
-    board: Arc<StatusBoard>,
-    clients: ClientPool,
+    pub(super) metrics: Metrics,
+    pub(super) board: Arc<StatusBoard>,
+    pub(super) clients: ClientPool,
+    pub(super) notifier: Notifier,
+    pub(super) log: Log,
+    pub(super) drains_within: DrainsWithin,
 }
 
 /// How an actor system ended.
 enum End {
     /// By a signal, in order.
     Drained(DrainReport),
-    /// By a second signal.
+    /// By a signal, and then the supervisor died.
     AtOnce,
     /// The supervisor died.
     Died,
 }
 
-pub(super) fn run(settings: Settings) -> Result<ExitCode, Failure> {
-    logging::start(&settings.log)?;
+pub(super) fn run(file: Option<PathBuf>, mut signals: Signals) -> Result<ExitCode, Failure> {
+    let configuration = Configuration::load(file)?;
+    let settings = configuration.current();
+    let log = logging::start(&settings.log)?;
     let node = settings.cluster.node_name();
-    let metrics =
-        Metrics::new(Registry::new()).map_err(|error| Failure::Failed(error.to_string()))?;
+    let registry = Registry::new();
+    let metrics = show_process(&registry).and_then(|()| Metrics::new(registry));
+    let metrics = metrics.map_err(|error| Failure::Failed(error.to_string()))?;
     let board = Arc::new(StatusBoard::new(Arc::clone(&node)));
+    let hash = settings.fingerprint();
+    metrics.config_taken(&hash, SystemTime::now());
+    board.config_at_start(&hash, SystemTime::now());
+    let notifier = Notifier::from_environment();
+    let drains_within = DrainsWithin::new(settings.limits.drain_grace + LAST_ACTS);
+    signals.attend(Attended {
+        board: Arc::clone(&board),
+        notifier: notifier.clone(),
+        drains_within: drains_within.clone(),
+    });
     let admin = server::start(settings.admin.listen, metrics.clone(), Arc::clone(&board))
         .map_err(|error| Failure::Failed(error.to_string()))?;
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(version, %node, admin = %admin.local_addr(), "tidegate starts");
-    let timeouts = KinesisTimeouts {
-        operation: settings.kinesis.operation_timeout,
-        connect: settings.kinesis.connect_timeout,
-    };
     let root = Root {
-        settings: Arc::new(settings),
+        clients: ClientPool::new(timeouts(&settings)),
+        configuration,
         node,
         metrics,
         board,
-        clients: ClientPool::new(timeouts),
+        notifier,
+        log,
+        drains_within,
     };
+    let mut reloads = Reloads::default();
     let mut backoff = Backoff::new(REBUILD_PAUSES.0, REBUILD_PAUSES.1);
     let mut pause = Duration::ZERO;
     let end = loop {
         let began = Instant::now();
-        match relay(&root, pause)? {
+        match relay(&root, pause, &mut signals, &mut reloads)? {
             End::Died => {
                 root.metrics.actor_restarted("supervisor", "panic");
                 if began.elapsed() >= HEALTHY_AFTER {
@@ -100,21 +122,20 @@ pub(super) fn run(settings: Settings) -> Result<ExitCode, Failure> {
 
 fn exit_code(end: &End) -> ExitCode {
     match end {
-        End::Drained(DrainReport {
-            drained,
-            cut_off: 0,
-        }) => {
+        End::Drained(report) if report.left.is_empty() => {
             tracing::info!(
-                pipelines = drained,
+                pipelines = report.drained,
                 "drained: everything that was sent is settled"
             );
             ExitCode::SUCCESS
         }
-        End::Drained(DrainReport { drained, cut_off }) => {
+        End::Drained(report) => {
             tracing::warn!(
-                drained,
-                cut_off,
-                "the grace is over: some rows that were sent are not settled and will be sent again"
+                drained = report.drained,
+                cut_off = report.left.len(),
+                rows = report.rows_left(),
+                left = report.names_left(),
+                "the drain was cut off: some rows that were sent are not settled and will be sent again"
             );
             ExitCode::SUCCESS
         }
@@ -126,7 +147,12 @@ fn exit_code(end: &End) -> ExitCode {
 }
 
 /// Builds an actor system and runs it to its end.
-fn relay(root: &Root, pause: Duration) -> Result<End, Failure> {
+fn relay(
+    root: &Root,
+    pause: Duration,
+    signals: &mut Signals,
+    reloads: &mut Reloads,
+) -> Result<End, Failure> {
     let system = actix::System::with_tokio_rt(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -136,24 +162,34 @@ fn relay(root: &Root, pause: Duration) -> Result<End, Failure> {
         #[expect(clippy::expect_used, reason = "there is nothing else to do")]
         runtime.expect("a runtime with its threads")
     });
-    system.block_on(relay_in_system(root.clone(), pause))
+    let end = system.block_on(relay_in_system(root, pause, signals, reloads))?;
+    match &end {
+        // The process ends now: a look-up of a name that takes its time must not
+        // hold it, as the end of the runtime would.
+        End::Drained(_) | End::AtOnce => std::mem::forget(system),
+        End::Died => drop(system),
+    }
+    Ok(end)
 }
 
-async fn relay_in_system(root: Root, pause: Duration) -> Result<End, Failure> {
-    let failed = |error: std::io::Error| Failure::Failed(format!("no signal handler: {error}"));
-    let mut signals = Signals {
-        terminate: signal(SignalKind::terminate()).map_err(failed)?,
-        interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-        hang_up: signal(SignalKind::hangup()).map_err(failed)?,
-    };
-    let first = tokio::time::timeout(pause, signals.next()).await;
-    if matches!(first, Ok(Asked::End)) {
-        return Ok(End::AtOnce);
+async fn relay_in_system(
+    root: &Root,
+    pause: Duration,
+    signals: &mut Signals,
+    reloads: &mut Reloads,
+) -> Result<End, Failure> {
+    if let Some(end) = rest(pause, signals, reloads).await {
+        return Ok(end);
     }
+    let settings = root.configuration.current();
     let (finished, mut is_finished) = oneshot::channel();
     let parts = SupervisorParts {
-        databases: databases(&root.settings)?,
-        settings: Arc::clone(&root.settings),
+        databases: settings
+            .databases
+            .iter()
+            .map(connect)
+            .collect::<Result<_, _>>()?,
+        settings,
         node: Arc::clone(&root.node),
         streams: Arc::new(KinesisSource {
             clients: root.clients.clone(),
@@ -168,6 +204,7 @@ async fn relay_in_system(root: Root, pause: Duration) -> Result<End, Failure> {
     context.set_mailbox_capacity(1 << 20);
     let supervisor = actix::AsyncContext::address(&context);
     let mut task = actix::spawn(context.into_future(Supervisor::new(parts)));
+    reloads.resume(root, &supervisor);
     let mut is_draining = false;
     loop {
         tokio::select! {
@@ -176,12 +213,11 @@ async fn relay_in_system(root: Root, pause: Duration) -> Result<End, Failure> {
                 return Ok(report.map_or(died(is_draining), End::Drained));
             }
             _ = &mut task => return Ok(died(is_draining)),
+            ended = reloads.ended() => reloads.conclude(ended, root, &supervisor),
             asked = signals.next() => match asked {
-                Asked::Reload => tracing::warn!(
-                    "SIGHUP: this version reads its configuration only at start; nothing has changed"
-                ),
-                Asked::End if std::mem::replace(&mut is_draining, true) => return Ok(End::AtOnce),
+                Asked::Reload => reloads.ask(root, &supervisor),
                 Asked::End => {
+                    is_draining = true;
                     if supervisor.try_send(Shutdown).is_err() {
                         return Ok(died(is_draining));
                     }
@@ -197,47 +233,45 @@ const fn died(is_draining: bool) -> End {
     if is_draining { End::AtOnce } else { End::Died }
 }
 
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-/// What a signal asks for.
-enum Asked {
-    End,
-    Reload,
-}
-
-impl Signals {
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::End,
-            _ = self.interrupt.recv() => Asked::End,
-            _ = self.hang_up.recv() => Asked::Reload,
+/// Waits before a dead actor system is built anew. Asked to end before anything
+/// runs, there is nothing to drain; but what a dead one had sent is not settled.
+async fn rest(pause: Duration, signals: &mut Signals, reloads: &mut Reloads) -> Option<End> {
+    let until = Instant::now() + pause;
+    loop {
+        match tokio::time::timeout_at(until, signals.next()).await {
+            Ok(Asked::End) if pause.is_zero() => return Some(End::Drained(DrainReport::default())),
+            Ok(Asked::End) => return Some(End::AtOnce),
+            Ok(Asked::Reload) => reloads.ask_later(),
+            Err(_) => return None,
         }
     }
 }
 
-fn databases(settings: &Settings) -> Result<Vec<Database>, Failure> {
-    let mut databases = Vec::with_capacity(settings.databases.len());
-    for database in &settings.databases {
-        let (pool, watch) = connect_watched(&pool_settings(database))
-            .map_err(|error| Failure::Failed(format!("database {:?}: {error}", &*database.name)))?;
-        let store = PgOutboxStore::new(pool.clone()).with_watch(watch.clone());
-        let store = if database.prepared_statements {
-            store
-        } else {
-            store.with_shared_sessions()
-        };
-        databases.push(Database {
-            name: Arc::clone(&database.name),
-            retention: Arc::new(store.clone()),
-            store: Arc::new(store),
-            catalog: Arc::new(PgCatalog::new(pool).with_watch(watch)),
-        });
+/// How long calls may take by these settings.
+pub(super) const fn timeouts(settings: &Settings) -> KinesisTimeouts {
+    KinesisTimeouts {
+        operation: settings.kinesis.operation_timeout,
+        connect: settings.kinesis.connect_timeout,
     }
-    Ok(databases)
+}
+
+/// A database by its settings; its connections are opened when they are needed.
+pub(super) fn connect(database: &DatabaseSettings) -> Result<Database, Failure> {
+    let (pool, watch) = connect_watched(&pool_settings(database)).map_err(|error| {
+        Failure::Failed(format!("databases {:?}: url: {error}", &*database.name))
+    })?;
+    let store = PgOutboxStore::new(pool.clone()).with_watch(watch.clone());
+    let store = if database.prepared_statements {
+        store
+    } else {
+        store.with_shared_sessions()
+    };
+    Ok(Database {
+        name: Arc::clone(&database.name),
+        retention: Arc::new(store.clone()),
+        store: Arc::new(store),
+        catalog: Arc::new(PgCatalog::new(pool).with_watch(watch)),
+    })
 }
 
 /// Streams of the real service, or of whatever answers at its endpoint.
@@ -245,16 +279,22 @@ struct KinesisSource {
     clients: ClientPool,
 }
 
-impl StreamSource for KinesisSource {
-    fn stream(&self, target: &StreamTarget) -> Arc<dyn StreamService> {
+impl KinesisSource {
+    fn at(&self, target: &StreamTarget) -> KinesisStream {
         let stream = match &target.stream {
             StreamRef::Name(name) => KinesisTarget::Name(name.clone()),
             StreamRef::Arn(arn) => KinesisTarget::Arn(arn.clone()),
         };
-        Arc::new(KinesisStream::new(
-            self.clients.clone(),
-            target.client.clone(),
-            stream,
-        ))
+        KinesisStream::new(self.clients.clone(), target.client.clone(), stream)
+    }
+}
+
+impl StreamSource for KinesisSource {
+    fn stream(&self, target: &StreamTarget) -> Arc<dyn StreamService> {
+        Arc::new(self.at(target))
+    }
+
+    fn forget_client(&self, target: &StreamTarget) {
+        self.at(target).forget_client();
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::location::Location;
+
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigProblem {
@@ -11,6 +13,9 @@ pub struct ConfigProblem {
     pub given: String,
     /// What belongs there.
     pub expected: String,
+    /// Where the key stands, or where it is to be added; `None` for what is neither
+    /// in a file nor in an environment variable.
+    pub location: Option<Location>,
 }
 
 impl ConfigProblem {
@@ -24,12 +29,16 @@ impl ConfigProblem {
             key: key.into(),
             given: given.into(),
             expected: expected.into(),
+            location: None,
         }
     }
 }
 
 impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(location) = &self.location {
+            write!(f, "{location}: ")?;
+        }
         write!(
             f,
             "{}: {}; expected {}",
@@ -41,7 +50,7 @@ impl fmt::Display for ConfigProblem {
 /// Why there are no settings.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// The file cannot be read, or is not TOML.
+    /// The file cannot be read.
     #[error("configuration file {path}: {reason}")]
     File {
         /// The file.
@@ -49,7 +58,7 @@ pub enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
-    /// Some keys are wrong: all of them, in the order they were looked at.
+    /// Some keys are wrong: all of them, in the order of the file.
     #[error("the configuration has {} problem(s):{}", .0.len(), one_per_line(.0))]
     Invalid(Vec<ConfigProblem>),
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::byte_size::ByteSize;
 use super::environment::Environment;
+use super::location;
 use super::pipeline::{PipelineSpec, ShardBudgetSettings};
 use super::problem::{ConfigError, ConfigProblem};
 use super::secret::Secret;
@@ -86,7 +87,7 @@ pub struct ClusterSettings {
 /// What the process may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LimitSettings {
-    /// Rows in flight of all pipelines together, in memory.
+    /// What the process's resident memory is to stay under.
     pub memory: ByteSize,
     /// Rows in flight of one pipeline.
     pub pipeline_rows: u32,
@@ -180,7 +181,28 @@ impl Settings {
     /// # Errors
     /// The file cannot be read, or everything that is wrong with the settings.
     pub fn load(file: Option<&Path>, environment: Environment) -> Result<Self, ConfigError> {
-        let merged = merge(file, &environment)?;
+        let Some(path) = file else {
+            return Self::read("(none)", "", environment);
+        };
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::File {
+            path: shown.clone(),
+            reason: error.to_string(),
+        })?;
+        Self::read(&shown, &text, environment)
+    }
+
+    /// Reads the settings from the text of a file and the environment. `file` is
+    /// what the file is called in problems.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the settings.
+    pub fn read(file: &str, text: &str, environment: Environment) -> Result<Self, ConfigError> {
+        let problems = location::syntax_problems(file, text);
+        if !problems.is_empty() {
+            return Err(ConfigError::Invalid(problems));
+        }
+        let merged = merge(file, text, &environment)?;
         let report = Report::new(Typing::FromText);
         let settings = settings_reader::read(&merged, environment, &report);
         let mut problems = report.into_problems();
@@ -188,6 +210,7 @@ impl Settings {
         if problems.is_empty() {
             return Ok(settings);
         }
+        location::locate(text, &settings.environment, &mut problems);
         Err(ConfigError::Invalid(problems))
     }
 
@@ -280,16 +303,17 @@ impl Settings {
 }
 
 /// The file and the environment as one tree.
-fn merge(file: Option<&Path>, environment: &Environment) -> Result<serde_json::Value, ConfigError> {
-    let shown = file.map_or_else(|| "(none)".to_owned(), |path| path.display().to_string());
+pub(super) fn merge(
+    file: &str,
+    text: &str,
+    environment: &Environment,
+) -> Result<serde_json::Value, ConfigError> {
     let problem = |error: config::ConfigError| ConfigError::File {
-        path: shown.clone(),
+        path: file.to_owned(),
         reason: error.to_string(),
     };
-    let mut builder = config::Config::builder();
-    if let Some(path) = file {
-        builder = builder.add_source(config::File::from(path).format(config::FileFormat::Toml));
-    }
+    let source = config::File::from_str(text, config::FileFormat::Toml);
+    let builder = config::Config::builder().add_source(source);
     let variables = config::Environment::with_prefix("TIDEGATE")
         .prefix_separator("__")
         .separator("__")

@@ -103,7 +103,7 @@ fn read_database(mut table: Table<'_, '_>, environment: &Environment) -> Databas
     database
 }
 
-fn read_admin(mut table: Table<'_, '_>) -> AdminSettings {
+pub(super) fn read_admin(mut table: Table<'_, '_>) -> AdminSettings {
     let parse = |text: &str| {
         let expected = "an address and a port such as \"127.0.0.1:9464\" or \"0.0.0.0:9464\"";
         text.parse::<SocketAddr>().map_err(|_| expected)

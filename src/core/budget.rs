@@ -118,8 +118,12 @@ pub enum Grant {
     At(Moment),
 }
 
+/// Which call: several writers may share a budget, each with a call in flight.
+pub type CallNumber = u64;
+
 #[derive(Debug, Clone, Copy)]
 struct Offered {
+    call: CallNumber,
     at: Moment,
     records: u64,
     bytes: u64,
@@ -139,6 +143,7 @@ pub struct ShardBudget {
     recent: VecDeque<Offered>,
     recent_records: u64,
     recent_bytes: u64,
+    calls: CallNumber,
 }
 
 #[expect(
@@ -163,7 +168,23 @@ impl ShardBudget {
             recent: VecDeque::new(),
             recent_records: 0,
             recent_bytes: 0,
+            calls: 0,
         }
+    }
+
+    /// From now on these limits hold. What was offered lately counts against them,
+    /// and what the service has taught about its own limits stays.
+    pub fn change(&mut self, limits: ShardLimits, now: Moment) {
+        self.fill(now);
+        self.limits = limits;
+        self.record_tokens = self.record_tokens.min(self.deepest_records());
+        self.byte_tokens = self.byte_tokens.min(self.deepest_bytes());
+    }
+
+    /// The limits that hold.
+    #[must_use]
+    pub const fn limits(&self) -> ShardLimits {
+        self.limits
     }
 
     /// The part of the configured rate in use: 1 until the service throttles.
@@ -225,30 +246,32 @@ impl ShardBudget {
         })
     }
 
-    /// Takes the tokens of a call that is about to be sent.
-    pub fn charge(&mut self, cost: Cost, now: Moment) {
+    /// Takes the tokens of a call that is about to be sent; gives its number.
+    pub fn charge(&mut self, cost: Cost, now: Moment) -> CallNumber {
         self.fill(now);
         self.record_tokens -= cost.records as f64;
         self.byte_tokens -= cost.charged_bytes() as f64;
         self.recent_records += cost.records;
         self.recent_bytes += cost.charged_bytes();
+        self.calls += 1;
         self.recent.push_back(Offered {
+            call: self.calls,
             at: now,
             records: cost.records,
             bytes: cost.charged_bytes(),
         });
+        self.calls
     }
 
-    /// The call that was charged at `at` for `charged` bytes had only `bytes`, known
-    /// once its records were compressed.
-    pub fn was_lighter(&mut self, at: Moment, charged: u64, bytes: u64) {
-        let charged = round_up(charged);
-        let saved = charged.saturating_sub(round_up(bytes));
+    /// A call in flight has only `bytes`, known once its records were compressed.
+    pub fn was_lighter(&mut self, call: CallNumber, bytes: u64) {
         let mut calls = self.recent.iter_mut().rev();
-        if let Some(call) = calls.find(|call| call.at == at && call.bytes == charged) {
-            call.bytes -= saved;
-            self.recent_bytes -= saved;
-        }
+        let Some(call) = calls.find(|offered| offered.call == call) else {
+            return;
+        };
+        let saved = call.bytes.saturating_sub(round_up(bytes));
+        call.bytes -= saved;
+        self.recent_bytes -= saved;
         self.byte_tokens += saved as f64;
     }
 
@@ -269,28 +292,33 @@ impl ShardBudget {
         }
     }
 
-    /// What was offered within the last second, and the limits of the shard.
+    /// What was offered within the last second.
     #[must_use]
-    pub const fn offered_lately(&self) -> (Cost, ShardLimits) {
-        let offered = Cost {
+    pub const fn offered_lately(&self) -> Cost {
+        Cost {
             records: self.recent_records,
             bytes: self.recent_bytes,
-        };
-        (offered, self.limits)
+        }
     }
 
-    /// The call charged last was answered at `now`: the service may have counted
-    /// it as late as that, less the time that calls usually take.
-    pub fn answered(&mut self, now: Moment) {
-        let Some(last) = self.recent.back_mut() else {
+    /// The call was answered at `now`: the service may have counted it as late as
+    /// that, less the time that calls usually take.
+    pub fn answered(&mut self, call: CallNumber, now: Moment) {
+        let is_it = |offered: &Offered| offered.call == call;
+        let Some(mut offered) =
+            (self.recent.iter().rposition(is_it)).and_then(|place| self.recent.remove(place))
+        else {
             return;
         };
-        let took = now.since(last.at);
+        let took = now.since(offered.at);
         let usual = self
             .usual_time
             .map_or(took, |usual| usual.mul_f64(USUAL_TIME_GROWTH).min(took));
         self.usual_time = Some(usual);
-        last.at = last.at + took.saturating_sub(usual.min(MOST_USUAL_TIME));
+        offered.at = offered.at + took.saturating_sub(usual.min(MOST_USUAL_TIME));
+        // The oldest stays first.
+        let place = self.recent.partition_point(|other| other.at <= offered.at);
+        self.recent.insert(place, offered);
     }
 
     /// The service refused `refused` of the `offered` records of a call for

@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use super::position::Seq;
+use super::position::{RowId, Seq};
 use super::render::Poison;
 
 /// What a pipeline does with a row that can never be sent.
@@ -81,6 +81,24 @@ pub struct DeadLetter {
     /// What is copied for it, in bytes: bounds one write.
     pub weight: usize,
 }
+
+/// What is known of the letters of a pipeline.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Letters {
+    /// No row above this id has a letter; 0 when there is none.
+    pub highest_row: RowId,
+    /// The keys that are blocked, at most [`MOST_BLOCKED_KEYS`] and one more.
+    pub blocked_keys: Vec<String>,
+    /// Letters that wait for a person, counted up to [`LETTERS_COUNTED`].
+    pub open: u64,
+}
+
+/// The most keys of a pipeline that may be blocked at a time: with more, the
+/// fault is not in single rows, and the pipeline stops.
+pub const MOST_BLOCKED_KEYS: usize = 10_000;
+
+/// Counting letters stops here: it must be cheap at any number.
+pub const LETTERS_COUNTED: u64 = 10_000;
 
 // === impl OnPoison ===
 

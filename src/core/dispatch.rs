@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::backoff::Backoff;
-use super::budget::{Cost, Grant, ShardBudget, ShardLimits};
+use super::budget::{CallNumber, Cost, Grant, ShardBudget, ShardLimits};
 use super::invariants::{self, Invariant, Violation, Violations};
 use super::ports::{CallFailure, RecordOutcome};
 use super::sabotage::{self, Bug};
@@ -75,8 +75,8 @@ pub struct Dispatch<T> {
     shard: ShardId,
     budget: SharedBudget,
     in_flight: Vec<Parcel<T>>,
-    /// When the call in flight began, and the bytes it was charged for.
-    charged: (Moment, u64),
+    /// The call in flight, as the budget knows it.
+    call: CallNumber,
     passing: Backoff,
     lasting: Backoff,
     not_before: Moment,
@@ -102,7 +102,7 @@ impl<T: Sendable> Dispatch<T> {
             shard,
             budget,
             in_flight: Vec::new(),
-            charged: (now, 0),
+            call: 0,
             passing: Backoff::new(SOON.0, SOON.1),
             lasting: Backoff::new(SLOWLY.0, SLOWLY.1),
             not_before: now,
@@ -184,6 +184,9 @@ impl<T: Sendable> Dispatch<T> {
         // Locked until the call is paid for: others may spend of it as well.
         let budget = Arc::clone(&self.budget);
         let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+        // A reload may change the limits before the call is answered: it is judged by
+        // those it was granted under.
+        let limits = budget.limits();
         let most = match budget.grant(waiting, now) {
             Grant::At(moment) => return Next::Wait(moment),
             Grant::Now(most) => most,
@@ -207,9 +210,8 @@ impl<T: Sendable> Dispatch<T> {
                 .map(|parcel| parcel.weight() as u64)
                 .sum(),
         };
-        budget.charge(cost, now);
-        self.charged = (now, cost.bytes);
-        let (offered, limits) = budget.offered_lately();
+        self.call = budget.charge(cost, now);
+        let offered = budget.offered_lately();
         drop(budget);
         self.check_call(before, offered, limits);
         Next::Call
@@ -237,6 +239,14 @@ impl<T: Sendable> Dispatch<T> {
         );
     }
 
+    /// Whether rows wait, and all of them behind a record of their key that is in
+    /// flight: a call cannot take more, whatever the budget.
+    pub fn is_key_limited(&mut self) -> bool {
+        !self.in_flight.is_empty()
+            && !self.queue.is_empty()
+            && self.queue.waiting().all.records == 0
+    }
+
     /// Invariants that did not hold since this was asked last.
     pub fn take_violations(&mut self) -> Vec<Violation> {
         self.violations.take()
@@ -253,8 +263,7 @@ impl<T: Sendable> Dispatch<T> {
         if saved > 0 {
             let bytes = self.in_flight.iter().map(|parcel| parcel.weight() as u64);
             let bytes = bytes.sum();
-            let (began, charged) = self.charged;
-            self.budget().was_lighter(began, charged, bytes);
+            self.budget().was_lighter(self.call, bytes);
         }
     }
 
@@ -266,7 +275,7 @@ impl<T: Sendable> Dispatch<T> {
         random: f64,
     ) -> Answer<T> {
         let sent = std::mem::take(&mut self.in_flight);
-        self.budget().answered(now);
+        self.budget().answered(self.call, now);
         match answer {
             Ok(outcomes) if outcomes.len() == sent.len() => {
                 let outcomes = self.mistaken(outcomes);

@@ -96,6 +96,14 @@ impl<K: Clone + PartialEq> FairRing<K> {
         self.members.front().map(|member| &member.key)
     }
 
+    /// The member whose turn it is has this weight from now on: what it may spend
+    /// grows by that from its next turn.
+    pub fn weigh_front(&mut self, weight: u32) {
+        if let Some(member) = self.members.front_mut() {
+            member.weight = i64::from(weight.max(1));
+        }
+    }
+
     /// The member whose turn it is has sent `bytes`.
     pub fn charge_front(&mut self, bytes: usize) {
         if let Some(member) = self.members.front_mut() {
@@ -200,6 +208,24 @@ mod tests {
         ring.leave(&'b');
         ring.forget(&'b');
         assert!(ring.is_empty(), "paid back: {ring:?}");
+    }
+
+    #[test]
+    fn a_weight_may_change_while_there_is_work() {
+        let mut ring = FairRing::default();
+        ring.join('a', 1000);
+        ring.join('b', 1);
+        let mut sent = [0_usize; 2];
+        let most = 4_096 * 1_000;
+        while sent.iter().sum::<usize>() < most + 10_000_000 {
+            let is_b = *ring.front().expect("members") == 'b';
+            ring.weigh_front(if is_b { 3 } else { 1 });
+            ring.charge_front(1_000);
+            sent[usize::from(is_b)] += 1_000;
+        }
+        // What was granted under the old weight is spent, then the new ones hold.
+        let of_a = (sent[0] - most) as f64 / 10_000_000.0;
+        assert!((of_a - 0.25).abs() < 0.01, "{sent:?}");
     }
 
     #[test]

@@ -347,7 +347,7 @@ impl Intake {
             format!("row {seq} is handed after {last:?}")
         });
         room.rows = room.rows.saturating_sub(1);
-        room.bytes = room.bytes.saturating_sub(ready.envelope.weight());
+        room.bytes = room.bytes.saturating_sub(ready.envelope.memory());
         let envelope = &ready.envelope;
         lane.hand(envelope.seq, envelope.hash, ready.visible_since);
         Some(ready.envelope)
@@ -383,6 +383,12 @@ impl Intake {
     #[must_use]
     pub fn handed(&self) -> usize {
         self.lanes.iter().map(Lane::handed).sum()
+    }
+
+    /// Rows handed whose outcomes have not come.
+    #[must_use]
+    pub fn unsettled(&self) -> usize {
+        self.lanes.iter().map(Lane::unsettled).sum()
     }
 
     /// Rows remembered by id alone.

@@ -41,6 +41,20 @@ pub enum Invariant {
     /// A record is repeated only after a crash, an unknown outcome, a lost lease
     /// or a change of the shards: [`repeat_has_cause`].
     RepeatsCaused,
+    /// Under `block_key` no row passes an open letter of its key:
+    /// [`passes_only_settled`].
+    OrderLetters,
+    /// A position never goes back: rows that are sent again do not move it.
+    PositionStands,
+    /// A replay sends every row of its range that had been delivered:
+    /// [`passes_only_settled`], asked of the request that is done.
+    ReplayExact,
+    /// A pipeline that halts stands before the row it names:
+    /// [`stands_before`].
+    HaltStands,
+    /// A key whose letters are sent is free soon, however many rows of it come:
+    /// [`settles_in_time`].
+    KeyFreed,
     /// When nothing fails any more, everything is settled within minutes and
     /// without a person: [`settles_in_time`].
     Settles,
@@ -48,7 +62,7 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 18] = [
         Self::Loss,
         Self::Order,
         Self::Budget,
@@ -61,6 +75,11 @@ impl Invariant {
         Self::SeqStable,
         Self::SeqSuffices,
         Self::RepeatsCaused,
+        Self::OrderLetters,
+        Self::PositionStands,
+        Self::ReplayExact,
+        Self::HaltStands,
+        Self::KeyFreed,
         Self::Settles,
     ];
 
@@ -80,6 +99,11 @@ impl Invariant {
             Self::SeqStable => "SEQ-STABLE",
             Self::SeqSuffices => "SEQ-SUFFICES",
             Self::RepeatsCaused => "REPEATS-CAUSED",
+            Self::OrderLetters => "ORDER-LETTERS",
+            Self::PositionStands => "POSITION-STANDS",
+            Self::ReplayExact => "REPLAY-EXACT",
+            Self::HaltStands => "HALT-STANDS",
+            Self::KeyFreed => "KEY-FREED",
             Self::Settles => "SETTLES",
         }
     }
@@ -101,6 +125,11 @@ impl Invariant {
             | Self::SeqStable
             | Self::SeqSuffices
             | Self::RepeatsCaused
+            | Self::OrderLetters
+            | Self::PositionStands
+            | Self::ReplayExact
+            | Self::HaltStands
+            | Self::KeyFreed
             | Self::Settles => false,
         }
     }
@@ -211,6 +240,13 @@ pub const fn settles_in_time(left_over: usize, time_is_up: bool) -> bool {
     left_over == 0 || !time_is_up
 }
 
+/// A pipeline that halts stands before a row that cannot be sent: it is neither
+/// delivered nor parked, and no position has passed it.
+#[must_use]
+pub const fn stands_before(is_poison: bool, is_settled: bool, is_passed: bool) -> bool {
+    is_poison && !is_settled && !is_passed
+}
+
 /// What became of the rows that one reader has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Books {
@@ -260,6 +296,9 @@ mod tests {
         assert!(settles_in_time(0, true) && settles_in_time(5, false));
         assert!(!settles_in_time(1, true));
         assert!(is_committed(true) && !is_committed(false));
+        assert!(stands_before(true, false, false));
+        assert!(!stands_before(false, false, false) && !stands_before(true, true, false));
+        assert!(!stands_before(true, false, true));
     }
 
     #[test]

@@ -11,6 +11,9 @@
 //! - A pipeline gets its own part, however many others are stuck with all they
 //!   could take.
 //! - The total is never exceeded by what is granted here.
+//! - One row at a time may go alone, beside all that: it is larger than what its
+//!   pipeline could take, now or ever. It counts for nobody, so that it takes
+//!   nothing from the others, and comes on top of the total.
 //! - An incarnation that has ended holds what its rows in flight still take, and
 //!   has no seat.
 //! - More seats make the own parts smaller. Who held more by then keeps it until
@@ -37,6 +40,8 @@ struct Party {
 #[derive(Debug)]
 pub struct PermitShares {
     total: usize,
+    /// The largest total there has been.
+    most_total: usize,
     expected: usize,
     parties: HashMap<PartyId, Party>,
     last: u64,
@@ -45,6 +50,8 @@ pub struct PermitShares {
     used: usize,
     /// What is used or kept for somebody.
     spoken_for: usize,
+    /// What the row that goes alone weighs; 0 when there is none.
+    alone: usize,
 }
 
 impl PermitShares {
@@ -53,15 +60,27 @@ impl PermitShares {
     pub fn new(total: usize) -> Self {
         let mut shares = Self {
             total,
+            most_total: total,
             expected: 0,
             parties: HashMap::new(),
             last: 0,
             own_part: 0,
             used: 0,
             spoken_for: 0,
+            alone: 0,
         };
         shares.divide();
         shares
+    }
+
+    /// The pool has so many bytes from now on. With less than is in use nobody may
+    /// take more until enough has come back.
+    pub fn resize(&mut self, total: usize) {
+        if self.total != total {
+            self.total = total;
+            self.most_total = self.most_total.max(total);
+            self.divide();
+        }
     }
 
     /// So many pipelines are to run.
@@ -110,6 +129,26 @@ impl PermitShares {
         self.change(id, |used| used.saturating_sub(bytes));
     }
 
+    /// A row of so many bytes goes alone, if no other does.
+    pub const fn go_alone(&mut self, bytes: usize) -> bool {
+        if self.alone > 0 {
+            return false;
+        }
+        self.alone = bytes;
+        true
+    }
+
+    /// The row that went alone is settled.
+    pub const fn alone_is_over(&mut self) {
+        self.alone = 0;
+    }
+
+    /// What the row that goes alone weighs, beside what is [`Self::used`].
+    #[must_use]
+    pub const fn alone(&self) -> usize {
+        self.alone
+    }
+
     /// What somebody may take now.
     #[must_use]
     pub fn free(&self, id: PartyId) -> usize {
@@ -128,6 +167,13 @@ impl PermitShares {
     #[must_use]
     pub const fn total(&self) -> usize {
         self.total
+    }
+
+    /// What may be in use: the largest total there has been, since what was asked
+    /// for while there was more may come after the change.
+    #[must_use]
+    pub const fn most_in_use(&self) -> usize {
+        self.most_total
     }
 
     /// What is in use.
@@ -184,6 +230,19 @@ mod tests {
         let free = shares.free(id);
         shares.take(id, free);
         free
+    }
+
+    #[test]
+    fn one_row_at_a_time_goes_alone_and_takes_nothing_from_the_others() {
+        let mut shares = PermitShares::new(8_000);
+        let id = shares.join();
+        let free = shares.free(id);
+        assert!(shares.go_alone(50_000));
+        assert!(!shares.go_alone(1), "one at a time");
+        assert_eq!((shares.free(id), shares.used()), (free, 0));
+        assert_eq!(shares.alone(), 50_000);
+        shares.alone_is_over();
+        assert!(shares.go_alone(1));
     }
 
     #[test]
@@ -253,6 +312,21 @@ mod tests {
         shares.give_back(old, 150);
         shares.remove(old);
         assert_eq!(shares.free(new), 250);
+    }
+
+    #[test]
+    fn a_smaller_pool_takes_nothing_away_and_grants_nothing_more() {
+        let mut shares = PermitShares::new(1_000);
+        shares.expect(1);
+        let one = shares.join();
+        assert_eq!(fill(&mut shares, one), 625);
+        shares.resize(400);
+        assert_eq!((shares.free(one), shares.used()), (0, 625));
+        shares.give_back(one, 500);
+        assert_eq!(shares.free(one), 125);
+        shares.resize(1_000);
+        assert_eq!(shares.free(one), 500);
+        assert_eq!((shares.total(), shares.most_in_use()), (1_000, 1_000));
     }
 
     #[test]

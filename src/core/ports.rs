@@ -8,7 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
+pub use super::catalog::{Catalog, CatalogContent, PipelineRow};
 use super::dead_letter::DeadLetter;
+pub use super::dead_letter::{LETTERS_COUNTED, Letters, MOST_BLOCKED_KEYS};
+use super::page::{ReadBound, RowPage};
+use super::pause::PausesVersion;
 use super::position::{Position, RowId};
 use super::resend::ResendStore;
 use super::row::OutboxRow;
@@ -112,6 +116,9 @@ pub enum Claim {
         /// How long its lease still runs on the database's clock.
         expires_in: Duration,
     },
+    /// The pauses are not those of which [`OutboxStore::knows_pauses`] told: one of
+    /// them may hold the pipeline. Read them first.
+    PausesChanged,
 }
 
 /// Who asks for which pipeline.
@@ -139,13 +146,16 @@ pub enum Fenced {
     Stale,
 }
 
-/// The rows of a window, when they are few; its bounds, when they are many.
+/// The rows of a window, when they are few; its bounds, when they are many or heavy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WindowRows {
     /// All of them, in id order (possibly none).
     Whole(Vec<OutboxRow>),
     /// More than a page: read it page by page within these bounds.
     Bounds {
+        /// What has been read of it: none when it has too many rows, the first ones
+        /// when they are too heavy.
+        read: RowPage,
         /// Lowest id of the window, or a lower one.
         first: RowId,
         /// Lowest id of the rows whose transactions began after the window did
@@ -182,8 +192,8 @@ pub struct PageRequest {
     pub first_fresh: RowId,
     /// Only ids up to this: as [`WindowRows::Bounds`] gave it.
     pub last: RowId,
-    /// At most so many rows.
-    pub limit: u32,
+    /// At most so much.
+    pub bound: ReadBound,
 }
 
 /// What a probe asks of one outbox: is there a row this snapshot does not see?
@@ -215,23 +225,9 @@ pub struct Backlog {
     pub oldest: Duration,
 }
 
-/// What is known of the letters of a pipeline.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Letters {
-    /// No row above this id has a letter; 0 when there is none.
-    pub highest_row: RowId,
-    /// The keys that are blocked, at most [`MOST_BLOCKED_KEYS`] and one more.
-    pub blocked_keys: Vec<String>,
-    /// Letters that wait for a person, counted up to [`LETTERS_COUNTED`].
-    pub open: u64,
-}
-
-/// The most keys of a pipeline that may be blocked at a time: with more, the
-/// fault is not in single rows, and the pipeline stops.
-pub const MOST_BLOCKED_KEYS: usize = 10_000;
-
-/// Counting letters stops here: it must be cheap at any number.
-pub const LETTERS_COUNTED: u64 = 10_000;
+/// Hears how each call to a database went: the name of the call, how long it took
+/// (waiting for a connection included), and whether it was answered.
+pub type CallListener = Arc<dyn Fn(&'static str, Duration, bool) + Send + Sync>;
 
 /// The database of some outboxes. Implementations bound every call in time.
 pub trait OutboxStore: ResendStore {
@@ -287,7 +283,7 @@ pub trait OutboxStore: ResendStore {
         &'a self,
         outbox: OutboxId,
         seen: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<Opened, StoreError>>;
 
     /// Reads a window that was opened before, by its recorded snapshots.
@@ -296,22 +292,37 @@ pub trait OutboxStore: ResendStore {
         outbox: OutboxId,
         from: &'a Snapshot,
         to: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<WindowRows, StoreError>>;
 
-    /// Reads one page of a large window, in id order. Fewer rows than the limit
-    /// mean that it was the last page.
+    /// Reads one page of a large window, in id order. Fewer rows than the limit and
+    /// no cut mean that it was the last page.
     fn read_page<'a>(
         &'a self,
         request: &'a PageRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>>;
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>>;
 
-    /// Reads rows by id, in the order of `ids`. A row that is gone is left out.
+    /// Reads rows by id, in the order of `ids`, no more than `bytes` of them. A row
+    /// that is gone is left out.
     fn read_rows<'a>(
         &'a self,
         outbox: OutboxId,
         ids: &'a [RowId],
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>>;
+        bytes: usize,
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>>;
+
+    /// Reads single fields of a row's payload, by their member names, as JSON text:
+    /// an object or an array as an empty one, a text cut off behind what a partition
+    /// key could hold. By default none is there.
+    fn read_fields<'a>(
+        &'a self,
+        outbox: OutboxId,
+        row: RowId,
+        paths: &'a [Vec<String>],
+    ) -> BoxFuture<'a, Result<Vec<Option<String>>, StoreError>> {
+        let _ = (outbox, row);
+        Box::pin(async { Ok(vec![None; paths.len()]) })
+    }
 
     /// Asks for many outboxes at once whether they have anything new.
     fn probe<'a>(
@@ -326,6 +337,18 @@ pub trait OutboxStore: ResendStore {
         seen: &'a Snapshot,
         bound: u32,
     ) -> BoxFuture<'a, Result<Backlog, StoreError>>;
+
+    /// Which pauses the node goes by from now on: a claim that meets others is not
+    /// granted. By default there are none.
+    fn knows_pauses(&self, pauses: &PausesVersion) {
+        let _ = pauses;
+    }
+
+    /// Who hears how each call goes from now on; the first one that is named stays.
+    /// By default nobody hears.
+    fn tells(&self, listener: CallListener) {
+        let _ = listener;
+    }
 
     /// The server that answered last, if the store knows.
     fn server(&self) -> Option<Arc<ServerInfo>> {
@@ -450,40 +473,3 @@ pub trait StreamService: Send + Sync {
 }
 
 // === The catalog ===
-
-/// A pipeline as `tide.relay_set_outbox()` stored it.
-#[derive(Clone, PartialEq)]
-pub struct PipelineRow {
-    /// Its name.
-    pub name: String,
-    /// The outbox it reads.
-    pub outbox: String,
-    /// Its consumer group: a label for people.
-    pub consumer_group: String,
-    /// Its configuration, secrets included: this type prints without it; or why
-    /// it cannot be read.
-    pub config: Result<serde_json::Value, String>,
-    /// Whether it is to run.
-    pub enabled: bool,
-    /// Rises with every change of it.
-    pub version: i64,
-}
-
-impl fmt::Debug for PipelineRow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PipelineRow")
-            .field("name", &self.name)
-            .field("outbox", &self.outbox)
-            .field("consumer_group", &self.consumer_group)
-            .field("enabled", &self.enabled)
-            .field("version", &self.version)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The pipelines that are defined in a database.
-pub trait Catalog: Send + Sync {
-    /// All pipelines, by name; `None` when nothing has changed since the last
-    /// answer of this catalog.
-    fn read(&self) -> BoxFuture<'_, Result<Option<Vec<PipelineRow>>, StoreError>>;
-}

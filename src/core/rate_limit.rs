@@ -25,6 +25,15 @@ struct Bucket {
 }
 
 impl Bucket {
+    fn full(per_second: f64, depth: f64) -> Self {
+        let depth = depth.max(1.0);
+        Self {
+            per_second,
+            depth,
+            tokens: depth,
+        }
+    }
+
     fn fill(&mut self, passed: Duration) {
         self.tokens = (self.tokens + self.per_second * passed.as_secs_f64()).min(self.depth);
     }
@@ -53,26 +62,33 @@ impl RateLimiter {
     #[must_use]
     pub fn new(limits: RateLimits, now: Moment) -> Self {
         let rows = limits.rows_per_second.map(|per_second| {
-            let depth = limits.burst_rows.map_or(per_second, f64::from).max(1.0);
-            Bucket {
-                per_second,
-                depth,
-                tokens: depth,
-            }
+            Bucket::full(per_second, limits.burst_rows.map_or(per_second, f64::from))
         });
         let bytes = limits.bytes_per_second.map(|per_second| {
             let per_second = per_second as f64;
-            Bucket {
-                per_second,
-                depth: per_second.max(1.0),
-                tokens: per_second.max(1.0),
-            }
+            Bucket::full(per_second, per_second)
         });
         Self {
             rows,
             bytes,
             filled_at: now,
         }
+    }
+
+    /// From now on these limits hold. What has been used or is owed stays so: a
+    /// limit that is changed every moment grants no burst each time. A limit that
+    /// was not there begins without anything saved.
+    pub fn change(&mut self, limits: RateLimits, now: Moment) {
+        self.fill(now);
+        let before = std::mem::replace(self, Self::new(limits, now));
+        let keep = |bucket: &mut Option<Bucket>, before: Option<Bucket>| {
+            if let Some(bucket) = bucket {
+                let tokens = before.map_or(0.0, |before| before.tokens);
+                bucket.tokens = tokens.min(bucket.depth);
+            }
+        };
+        keep(&mut self.rows, before.rows);
+        keep(&mut self.bytes, before.bytes);
     }
 
     /// How many rows may go now; 0 while bytes are owed.
@@ -168,6 +184,47 @@ mod tests {
         assert_eq!(limiter.rows(at(100)), 0);
         assert_eq!(limiter.next_at(at(100)), at(500));
         assert_eq!(limiter.rows(at(500)), 1);
+    }
+
+    #[test]
+    fn a_change_every_moment_grants_nothing_more() {
+        let rate = |rows| RateLimits {
+            rows_per_second: Some(rows),
+            burst_rows: Some(50),
+            bytes_per_second: Some(1_000_000),
+        };
+        let mut limiter = RateLimiter::new(rate(250.0), at(0));
+        let mut sent = 0;
+        for millis in 0..100_000 {
+            let rows = limiter.rows(at(millis));
+            limiter.charge(rows, rows * 100);
+            sent += rows;
+            let limits = match millis % 3 {
+                0 => rate(250.0),
+                1 => RateLimits {
+                    burst_rows: Some(10),
+                    ..rate(250.0)
+                },
+                _ => rate(250.5),
+            };
+            limiter.change(limits, at(millis));
+        }
+        assert!((24_900..=25_100).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn a_changed_rate_holds_from_then_on() {
+        let mut limiter = RateLimiter::new(RateLimits::default(), at(0));
+        limiter.charge(1_000_000, 1 << 30);
+        let limits = RateLimits {
+            rows_per_second: Some(100.0),
+            ..RateLimits::default()
+        };
+        limiter.change(limits, at(1000));
+        assert_eq!(limiter.rows(at(1000)), 0, "nothing is saved up");
+        assert_eq!(limiter.rows(at(1500)), 50);
+        limiter.change(RateLimits::default(), at(1500));
+        assert_eq!(limiter.rows(at(1500)), usize::MAX);
     }
 
     #[test]

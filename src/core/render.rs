@@ -126,17 +126,8 @@ impl Renderer {
     pub fn render(&self, row: OutboxRow, window: WindowNumber) -> Result<Envelope, Poison> {
         let seq = Seq { window, id: row.id };
         let mut id_buffer = uuid::Uuid::encode_buffer();
-        let event_id: &str = event_id(self.outbox.uuid, row.id)
-            .hyphenated()
-            .encode_lower(&mut id_buffer);
-        let context = KeyContext {
-            outbox: &self.outbox.name,
-            tenant: &self.tenant,
-            event_id,
-            missing: self.on_missing.as_deref(),
-        };
-        let key = self.template.render(&row, &context)?;
-        check_key(&key)?;
+        let event_id: &str = self.event_id(&row, &mut id_buffer);
+        let key = self.key_of(&row, event_id)?;
         let mut body = self.format.write(
             row,
             &BodyContext {
@@ -181,6 +172,40 @@ impl Renderer {
             });
         }
         Ok(envelope)
+    }
+
+    /// What is wrong with a row whose payload alone weighs `payload_bytes`, more than
+    /// a record may: every body holds the payload as it is. `row` has of its payload
+    /// what the key needs.
+    #[must_use]
+    pub fn too_large(&self, row: &OutboxRow, payload_bytes: usize) -> Poison {
+        let mut id_buffer = uuid::Uuid::encode_buffer();
+        match self.key_of(row, self.event_id(row, &mut id_buffer)) {
+            Err(poison) => poison,
+            Ok(key) => Poison::RecordTooLarge {
+                bytes: payload_bytes + key.len(),
+                key: key.into(),
+                limit: self.max_record_bytes,
+            },
+        }
+    }
+
+    fn event_id<'a>(&self, row: &OutboxRow, buffer: &'a mut [u8]) -> &'a str {
+        event_id(self.outbox.uuid, row.id)
+            .hyphenated()
+            .encode_lower(buffer)
+    }
+
+    fn key_of(&self, row: &OutboxRow, event_id: &str) -> Result<String, Poison> {
+        let context = KeyContext {
+            outbox: &self.outbox.name,
+            tenant: &self.tenant,
+            event_id,
+            missing: self.on_missing.as_deref(),
+        };
+        let key = self.template.render(row, &context)?;
+        check_key(&key)?;
+        Ok(key)
     }
 }
 

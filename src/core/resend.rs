@@ -32,7 +32,7 @@ use super::time::Moment;
 use retry::{FIRST_PAUSE, Retry};
 
 pub use letters::{
-    LETTER_BYTES, LETTER_PAGE, LetterAgain, LetterOutcome, LetterPage, LetterResend, LetterWish,
+    LETTER_PAGE, LetterAgain, LetterOutcome, LetterPage, LetterResend, LetterWish, LettersRead,
     MOST_OF_A_LANE,
 };
 pub use port::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite, ResendStore};
@@ -114,6 +114,11 @@ impl Resend {
             saved_at: now,
             retry: Retry::new(),
         }
+    }
+
+    /// At most so many rows on their way from now on.
+    pub const fn limit(&mut self, most: usize) {
+        self.most = most;
     }
 
     /// There may be a request in the database.

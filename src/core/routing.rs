@@ -146,6 +146,13 @@ impl<G: Clone, T: Sendable> Routing<G, T> {
         !self.parents.is_empty()
     }
 
+    /// Whether rows wait for a writer that is not there.
+    #[must_use]
+    pub fn waits_for_writer(&self) -> bool {
+        let mut lack = self.slots.values().filter(|slot| !slot.has_writer);
+        lack.any(|slot| slot.waiting.len() + slot.returned.len() > 0)
+    }
+
     /// Rows of one flow have come, in order.
     pub fn route(&mut self, tag: &G, rows: Vec<T>) -> Vec<Step<G, T>> {
         let mut steps = Vec::new();

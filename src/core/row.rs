@@ -27,6 +27,20 @@ pub struct OutboxRow {
     pub age: Duration,
 }
 
+/// What a row takes in memory beside its texts, in bytes: the structures it is kept
+/// in on its way (row, envelope, ticket, lane and queue entries) and what the
+/// allocator adds. Measured (docs/memory.md).
+pub const ROW_OVERHEAD: usize = 512;
+
+impl OutboxRow {
+    /// What it takes in memory, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        let key = self.dedup_key.as_ref().map_or(0, String::len);
+        self.payload.len() + self.headers.len() + key + ROW_OVERHEAD
+    }
+}
+
 /// A row with its partition key and body rendered: what travels to a writer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
@@ -46,5 +60,11 @@ impl Envelope {
     #[must_use]
     pub fn weight(&self) -> usize {
         self.body.len() + self.key.len()
+    }
+
+    /// What it takes in memory until it is settled, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.weight() + ROW_OVERHEAD
     }
 }

@@ -43,6 +43,16 @@ pub enum Bug {
     SaveAcrossCrash,
     /// No window numbers are skipped after a crash of the server.
     NumbersAgainAfterCrash,
+    /// The position passes a parked row, and its letter is not written.
+    PositionWithoutLetter,
+    /// A key is not free when its last open letter is handed.
+    BusyKeyStaysBlocked,
+    /// Letters of a key are sent in the wrong order.
+    LetterOvertakes,
+    /// A letter that is confirmed and not written down so is sent again.
+    ConfirmedLetterAgain,
+    /// Rows of a replay are handed although rows were parked since they were read.
+    ReplayPassesLetters,
     /// Rows of an aggregated record that went to another shard count as delivered.
     MisplacedIsDelivered,
 }

@@ -18,6 +18,7 @@
 mod call;
 mod going_back;
 mod parcel;
+mod shares;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -30,6 +31,7 @@ use call::CallInMaking;
 
 pub use going_back::Turn;
 pub use parcel::Parcel;
+pub use shares::Shares;
 
 /// One incarnation of a pipeline's reader; never used twice in a process.
 pub type FlowId = u64;
@@ -48,18 +50,14 @@ pub trait Sendable {
 }
 
 /// Whose rows they are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Flow {
     /// The incarnation.
     pub id: FlowId,
     /// Its tenant.
     pub tenant: Arc<str>,
-    /// The tenant's weight among the tenants of the shard.
-    pub tenant_weight: u32,
-    /// The pipeline's weight among the pipelines of its tenant.
-    pub weight: u32,
-    /// The most records of it in one call.
-    pub batch_size: usize,
+    /// What it gets; everybody who has the flow sees a change.
+    pub shares: Arc<Shares>,
     /// How its rows share records, if they do.
     pub packing: Option<Packing>,
 }
@@ -423,17 +421,12 @@ impl<T: Sendable> SendQueue<T> {
         if queue.fresh.len() > 1 {
             return;
         }
-        let Flow {
-            tenant,
-            tenant_weight,
-            weight,
-            ..
-        } = &queue.flow;
+        let Flow { tenant, shares, .. } = &queue.flow;
         let members = self.members.entry(tenant.clone()).or_default();
         if members.front().is_none() {
-            self.tenants.join(tenant.clone(), *tenant_weight);
+            self.tenants.join(tenant.clone(), shares.tenant_weight());
         }
-        members.join(flow, *weight);
+        members.join(flow, shares.weight());
     }
 
     /// `leave` says whether what the flow owes is remembered.

@@ -125,6 +125,21 @@ impl KeyTemplate {
         &self.source
     }
 
+    /// The payload fields it needs, by their member names.
+    #[must_use]
+    pub fn payload_paths(&self) -> Vec<Vec<String>> {
+        let path = |part: &Part| match part {
+            Part::Payload(path) => Some(path.clone()),
+            Part::Literal(_)
+            | Part::DedupKey
+            | Part::Outbox
+            | Part::EventId
+            | Part::Tenant
+            | Part::Header(_) => None,
+        };
+        self.parts.iter().filter_map(path).collect()
+    }
+
     /// Renders the key of a row. The result may be empty or too long: the
     /// caller judges it.
     ///

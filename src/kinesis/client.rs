@@ -8,12 +8,14 @@
 //! - Every call ends within [`KinesisTimeouts::operation`].
 //! - All clients share one pool of HTTPS connections (HTTP/1.1, or HTTP/2 where
 //!   the endpoint offers it).
+//! - A client that nobody has asked for in ten minutes is dropped with its keys:
+//!   rotated ones would pile up.
 //! - A custom endpoint is for Kinesis alone: credentials are never fetched from it.
 //! - When the service does not accept the credentials, [`ClientPool::renew`] makes
 //!   the next call load them afresh (rotated files, replaced web identity tokens).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_config::identity::IdentityCache;
@@ -48,6 +50,10 @@ const LOAD_CONFIGURATION: Duration = Duration::from_secs(20);
 
 /// A client is not built anew more often than this.
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A client that was not asked for in so long is dropped; should somebody come
+/// back to it, it is built again.
+const DROP_AFTER: Duration = Duration::from_secs(600);
 
 /// How long calls may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,12 +94,21 @@ pub enum ClientError {
 #[derive(Debug)]
 struct Entry {
     since: Instant,
+    asked_for: Mutex<Instant>,
     client: OnceCell<aws_sdk_kinesis::Client>,
+}
+
+impl Entry {
+    fn asked_for(&self) -> MutexGuard<'_, Instant> {
+        self.asked_for
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Debug)]
 struct Shared {
-    timeouts: KinesisTimeouts,
+    timeouts: Mutex<KinesisTimeouts>,
     http: SharedHttpClient,
     entries: Mutex<HashMap<ClientSpec, Arc<Entry>>>,
 }
@@ -114,7 +129,7 @@ impl ClientPool {
             .pool_max_idle_per_host(IDLE_CONNECTIONS_PER_HOST)
             .build_https();
         let shared = Shared {
-            timeouts,
+            timeouts: Mutex::new(timeouts),
             http,
             entries: Mutex::new(HashMap::new()),
         };
@@ -140,26 +155,30 @@ impl ClientPool {
     /// Lets the next call for `spec` build its client anew, unless the present
     /// one is younger than 5 s.
     pub fn renew(&self, spec: &ClientSpec) {
-        let mut entries = self
-            .shared
-            .entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.shared.entries);
         let is_old = |entry: &Arc<Entry>| entry.since.elapsed() >= RENEW_INTERVAL;
         if entries.get(spec).is_some_and(is_old) {
             entries.remove(spec);
         }
     }
 
+    /// From the next call on these hold: all clients are built anew.
+    pub fn set_timeouts(&self, timeouts: KinesisTimeouts) {
+        let before = std::mem::replace(&mut *lock(&self.shared.timeouts), timeouts);
+        if before != timeouts {
+            lock(&self.shared.entries).clear();
+        }
+    }
+
+    /// Forgets a client that nobody uses any more.
+    pub fn forget(&self, spec: &ClientSpec) {
+        lock(&self.shared.entries).remove(spec);
+    }
+
     /// How many distinct clients there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        let entries = self
-            .shared
-            .entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        entries.len()
+        lock(&self.shared.entries).len()
     }
 
     /// Whether no client has been asked for.
@@ -169,16 +188,16 @@ impl ClientPool {
     }
 
     fn entry(&self, spec: &ClientSpec) -> Arc<Entry> {
-        let mut entries = self
-            .shared
-            .entries
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut entries = lock(&self.shared.entries);
+        let now = Instant::now();
         if let Some(entry) = entries.get(spec) {
+            *entry.asked_for() = now;
             return Arc::clone(entry);
         }
+        entries.retain(|_, entry| now.duration_since(*entry.asked_for()) < DROP_AFTER);
         let entry = Arc::new(Entry {
-            since: Instant::now(),
+            since: now,
+            asked_for: Mutex::new(now),
             client: OnceCell::new(),
         });
         entries.insert(spec.clone(), Arc::clone(&entry));
@@ -186,7 +205,7 @@ impl ClientPool {
     }
 
     async fn build(&self, spec: &ClientSpec) -> Result<aws_sdk_kinesis::Client, ClientError> {
-        let timeouts = self.shared.timeouts;
+        let timeouts = *lock(&self.shared.timeouts);
         let loading = Box::pin(load_configuration(spec, self.shared.http.clone(), timeouts));
         let configuration = tokio::time::timeout(LOAD_CONFIGURATION, loading)
             .await
@@ -204,9 +223,15 @@ impl ClientPool {
         if let Some(endpoint_url) = &spec.endpoint_url {
             builder = builder.endpoint_url(endpoint_url);
         }
-        tracing::debug!(region = ?configuration.region(), endpoint = ?spec.endpoint_url, role = ?spec.role_arn, "built an AWS client");
+        let has_endpoint = spec.endpoint_url.is_some();
+        tracing::debug!(region = ?configuration.region(), has_endpoint, role = ?spec.role_arn, "built an AWS client");
         Ok(aws_sdk_kinesis::Client::from_conf(builder.build()))
     }
+}
+
+/// A panic while it was locked left at worst a client that is built once more.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// There is one attempt per operation, so the attempt and the wait for the first
@@ -270,4 +295,35 @@ async fn load_configuration(
         .into_builder()
         .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(role))
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(key: &str) -> ClientSpec {
+        ClientSpec {
+            region: None,
+            endpoint_url: None,
+            credentials: CredentialSource::Static {
+                access_key_id: key.to_owned(),
+                secret_access_key: crate::config::client_spec::Secret::new("secret".to_owned()),
+                session_token: None,
+            },
+            role_arn: None,
+            external_id: None,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rotated_keys_do_not_pile_up() {
+        let pool = ClientPool::new(KinesisTimeouts::default());
+        pool.entry(&spec("old"));
+        pool.entry(&spec("kept"));
+        tokio::time::advance(DROP_AFTER / 2).await;
+        pool.entry(&spec("kept"));
+        tokio::time::advance(DROP_AFTER / 2).await;
+        pool.entry(&spec("new"));
+        assert_eq!(pool.len(), 2, "the old keys are gone");
+    }
 }

@@ -121,6 +121,11 @@ impl KinesisStream {
         self
     }
 
+    /// Nobody writes through its client any more.
+    pub fn forget_client(&self) {
+        self.pool.forget(&self.spec);
+    }
+
     fn call(&self, action: Action) -> Call<'_> {
         Call {
             action,

@@ -1,4 +1,4 @@
-//! The pipelines that are defined in the database.
+//! The pipelines that are defined in the database, and what is paused.
 //!
 //! Whoever follows them asks for [`catalog_version`] every second or two, which
 //! reads one small table, and lists them again when it has changed.
@@ -11,8 +11,10 @@ use sqlx::PgPool;
 use tokio::sync::Mutex;
 
 use super::server::{ServerWatch, standby};
-use super::{pool as connections, schema};
-use crate::core::ports::{Catalog, PipelineRow, StoreError};
+use super::{pipeline_states, pool as connections, schema};
+use crate::core::catalog::{Catalog, CatalogContent, PipelineRow, StateNote};
+use crate::core::pause::{Pause, PauseKind, PausesVersion};
+use crate::core::ports::{PipelineName, StoreError};
 
 /// Two states of the catalog differ if and only if their versions do: each
 /// change gives a pipeline a version above all versions given before, so with
@@ -21,14 +23,23 @@ use crate::core::ports::{Catalog, PipelineRow, StoreError};
 pub struct CatalogVersion {
     pipelines: i64,
     version_sum: String,
+    pauses: PausesVersion,
 }
 
+/// Pauses ride along: looking for changes is one statement, whatever changes.
 const VERSION: &str = "
-SELECT count(*), coalesce(sum(r.version), 0)::text FROM tide.relay_pipeline AS r";
+SELECT count(*), coalesce(sum(r.version), 0)::text,
+    (SELECT count(*) FROM tide.relay_pause AS p),
+    (SELECT coalesce(sum(p.version), 0)::text FROM tide.relay_pause AS p)
+FROM tide.relay_pipeline AS r";
 
 const LIST: &str = "
 SELECT r.name, r.outbox, r.consumer_group, r.config::text, r.enabled, r.version
 FROM tide.relay_pipeline AS r ORDER BY r.name";
+
+const PAUSES: &str = "
+SELECT p.kind, p.name, p.reason, p.paused_by, date_trunc('second', p.paused_at)::text
+FROM tide.relay_pause AS p ORDER BY p.kind, p.name";
 
 /// How long a question may take, waiting for a connection included.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,6 +64,14 @@ pub async fn catalog_version(pool: &PgPool) -> Result<CatalogVersion, StoreError
     bounded(read_version(pool)).await
 }
 
+/// What is paused.
+///
+/// # Errors
+/// The database does not answer within 10 s, or has no such table.
+pub async fn list_pauses(pool: &PgPool) -> Result<Vec<Pause>, StoreError> {
+    bounded(read_pauses(pool)).await
+}
+
 /// All pipelines, by name.
 ///
 /// # Errors
@@ -63,7 +82,7 @@ pub async fn list_pipelines(pool: &PgPool) -> Result<Vec<PipelineRow>, StoreErro
 
 async fn read_version(pool: &PgPool) -> Result<CatalogVersion, StoreError> {
     let mut transaction = connections::begin(pool).await?;
-    let (pipelines, version_sum) = sqlx::query_as(VERSION)
+    let (pipelines, version_sum, count, sum) = sqlx::query_as(VERSION)
         .persistent(false)
         .fetch_one(&mut *transaction)
         .await?;
@@ -71,7 +90,32 @@ async fn read_version(pool: &PgPool) -> Result<CatalogVersion, StoreError> {
     Ok(CatalogVersion {
         pipelines,
         version_sum,
+        pauses: PausesVersion { count, sum },
     })
+}
+
+async fn read_pauses(pool: &PgPool) -> Result<Vec<Pause>, StoreError> {
+    let mut transaction = connections::begin(pool).await?;
+    let rows: Vec<(String, String, String, String, String)> = sqlx::query_as(PAUSES)
+        .persistent(false)
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    let mut pauses = Vec::with_capacity(rows.len());
+    for (kind, name, reason, by, at) in rows {
+        let Some(kind) = PauseKind::of_name(&kind) else {
+            let what = format!("pauses of a {kind:?}, which this version does not know");
+            return Err(StoreError::Refused(what));
+        };
+        pauses.push(Pause {
+            kind,
+            name,
+            reason,
+            by,
+            at,
+        });
+    }
+    Ok(pauses)
 }
 
 async fn read_pipelines(pool: &PgPool) -> Result<Vec<PipelineRow>, StoreError> {
@@ -125,7 +169,7 @@ impl PgCatalog {
 }
 
 impl Catalog for PgCatalog {
-    fn read(&self) -> BoxFuture<'_, Result<Option<Vec<PipelineRow>>, StoreError>> {
+    fn read(&self) -> BoxFuture<'_, Result<Option<CatalogContent>, StoreError>> {
         Box::pin(async move {
             let mut answered = self.answered.lock().await;
             if answered.is_none() {
@@ -139,9 +183,31 @@ impl Catalog for PgCatalog {
             if answered.as_ref() == Some(&version) {
                 return Ok(None);
             }
-            let rows = list_pipelines(&self.pool).await?;
+            let mut content = CatalogContent {
+                pipelines: list_pipelines(&self.pool).await?,
+                ..CatalogContent::default()
+            };
+            if version.pauses.count > 0 {
+                content.pauses.list = list_pauses(&self.pool).await?;
+            }
+            content.pauses.version = version.pauses.clone();
             *answered = Some(version);
-            Ok(Some(rows))
+            Ok(Some(content))
         })
+    }
+
+    fn write_states<'a>(
+        &'a self,
+        node: &'a str,
+        states: &'a [StateNote],
+        gone: &'a [PipelineName],
+    ) -> BoxFuture<'a, Result<Vec<String>, StoreError>> {
+        Box::pin(bounded(pipeline_states::write(
+            &self.pool,
+            &self.watch,
+            node,
+            states,
+            gone,
+        )))
     }
 }

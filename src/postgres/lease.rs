@@ -7,6 +7,9 @@
 //! - a lease is not renewed over a crash of the server (see `position`);
 //! - none is given for an outbox or a position that was copied from another
 //!   database: its transaction ids mean nothing here (see `rebase`);
+//! - none is given to a node that goes by other pauses than there are: what its last
+//!   owner gave back because it is paused must not be taken up by one that does not
+//!   know that yet;
 //! - whoever takes the row raises its epoch and sets the position's epoch to it,
 //!   in one transaction: from then on writes under older epochs do nothing;
 //! - that transaction is flushed before it is answered even where the database
@@ -21,6 +24,7 @@ use sqlx::PgConnection;
 use super::position::{self, StoredPosition};
 use super::removed;
 use super::store::PgOutboxStore;
+use crate::core::pause::PausesVersion;
 use crate::core::ports::{Claim, ClaimRequest, Epoch, Outbox, OutboxId, PipelineName, StoreError};
 use crate::core::position::RowId;
 
@@ -47,7 +51,9 @@ FROM tide.relay_lease AS l WHERE l.pipeline = $1";
 /// database: no row lock, no transaction id, no flush.
 const LEASE_RUNS: &str = "
 SELECT EXISTS (SELECT 1 FROM tide.relay_lease AS l
-    WHERE l.pipeline = $1 AND l.owner <> $2 AND l.expires_at > clock_timestamp())";
+        WHERE l.pipeline = $1 AND l.owner <> $2 AND l.expires_at > clock_timestamp()),
+    (SELECT count(*) FROM tide.relay_pause AS p),
+    (SELECT coalesce(sum(p.version), 0)::text FROM tide.relay_pause AS p)";
 
 const IS_DEFINED: &str = "
 SELECT EXISTS (SELECT 1 FROM tide.relay_pipeline AS r
@@ -91,18 +97,24 @@ pub(super) async fn claim(
         node,
         lease,
     } = request;
+    // As the node went by them when it asked: what it learns meanwhile may be that
+    // this pipeline is paused.
+    let known_pauses = store.known_pauses();
     let mut session = store.transaction().await?;
     let connection = session.connection();
     let outbox = find_outbox(store, connection, outbox).await?;
     if let Some(version) = version {
         check_definition(store, connection, pipeline, version).await?;
     }
-    let is_held: bool = sqlx::query_scalar(LEASE_RUNS)
+    let (is_held, count, sum): (bool, i64, String) = sqlx::query_as(LEASE_RUNS)
         .bind(pipeline)
         .bind(node)
         .persistent(store.prepares())
         .fetch_one(&mut *connection)
         .await?;
+    if !is_held && known_pauses != (PausesVersion { count, sum }) {
+        return Ok(Claim::PausesChanged);
+    }
     let mut record = None;
     let taken: Option<(i64,)> = if is_held {
         None

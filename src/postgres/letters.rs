@@ -4,16 +4,19 @@
 //! row's lock is held by then, so that a statement of a person that releases a
 //! key (see the migration) is seen, or sees these.
 
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
 
+use super::reading::{ROW_COLUMNS, Read, decode_row, fill, most_text};
 use super::store::PgOutboxStore;
-use super::windows::{READ_LETTERS, decode_letters};
+use super::windows::READ_LETTERS;
 use crate::core::dead_letter::{DeadLetter, LetterReason};
+use crate::core::page::PageFill;
 use crate::core::ports::{
     Epoch, Fenced, LETTERS_COUNTED, Letters, MOST_BLOCKED_KEYS, OutboxId, StoreError,
 };
 use crate::core::position::RowId;
-use crate::core::resend::{LetterAgain, LetterOutcome, LetterPage};
+use crate::core::resend::{LetterAgain, LetterOutcome, LetterPage, LettersRead};
 
 /// A letter that is closed, or on its way again, is left as it is: what is
 /// parked twice is what a restart has read again.
@@ -176,34 +179,54 @@ SET state = CASE WHEN o.reason IS NULL THEN 'delivered' ELSE 'parked' END, attem
 FROM unnest($3::bigint[], $4::text[], $5::text[]) AS o (row_id, reason, message)
 WHERE d.pipeline = $1 AND d.outbox_id = $2 AND d.row_id = o.row_id AND d.state = 'retry'";
 
-/// Those of a key whose first letter is parked again wait behind it again.
+/// Those of a key that come behind a letter that is parked again wait for it again;
+/// those before it are on their way.
 const WAIT_BEHIND: &str = "
 UPDATE tide.relay_dead_letter AS d SET state = 'waiting'
 FROM (
-    SELECT DISTINCT f.partition_key FROM tide.relay_dead_letter AS f
+    SELECT DISTINCT ON (f.partition_key) f.partition_key, f.window_number, f.row_id FROM tide.relay_dead_letter AS f
     WHERE f.pipeline = $1 AND f.outbox_id = $2 AND f.row_id = ANY ($3) AND f.blocks_key AND f.state = 'parked'
+    ORDER BY f.partition_key, f.window_number, f.row_id
 ) AS blocked
 WHERE d.pipeline = $1 AND d.outbox_id = $2 AND d.partition_key = blocked.partition_key
-    AND d.blocks_key AND d.state = 'retry'";
+    AND d.blocks_key AND d.state = 'retry'
+    AND (d.window_number, d.row_id) > (blocked.window_number, blocked.row_id)";
 
 pub(super) async fn to_send(
     store: &PgOutboxStore,
     pipeline: &str,
     outbox: OutboxId,
     page: LetterPage<'_>,
-) -> Result<Vec<LetterAgain>, StoreError> {
-    let mut session = store.statement().await?;
-    let answer = sqlx::query(READ_LETTERS)
+) -> Result<LettersRead, StoreError> {
+    let statement = sqlx::query(READ_LETTERS)
         .bind(pipeline)
         .bind(outbox.0)
         .bind(page.after)
         .bind(i64::from(page.letters))
         .bind(i64::try_from(page.bytes).unwrap_or(i64::MAX))
-        .persistent(store.prepares())
-        .fetch_all(session.connection())
-        .await?;
-    session.finish().await?;
-    decode_letters(&answer)
+        .bind(most_text(page.bytes))
+        .persistent(store.prepares());
+    let empty = PageFill::new(page.bytes);
+    let filled = fill(store.statement().await?, statement, empty, add_letter).await?;
+    let (letters, cut) = filled.finish();
+    Ok(LettersRead { letters, cut })
+}
+
+fn add_letter(page: &mut PageFill<LetterAgain>, row: &PgRow) -> Result<(), sqlx::Error> {
+    let row_of_it = match decode_row(row, 0)? {
+        Read::Large(large) => {
+            page.push_large(large);
+            return Ok(());
+        }
+        Read::Row(found) => found,
+    };
+    let letter = LetterAgain {
+        key: row.try_get(ROW_COLUMNS)?,
+        frees_key: row.try_get(ROW_COLUMNS + 1)?,
+        row: row_of_it,
+    };
+    page.push(letter.row.id, letter.row.memory(), letter);
+    Ok(())
 }
 
 /// Under the position's lock, as everything that changes states of letters.

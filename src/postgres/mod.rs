@@ -11,13 +11,16 @@
 
 pub mod catalog;
 mod error;
+mod fields;
 mod highest_read;
 mod lease;
 mod letters;
 mod marks;
+mod pipeline_states;
 pub mod pool;
 mod position;
 mod probe;
+mod reading;
 pub mod rebase;
 mod removed;
 pub mod replay;

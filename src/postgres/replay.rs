@@ -5,12 +5,13 @@
 
 use sqlx::PgPool;
 
+use super::reading::{most_text, read_rows};
 use super::store::PgOutboxStore;
-use super::windows::{READ_AGAIN, decode_rows};
+use super::windows::READ_AGAIN;
+use crate::core::page::RowPage;
 use crate::core::ports::{Epoch, StoreError};
 use crate::core::position::RowId;
 use crate::core::resend::{AgainRequest, ReplayProgress, ReplayRequest, ReplayWrite};
-use crate::core::row::OutboxRow;
 
 /// From pipeline to pipeline through the indexes of what is open.
 const WANTED: &str = "
@@ -87,20 +88,18 @@ pub(super) async fn next(
 pub(super) async fn read_again(
     store: &PgOutboxStore,
     request: &AgainRequest,
-) -> Result<Vec<OutboxRow>, StoreError> {
-    let mut session = store.statement().await?;
-    let answer = sqlx::query(READ_AGAIN)
+) -> Result<RowPage, StoreError> {
+    let bound = request.bound;
+    let statement = sqlx::query(READ_AGAIN)
         .bind(request.outbox.0)
         .bind(request.after)
         .bind(request.to)
         .bind(request.seen.to_string())
-        .bind(i64::from(request.limit))
+        .bind(i64::from(bound.rows))
         .bind(&*request.pipeline)
-        .persistent(store.prepares())
-        .fetch_all(session.connection())
-        .await?;
-    session.finish().await?;
-    decode_rows(&answer)
+        .bind(most_text(bound.bytes))
+        .persistent(store.prepares());
+    read_rows(store.statement().await?, statement, bound.bytes).await
 }
 
 pub(super) async fn save(

@@ -186,7 +186,7 @@ impl RetentionStore for PgOutboxStore {
         turn: Duration,
         of_file: &'a [FileReader],
     ) -> BoxFuture<'a, Result<Survey, StoreError>> {
-        self.bounded(1, survey(self, node, turn, of_file))
+        self.bounded("retention_survey", 1, survey(self, node, turn, of_file))
     }
 
     fn remove_batch<'a>(
@@ -195,7 +195,11 @@ impl RetentionStore for PgOutboxStore {
         of_file: &'a [PipelineName],
         rows: u32,
     ) -> BoxFuture<'a, Result<BatchDone, StoreError>> {
-        self.bounded(1, remove_batch(self, outbox, of_file, rows))
+        self.bounded(
+            "retention_batch",
+            1,
+            remove_batch(self, outbox, of_file, rows),
+        )
     }
 }
 

@@ -7,6 +7,9 @@
 //!   (or another life of it), and [`ServerInfo::generation`] counts them;
 //! - a standby is not a primary: its snapshots leave out what runs on the
 //!   primary, and its tables lag behind. Nothing is read from it;
+//! - one URL may lead to a primary and a standby in turn (a round-robin name, a
+//!   proxy that is late): for a minute after a standby was met every call asks the
+//!   connection it uses, and connections made until then are made anew;
 //! - a session keeps the `default_transaction_read_only` it was begun with: when a
 //!   write is refused for that, the next try is made on a new connection;
 //! - behind a pooler that shares sessions a connection says nothing of the server
@@ -32,6 +35,12 @@ const WHICH: &str = "SELECT (SELECT c.system_identifier::text FROM pg_control_sy
 /// Whether a transaction may use the server it has met.
 pub(super) const IS_STANDBY: &str = "SELECT pg_is_in_recovery()";
 
+/// For so long after a standby was met each call asks whom it meets.
+const DOUBT: Duration = Duration::from_secs(60);
+
+/// A connection counts as made when it was looked at, a little after that.
+const LOOK_TIME: Duration = Duration::from_secs(1);
+
 /// What is said of a standby.
 pub(super) fn standby() -> StoreError {
     StoreError::Unavailable(
@@ -49,6 +58,8 @@ pub struct ServerWatch(Arc<Mutex<Seen>>);
 struct Seen {
     server: Option<Arc<ServerInfo>>,
     is_standby: bool,
+    /// When a standby was met last.
+    standby_met: Option<Instant>,
     /// Connections made before this are made anew.
     distrusted: Option<Instant>,
 }
@@ -65,6 +76,12 @@ impl ServerWatch {
     pub(super) fn is_standby(&self) -> bool {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.is_standby
+    }
+
+    /// Whether a call has to ask the connection it uses.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.standby_met.is_some_and(|met| met.elapsed() < DOUBT)
     }
 
     /// What a session was set up with at its start may be wrong by now: connections
@@ -105,6 +122,9 @@ impl ServerWatch {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.is_standby = is_standby;
         if is_standby {
+            let now = Instant::now();
+            seen.standby_met = Some(now);
+            seen.distrusted = Some(now + LOOK_TIME);
             return;
         }
         server.generation = match &seen.server {
@@ -140,6 +160,8 @@ mod tests {
         assert_eq!(generation(), Some(1));
         watch.saw(server("b", Some(2)), false);
         assert!(!watch.is_standby());
+        assert!(watch.is_in_doubt(), "another connection may lead to it");
+        assert!(!watch.trusts(Duration::from_millis(1)), "this one may");
         assert_eq!(generation(), Some(2));
     }
 

@@ -5,7 +5,7 @@
 //! call is a transaction of its own. Otherwise a call is a plain statement.
 
 use sqlx::pool::PoolConnection;
-use sqlx::{PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{Connection, PgConnection, PgPool, Postgres, Transaction};
 
 use super::pool;
 use super::server::{IS_STANDBY, ServerWatch, standby};
@@ -28,8 +28,8 @@ impl Session {
         own_sessions: bool,
     ) -> Result<Self, StoreError> {
         if own_sessions {
-            let connection = pool::acquire(pool).await?;
-            if watch.is_standby() {
+            let mut connection = pool::acquire(pool).await?;
+            if watch.is_standby() || watch.is_in_doubt() && meets_standby(&mut connection).await? {
                 return Err(standby());
             }
             return Ok(Self::Statements(connection));
@@ -44,15 +44,9 @@ impl Session {
         own_sessions: bool,
     ) -> Result<Self, StoreError> {
         let mut transaction = pool::begin(pool).await?;
-        let is_standby = if own_sessions {
-            watch.is_standby()
-        } else {
-            sqlx::query_scalar(IS_STANDBY)
-                .persistent(false)
-                .fetch_one(&mut *transaction)
-                .await?
-        };
-        if is_standby {
+        let asks = !own_sessions || watch.is_in_doubt();
+        let is_standby = own_sessions && watch.is_standby();
+        if is_standby || asks && meets_standby(&mut transaction).await? {
             return Err(standby());
         }
         Ok(Self::Transaction(transaction))
@@ -65,6 +59,23 @@ impl Session {
         }
     }
 
+    /// Whether the server's session is this call's alone, and may be closed.
+    pub(super) const fn is_ours(&self) -> bool {
+        matches!(self, Self::Statements(_))
+    }
+
+    /// Leaves a statement whose answer is not read to its end: closes the connection.
+    pub(super) async fn abandon(self) {
+        match self {
+            Self::Statements(connection) => {
+                if let Err(error) = connection.detach().close_hard().await {
+                    tracing::debug!(%error, "closing a connection");
+                }
+            }
+            Self::Transaction(transaction) => drop(transaction),
+        }
+    }
+
     /// Commits, if there is something to commit.
     pub(super) async fn finish(self) -> Result<(), StoreError> {
         match self {
@@ -72,4 +83,9 @@ impl Session {
             Self::Transaction(transaction) => Ok(transaction.commit().await?),
         }
     }
+}
+
+async fn meets_standby(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    let answer = sqlx::query_scalar(IS_STANDBY).persistent(false);
+    Ok(answer.fetch_one(connection).await?)
 }

@@ -1,34 +1,49 @@
 //! The outboxes of one PostgreSQL database, as the core's port sees them.
 
+use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use sqlx::PgPool;
+use tokio::time::Instant;
 
 use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
 use super::server::ServerWatch;
 use super::session::Session;
-use super::{lease, letters, position, probe, replay, retention, windows};
+use super::{fields, lease, letters, position, probe, replay, retention, windows};
 use crate::core::dead_letter::DeadLetter;
+use crate::core::page::{ReadBound, RowPage};
+use crate::core::pause::PausesVersion;
 use crate::core::ports::{
-    Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
-    PageRequest, PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError, WindowRows,
+    Backlog, CallListener, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId,
+    OutboxStore, PageRequest, PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError,
+    WindowRows,
 };
 use crate::core::position::{Position, RowId};
 use crate::core::resend::{
-    AgainRequest, LetterAgain, LetterOutcome, LetterPage, ReplayProgress, ReplayRequest,
+    AgainRequest, LetterOutcome, LetterPage, LettersRead, ReplayProgress, ReplayRequest,
     ReplayWrite, ResendStore,
 };
-use crate::core::row::OutboxRow;
 use crate::core::snapshot::Snapshot;
 
 /// Finding the bounds of a large window reads its index entries once, about 0.1 s
 /// per million rows: the one call whose cost grows with the backlog.
 const LARGE_WINDOW_PATIENCE: u32 = 6;
+
+/// Who hears how calls go; shared by all clones of a store.
+#[derive(Clone, Default)]
+struct Listener(Arc<OnceLock<CallListener>>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_named = self.0.get().is_some();
+        f.debug_tuple("Listener").field(&is_named).finish()
+    }
+}
 
 /// An [`OutboxStore`] on PostgreSQL. Cloning it shares the connections.
 #[derive(Debug, Clone)]
@@ -39,6 +54,8 @@ pub struct PgOutboxStore {
     save_number: Arc<AtomicI64>,
     highest_read: Arc<HighestRead>,
     watch: ServerWatch,
+    pauses: Arc<Mutex<PausesVersion>>,
+    listener: Listener,
 }
 
 impl PgOutboxStore {
@@ -57,6 +74,32 @@ impl PgOutboxStore {
         ("fetch_late", retention::FETCH),
     ];
 
+    /// The names under which a listener hears of calls
+    /// ([`OutboxStore::tells`]): no call has another.
+    pub const QUERIES: [&'static str; 21] = [
+        "claim",
+        "renew",
+        "release",
+        "save_position",
+        "letters",
+        "rows_with_letters",
+        "open_window",
+        "reopen_window",
+        "read_page",
+        "read_rows",
+        "read_fields",
+        "probe",
+        "backlog",
+        "wanted_resends",
+        "next_replay",
+        "read_again",
+        "save_replay",
+        "letters_to_send",
+        "save_letters",
+        "retention_survey",
+        "retention_batch",
+    ];
+
     /// A store on these connections, with time-outs of 10 s and prepared
     /// statements.
     #[must_use]
@@ -68,6 +111,8 @@ impl PgOutboxStore {
             save_number: Arc::new(AtomicI64::new(0)),
             highest_read: Arc::default(),
             watch: ServerWatch::default(),
+            pauses: Arc::default(),
+            listener: Listener::default(),
         }
     }
 
@@ -108,6 +153,16 @@ impl PgOutboxStore {
         self.highest_read.of(pipeline)
     }
 
+    /// The pauses that the node goes by.
+    pub(super) fn known_pauses(&self) -> PausesVersion {
+        self.pauses().clone()
+    }
+
+    fn pauses(&self) -> MutexGuard<'_, PausesVersion> {
+        // Whoever panicked while holding it had written all or nothing.
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A number above those of all saves before.
     pub(super) fn next_save_number(&self) -> i64 {
         self.save_number.fetch_add(1, Ordering::Relaxed) + 1
@@ -128,11 +183,14 @@ impl PgOutboxStore {
 
     pub(super) fn bounded<'a, T: 'a>(
         &'a self,
+        query: &'static str,
         patience: u32,
         call: impl Future<Output = Result<T, StoreError>> + Send + 'a,
     ) -> BoxFuture<'a, Result<T, StoreError>> {
         let limit = self.timeout.saturating_mul(patience);
+        debug_assert!(Self::QUERIES.contains(&query), "{query} is not listed");
         Box::pin(async move {
+            let began = Instant::now();
             let result = tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
                 Err(StoreError::Unavailable(format!(
                     "no answer within {limit:?}"
@@ -140,6 +198,9 @@ impl PgOutboxStore {
             });
             if result.as_ref().is_err_and(is_of_the_session) {
                 self.watch.distrust_sessions();
+            }
+            if let Some(tell) = self.listener.0.get() {
+                tell(query, began.elapsed(), result.is_ok());
             }
             result
         })
@@ -150,7 +211,7 @@ impl PgOutboxStore {
 
 impl OutboxStore for PgOutboxStore {
     fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>> {
-        self.bounded(1, lease::claim(self, request))
+        self.bounded("claim", 1, lease::claim(self, request))
     }
 
     fn renew<'a>(
@@ -159,7 +220,7 @@ impl OutboxStore for PgOutboxStore {
         held: &'a [(PipelineName, Epoch)],
         lease: Duration,
     ) -> BoxFuture<'a, Result<Vec<bool>, StoreError>> {
-        self.bounded(1, lease::renew(self, node, held, lease))
+        self.bounded("renew", 1, lease::renew(self, node, held, lease))
     }
 
     fn release<'a>(
@@ -168,7 +229,7 @@ impl OutboxStore for PgOutboxStore {
         node: &'a str,
         epoch: Epoch,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        self.bounded(1, lease::release(self, pipeline, node, epoch))
+        self.bounded("release", 1, lease::release(self, pipeline, node, epoch))
     }
 
     fn save_position<'a>(
@@ -178,7 +239,11 @@ impl OutboxStore for PgOutboxStore {
         position: &'a Position,
         letters: &'a [DeadLetter],
     ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
-        self.bounded(1, position::save(self, pipeline, epoch, position, letters))
+        self.bounded(
+            "save_position",
+            1,
+            position::save(self, pipeline, epoch, position, letters),
+        )
     }
 
     fn letters<'a>(
@@ -186,7 +251,7 @@ impl OutboxStore for PgOutboxStore {
         pipeline: &'a str,
         outbox: OutboxId,
     ) -> BoxFuture<'a, Result<Letters, StoreError>> {
-        self.bounded(1, letters::known(self, pipeline, outbox))
+        self.bounded("letters", 1, letters::known(self, pipeline, outbox))
     }
 
     fn rows_with_letters<'a>(
@@ -195,16 +260,21 @@ impl OutboxStore for PgOutboxStore {
         outbox: OutboxId,
         rows: &'a [RowId],
     ) -> BoxFuture<'a, Result<Vec<RowId>, StoreError>> {
-        self.bounded(1, letters::rows_with(self, pipeline, outbox, rows))
+        self.bounded(
+            "rows_with_letters",
+            1,
+            letters::rows_with(self, pipeline, outbox, rows),
+        )
     }
 
     fn open_window<'a>(
         &'a self,
         outbox: OutboxId,
         seen: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<Opened, StoreError>> {
         self.bounded(
+            "open_window",
             LARGE_WINDOW_PATIENCE,
             windows::open(self, outbox, seen, page),
         )
@@ -215,9 +285,10 @@ impl OutboxStore for PgOutboxStore {
         outbox: OutboxId,
         from: &'a Snapshot,
         to: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<WindowRows, StoreError>> {
         self.bounded(
+            "reopen_window",
             LARGE_WINDOW_PATIENCE,
             windows::reopen(self, outbox, from, to, page),
         )
@@ -226,23 +297,33 @@ impl OutboxStore for PgOutboxStore {
     fn read_page<'a>(
         &'a self,
         request: &'a PageRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
-        self.bounded(1, windows::read_page(self, request))
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
+        self.bounded("read_page", 1, windows::read_page(self, request))
     }
 
     fn read_rows<'a>(
         &'a self,
         outbox: OutboxId,
         ids: &'a [RowId],
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
-        self.bounded(1, windows::read_rows(self, outbox, ids))
+        bytes: usize,
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
+        self.bounded("read_rows", 1, windows::read_rows(self, outbox, ids, bytes))
+    }
+
+    fn read_fields<'a>(
+        &'a self,
+        outbox: OutboxId,
+        row: RowId,
+        paths: &'a [Vec<String>],
+    ) -> BoxFuture<'a, Result<Vec<Option<String>>, StoreError>> {
+        self.bounded("read_fields", 1, fields::read(self, outbox, row, paths))
     }
 
     fn probe<'a>(
         &'a self,
         targets: &'a [ProbeTarget],
     ) -> BoxFuture<'a, Result<ProbeReport, StoreError>> {
-        self.bounded(1, probe::probe(self, targets))
+        self.bounded("probe", 1, probe::probe(self, targets))
     }
 
     fn backlog<'a>(
@@ -251,7 +332,16 @@ impl OutboxStore for PgOutboxStore {
         seen: &'a Snapshot,
         bound: u32,
     ) -> BoxFuture<'a, Result<Backlog, StoreError>> {
-        self.bounded(1, probe::backlog(self, outbox, seen, bound))
+        self.bounded("backlog", 1, probe::backlog(self, outbox, seen, bound))
+    }
+
+    fn tells(&self, listener: CallListener) {
+        // A listener that is named again hears already.
+        drop(self.listener.0.set(listener));
+    }
+
+    fn knows_pauses(&self, pauses: &PausesVersion) {
+        *self.pauses() = pauses.clone();
     }
 
     fn server(&self) -> Option<Arc<ServerInfo>> {
@@ -263,7 +353,7 @@ impl OutboxStore for PgOutboxStore {
 
 impl ResendStore for PgOutboxStore {
     fn wanted_resends(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
-        self.bounded(1, replay::wanted(self))
+        self.bounded("wanted_resends", 1, replay::wanted(self))
     }
 
     fn next_replay<'a>(
@@ -271,14 +361,14 @@ impl ResendStore for PgOutboxStore {
         pipeline: &'a str,
         epoch: Epoch,
     ) -> BoxFuture<'a, Result<Option<ReplayRequest>, StoreError>> {
-        self.bounded(1, replay::next(self, pipeline, epoch))
+        self.bounded("next_replay", 1, replay::next(self, pipeline, epoch))
     }
 
     fn read_again<'a>(
         &'a self,
         request: &'a AgainRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
-        self.bounded(1, replay::read_again(self, request))
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
+        self.bounded("read_again", 1, replay::read_again(self, request))
     }
 
     fn save_replay<'a>(
@@ -287,7 +377,11 @@ impl ResendStore for PgOutboxStore {
         epoch: Epoch,
         progress: &'a ReplayProgress,
     ) -> BoxFuture<'a, Result<ReplayWrite, StoreError>> {
-        self.bounded(1, replay::save(self, pipeline, epoch, progress))
+        self.bounded(
+            "save_replay",
+            1,
+            replay::save(self, pipeline, epoch, progress),
+        )
     }
 
     fn letters_to_send<'a>(
@@ -295,8 +389,12 @@ impl ResendStore for PgOutboxStore {
         pipeline: &'a str,
         outbox: OutboxId,
         page: LetterPage<'a>,
-    ) -> BoxFuture<'a, Result<Vec<LetterAgain>, StoreError>> {
-        self.bounded(1, letters::to_send(self, pipeline, outbox, page))
+    ) -> BoxFuture<'a, Result<LettersRead, StoreError>> {
+        self.bounded(
+            "letters_to_send",
+            1,
+            letters::to_send(self, pipeline, outbox, page),
+        )
     }
 
     fn save_letters<'a>(
@@ -305,6 +403,10 @@ impl ResendStore for PgOutboxStore {
         epoch: Epoch,
         outcomes: &'a [LetterOutcome],
     ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
-        self.bounded(1, letters::save(self, pipeline, epoch, outcomes))
+        self.bounded(
+            "save_letters",
+            1,
+            letters::save(self, pipeline, epoch, outcomes),
+        )
     }
 }

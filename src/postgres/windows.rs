@@ -16,37 +16,29 @@
 //! - a page starts at the fresh rows' own lowest id, not at a late row's;
 //! - a snapshot is parsed once per statement, in a scalar subquery.
 
-use std::time::Duration;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{Postgres, Row};
 
-use sqlx::Row;
-use sqlx::postgres::PgRow;
-
+use super::reading::{self, add_row, fill, most_text, row_columns, rows_as_text};
+use super::session::Session;
 use super::store::PgOutboxStore;
+use crate::core::page::{Cut, PageFill, ReadBound, RowPage};
 use crate::core::ports::{Opened, OutboxId, PageRequest, StoreError, WindowRows};
 use crate::core::position::RowId;
-use crate::core::resend::LetterAgain;
 use crate::core::row::OutboxRow;
 use crate::core::snapshot::{Snapshot, Xid};
 
-/// How a row of `r` is sent: id, key, payload, headers, time, age in
-/// microseconds.
-macro_rules! row_columns {
-    () => {
-        "r.id, r.dedup_key, r.payload::text, r.headers::text,
-        to_char(r.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
-        greatest(0, extract(epoch FROM clock_timestamp() - r.created_at) * 1000000)::bigint"
-    };
-}
-
-/// A statement that reads a window if it has at most $4 rows, and its bounds if
+/// A statement that reads a window if it has at most $4 rows, and its bounds alone if
 /// it has more. $1 outbox, $2 xmax(P), $3 late transactions. The first row of the
-/// answer is (T, first, first fresh, last); the others are rows.
+/// answer is (T, [first, first fresh, last]), the array NULL when the window is empty;
+/// the others are rows in id order.
 macro_rules! read_window {
-    (fresh: $fresh:literal, late: $late:literal, lowest_fresh: $lowest_fresh:literal, highest: $highest:literal) => {
+    (fresh: $fresh:literal, late: $late:literal, lowest_fresh: $lowest_fresh:literal, highest: $highest:literal, most: $most:literal) => {
         concat!(
             "WITH window_rows AS MATERIALIZED (
                 (
-                    SELECT m.id, m.dedup_key, m.payload, m.headers, m.created_at
+                    SELECT m.id, m.dedup_key, m.payload, m.headers, m.created_at, false AS is_late
                     FROM tide.outbox_message AS m
                     WHERE m.outbox_id = $1 AND ", $fresh, "
                     ORDER BY m.xact, m.id LIMIT $4::bigint + 1
@@ -55,7 +47,7 @@ macro_rules! read_window {
                 (
                     SELECT of_transaction.*
                     FROM unnest($3::text[]::xid8[]) AS late (xid) CROSS JOIN LATERAL (
-                        SELECT m.id, m.dedup_key, m.payload, m.headers, m.created_at
+                        SELECT m.id, m.dedup_key, m.payload, m.headers, m.created_at, true AS is_late
                         FROM tide.outbox_message AS m
                         WHERE m.outbox_id = $1 AND m.xact >= late.xid AND m.xact <= late.xid
                         ORDER BY m.xact, m.id LIMIT $4::bigint + 1
@@ -90,18 +82,27 @@ macro_rules! read_window {
                 ) AS ends
             )
             SELECT pg_current_snapshot()::text,
-                CASE WHEN s.is_large THEN (SELECT ARRAY[b.first, coalesce(b.first_fresh, b.last), b.last] FROM bounds AS b) END,
-                NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::text, NULL::bigint
+                CASE WHEN s.is_large
+                    THEN (SELECT ARRAY[b.first, coalesce(b.first_fresh, b.last), b.last] FROM bounds AS b)
+                    ELSE (
+                        SELECT ARRAY[min(w.id), coalesce(min(w.id) FILTER (WHERE NOT w.is_late), max(w.id)), max(w.id)]
+                        FROM window_rows AS w HAVING count(*) > 0
+                    )
+                END,
+                NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::text, NULL::bigint, NULL::bigint, NULL::bigint
             FROM size AS s
             UNION ALL
-            SELECT NULL, NULL, ", row_columns!(), "
-            FROM window_rows AS r, size AS s WHERE NOT s.is_large"
+            SELECT NULL, NULL, ", row_columns!($most), "
+            FROM ", rows_as_text!("(
+                SELECT w.* FROM window_rows AS w, size AS s WHERE NOT s.is_large ORDER BY w.id OFFSET 0
+            ) AS r")
         )
     };
 }
 
 /// T is the statement's own snapshot, so every row it can see is visible in T; its
 /// xmax only keeps the scan from walking over rows of a transaction that runs.
+/// $5 what the texts of one row may weigh.
 /// The bounds that need no exactness are taken from the ends of the primary key:
 /// the highest id, and the lowest one when P sees nothing at all.
 pub(super) const OPEN: &str = read_window!(
@@ -110,24 +111,26 @@ pub(super) const OPEN: &str = read_window!(
     lowest_fresh: "CASE WHEN $2::text = '1'
         THEN (SELECT m.id FROM tide.outbox_message AS m WHERE m.outbox_id = $1 ORDER BY m.id LIMIT 1)
         ELSE (SELECT min(f.id) FROM fresh_rows AS f) END",
-    highest: "(SELECT m.id FROM tide.outbox_message AS m WHERE m.outbox_id = $1 ORDER BY m.id DESC LIMIT 1)"
+    highest: "(SELECT m.id FROM tide.outbox_message AS m WHERE m.outbox_id = $1 ORDER BY m.id DESC LIMIT 1)",
+    most: "$5"
 );
 
-/// T is given ($5 xmax, $6 itself); the late transactions are those that ended
+/// T is given ($5 xmax, $6 itself), $7 what the texts of one row may weigh; the late transactions are those that ended
 /// between P and T.
 pub(super) const REOPEN: &str = read_window!(
     fresh: "m.xact >= (SELECT $2::text::xid8) AND m.xact < (SELECT $5::text::xid8)
         AND pg_visible_in_snapshot(m.xact, (SELECT $6::text::pg_snapshot))",
     late: "true",
     lowest_fresh: "(SELECT min(f.id) FROM fresh_rows AS f)",
-    highest: "(SELECT max(f.id) FROM fresh_rows AS f)"
+    highest: "(SELECT max(f.id) FROM fresh_rows AS f)",
+    most: "$7"
 );
 
 /// $1 outbox, $2 xmax(P), $3 late transactions, $4 T, $5 after, $6 after for the
-/// fresh part, $7 last, $8 limit.
+/// fresh part, $7 last, $8 limit,
+/// $9 what the texts of one row may weigh.
 pub(super) const READ_PAGE: &str = concat!(
-    "SELECT ", row_columns!(), "
-    FROM (
+    "SELECT ", row_columns!("$9"), " FROM ", rows_as_text!("(
         (
             SELECT m.id, m.dedup_key, m.payload, m.headers, m.created_at
             FROM tide.outbox_message AS m
@@ -148,39 +151,45 @@ pub(super) const READ_PAGE: &str = concat!(
             ) AS of_transaction
         )
         ORDER BY id LIMIT $8
-    ) AS r"
+    ) AS r")
 );
 
+/// $1 outbox, $2 ids, $3 what the texts of one row may weigh.
 pub(super) const READ_ROWS: &str = concat!(
-    "SELECT ",
-    row_columns!(),
-    "
-    FROM unnest($2::bigint[]) WITH ORDINALITY AS wanted (id, place) CROSS JOIN LATERAL (
-        SELECT m.* FROM tide.outbox_message AS m
-        WHERE m.outbox_id = $1 AND m.id = wanted.id OFFSET 0
-    ) AS r
-    ORDER BY wanted.place"
+    "SELECT ", row_columns!("$3"), " FROM ", rows_as_text!("(
+        SELECT found.* FROM unnest($2::bigint[]) WITH ORDINALITY AS wanted (id, place) CROSS JOIN LATERAL (
+            SELECT m.* FROM tide.outbox_message AS m
+            WHERE m.outbox_id = $1 AND m.id = wanted.id OFFSET 0
+        ) AS found
+        ORDER BY wanted.place OFFSET 0
+    ) AS r")
 );
 
-/// $1 outbox, $2 after, $3 last, $4 what the reader has read, $5 limit, $6 pipeline.
+/// $1 outbox, $2 after, $3 last, $4 what the reader has read, $5 limit, $6 pipeline,
+/// $7 what the texts of one row may weigh.
 pub(super) const READ_AGAIN: &str = concat!(
     "SELECT ",
-    row_columns!(),
-    "
-    FROM tide.outbox_message AS r
-    WHERE r.outbox_id = $1 AND r.id > $2 AND r.id <= $3
-        AND pg_visible_in_snapshot(r.xact, (SELECT $4::text::pg_snapshot))
-        AND NOT EXISTS (
-            SELECT FROM tide.relay_dead_letter AS d
-            WHERE d.pipeline = $6 AND d.outbox_id = r.outbox_id AND d.row_id = r.id
-                AND d.state IN ('parked', 'waiting', 'retry'))
-    ORDER BY r.id LIMIT $5"
+    row_columns!("$7"),
+    " FROM ",
+    rows_as_text!(
+        "(
+        SELECT m.* FROM tide.outbox_message AS m
+        WHERE m.outbox_id = $1 AND m.id > $2 AND m.id <= $3
+            AND pg_visible_in_snapshot(m.xact, (SELECT $4::text::pg_snapshot))
+            AND NOT EXISTS (
+                SELECT FROM tide.relay_dead_letter AS d
+                WHERE d.pipeline = $6 AND d.outbox_id = m.outbox_id AND d.row_id = m.id
+                    AND d.state <> 'delivered')
+        ORDER BY m.id LIMIT $5
+    ) AS r"
+    )
 );
 
 /// The first letters of each key, through the index of those to be sent again, and
 /// letters without a key; each with whether no open letter of its key comes after
 /// it. $1 pipeline, $2 outbox, $3 key to begin behind (NULL: the
-/// first), $4 letters at most, $5 bytes before the last of them at most.
+/// first), $4 letters at most, $5 bytes before the last of them at most,
+/// $6 what the texts of one may weigh.
 pub(super) const READ_LETTERS: &str = concat!(
     "WITH RECURSIVE keys AS (
         SELECT (SELECT min(d.partition_key) FROM tide.relay_dead_letter AS d
@@ -205,74 +214,55 @@ pub(super) const READ_LETTERS: &str = concat!(
             ORDER BY d.window_number, d.row_id LIMIT $4
         )
     )
-    SELECT ", row_columns!(), ", r.partition_key,
-        r.blocks_key AND NOT EXISTS (
+    SELECT ", row_columns!("$6"), ", t.partition_key,
+        t.blocks_key AND NOT EXISTS (
             SELECT FROM tide.relay_dead_letter AS x
-            WHERE x.pipeline = $1 AND x.outbox_id = $2 AND x.partition_key = r.partition_key
+            WHERE x.pipeline = $1 AND x.outbox_id = $2 AND x.partition_key = t.partition_key
                 AND x.blocks_key AND x.state IN ('parked', 'waiting', 'retry')
-                AND (x.state <> 'retry' OR (x.window_number, x.row_id) > (r.window_number, r.row_id)))
-    FROM (
-        SELECT f.*, f.row_id AS id, sum(f.bytes) OVER (
-            ORDER BY f.partition_key NULLS FIRST, f.window_number, f.row_id ROWS UNBOUNDED PRECEDING) - f.bytes AS before
-        FROM first_of_each AS f
-    ) AS r
-    WHERE r.before < $5
-    ORDER BY r.partition_key NULLS FIRST, r.window_number, r.row_id LIMIT $4"
+                AND (x.state <> 'retry' OR (x.window_number, x.row_id) > (t.window_number, t.row_id)))
+    FROM ", rows_as_text!("(
+        SELECT ranked.* FROM (
+            SELECT f.*, f.row_id AS id, sum(f.bytes) OVER (
+                ORDER BY f.partition_key NULLS FIRST, f.window_number, f.row_id ROWS UNBOUNDED PRECEDING) - f.bytes AS before
+            FROM first_of_each AS f
+        ) AS ranked
+        WHERE ranked.before < $5
+        ORDER BY ranked.partition_key NULLS FIRST, ranked.window_number, ranked.row_id LIMIT $4
+    ) AS r")
 );
 
 fn texts(xids: &[Xid]) -> Vec<String> {
     xids.iter().map(Xid::to_string).collect()
 }
 
-/// Decodes [`row_columns`], beginning at `first_column`.
-fn decode_row(row: &PgRow, first_column: usize) -> Result<OutboxRow, sqlx::Error> {
-    let age: i64 = row.try_get(first_column + 5)?;
-    Ok(OutboxRow {
-        id: row.try_get(first_column)?,
-        dedup_key: row.try_get(first_column + 1)?,
-        payload: row.try_get(first_column + 2)?,
-        headers: row.try_get(first_column + 3)?,
-        created_at: row.try_get(first_column + 4)?,
-        age: Duration::from_micros(u64::try_from(age).unwrap_or(0)),
-    })
-}
+/// The first row of the answer of a [`read_window`] statement.
+type WindowHead = (String, Option<Vec<RowId>>);
 
-/// Decodes the answer of [`READ_LETTERS`].
-pub(super) fn decode_letters(answer: &[PgRow]) -> Result<Vec<LetterAgain>, StoreError> {
-    let mut letters = Vec::with_capacity(answer.len());
-    for row in answer {
-        letters.push(LetterAgain {
-            row: decode_row(row, 0)?,
-            key: row.try_get(6)?,
-            frees_key: row.try_get(7)?,
-        });
-    }
-    Ok(letters)
-}
-
-/// Decodes the answer of a [`read_window`] statement.
-fn decode_window(answer: &[PgRow]) -> Result<(String, WindowRows), StoreError> {
-    let mut snapshot: Option<String> = None;
-    let mut bounds: Option<Vec<RowId>> = None;
-    let mut rows = Vec::with_capacity(answer.len());
-    for row in answer {
+/// Runs a [`read_window`] statement.
+async fn read_window(
+    session: Session,
+    statement: Query<'_, Postgres, PgArguments>,
+    bytes: usize,
+) -> Result<(String, WindowRows), StoreError> {
+    let mut head: Option<WindowHead> = None;
+    let filled = fill(session, statement, PageFill::new(bytes), |page, row| {
         match row.try_get::<Option<String>, _>(0)? {
-            Some(text) => {
-                snapshot = Some(text);
-                bounds = row.try_get(1)?;
-            }
-            None => rows.push(decode_row(row, 2)?),
+            Some(snapshot) => head = Some((snapshot, row.try_get(1)?)),
+            None => add_row(page, row, 2)?,
         }
-    }
-    let Some(snapshot) = snapshot else {
+        Ok(())
+    });
+    let (rows, cut) = filled.await?.finish();
+    let Some((snapshot, bounds)) = head else {
         return Err(StoreError::Refused(
             "a window was read without its snapshot".to_owned(),
         ));
     };
-    rows.sort_unstable_by_key(|row| row.id);
     let rows = match bounds.as_deref() {
-        None => WindowRows::Whole(rows),
+        None => WindowRows::Whole(Vec::new()),
+        Some(_) if cut.is_none() && !rows.is_empty() => WindowRows::Whole(in_order(rows)),
         Some(&[first, first_fresh, last]) => WindowRows::Bounds {
+            read: first_ones(RowPage { rows, cut }),
             first,
             first_fresh,
             last,
@@ -286,23 +276,36 @@ fn decode_window(answer: &[PgRow]) -> Result<(String, WindowRows), StoreError> {
     Ok((snapshot, rows))
 }
 
+/// They are in order already, as far as the statement can ask for it.
+fn in_order(mut rows: Vec<OutboxRow>) -> Vec<OutboxRow> {
+    rows.sort_unstable_by_key(|row| row.id);
+    rows
+}
+
+/// What can be used of a window that was cut: nothing, should it not be in order.
+fn first_ones(page: RowPage) -> RowPage {
+    let next = page.cut.as_ref().map_or(RowId::MAX, Cut::next);
+    let ids = page.rows.iter().map(|row| row.id).chain([next]);
+    if ids.is_sorted() {
+        return page;
+    }
+    RowPage::default()
+}
+
 pub(super) async fn open(
     store: &PgOutboxStore,
     outbox: OutboxId,
     seen: &Snapshot,
-    page: u32,
+    page: ReadBound,
 ) -> Result<Opened, StoreError> {
-    let mut session = store.statement().await?;
-    let answer = sqlx::query(OPEN)
+    let statement = sqlx::query(OPEN)
         .bind(outbox.0)
         .bind(seen.xmax().to_string())
         .bind(texts(seen.in_progress()))
-        .bind(i64::from(page))
-        .persistent(store.prepares())
-        .fetch_all(session.connection())
-        .await?;
-    session.finish().await?;
-    let (snapshot, rows) = decode_window(&answer)?;
+        .bind(i64::from(page.rows))
+        .bind(most_text(page.bytes))
+        .persistent(store.prepares());
+    let (snapshot, rows) = read_window(store.statement().await?, statement, page.bytes).await?;
     note_read(store, outbox, &rows);
     Ok(Opened {
         snapshot: snapshot
@@ -317,21 +320,18 @@ pub(super) async fn reopen(
     outbox: OutboxId,
     from: &Snapshot,
     to: &Snapshot,
-    page: u32,
+    page: ReadBound,
 ) -> Result<WindowRows, StoreError> {
-    let mut session = store.statement().await?;
-    let answer = sqlx::query(REOPEN)
+    let statement = sqlx::query(REOPEN)
         .bind(outbox.0)
         .bind(from.xmax().to_string())
         .bind(texts(&from.ended_between(to)))
-        .bind(i64::from(page))
+        .bind(i64::from(page.rows))
         .bind(to.xmax().to_string())
         .bind(to.to_string())
-        .persistent(store.prepares())
-        .fetch_all(session.connection())
-        .await?;
-    session.finish().await?;
-    let (_, rows) = decode_window(&answer)?;
+        .bind(most_text(page.bytes))
+        .persistent(store.prepares());
+    let (_, rows) = read_window(store.statement().await?, statement, page.bytes).await?;
     note_read(store, outbox, &rows);
     Ok(rows)
 }
@@ -339,7 +339,7 @@ pub(super) async fn reopen(
 pub(super) async fn read_page(
     store: &PgOutboxStore,
     request: &PageRequest,
-) -> Result<Vec<OutboxRow>, StoreError> {
+) -> Result<RowPage, StoreError> {
     let PageRequest {
         outbox,
         from,
@@ -347,11 +347,10 @@ pub(super) async fn read_page(
         after,
         first_fresh,
         last,
-        limit,
+        bound,
     } = request;
     let fresh_after = (*after).max(first_fresh.saturating_sub(1));
-    let mut session = store.statement().await?;
-    let answer = sqlx::query(READ_PAGE)
+    let statement = sqlx::query(READ_PAGE)
         .bind(outbox.0)
         .bind(from.xmax().to_string())
         .bind(texts(&from.ended_between(to)))
@@ -359,47 +358,36 @@ pub(super) async fn read_page(
         .bind(after)
         .bind(fresh_after)
         .bind(last)
-        .bind(i64::from(*limit))
-        .persistent(store.prepares())
-        .fetch_all(session.connection())
-        .await?;
-    session.finish().await?;
-    let rows = decode_rows(&answer)?;
-    store.has_read(*outbox, rows.last().map(|row| row.id));
-    Ok(rows)
+        .bind(i64::from(bound.rows))
+        .bind(most_text(bound.bytes))
+        .persistent(store.prepares());
+    let page = reading::read_rows(store.statement().await?, statement, bound.bytes).await?;
+    store.has_read(*outbox, page.rows.last().map(|row| row.id));
+    Ok(page)
 }
 
 pub(super) async fn read_rows(
     store: &PgOutboxStore,
     outbox: OutboxId,
     ids: &[RowId],
-) -> Result<Vec<OutboxRow>, StoreError> {
+    bytes: usize,
+) -> Result<RowPage, StoreError> {
     if ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok(RowPage::default());
     }
-    let mut session = store.statement().await?;
-    let answer = sqlx::query(READ_ROWS)
+    let statement = sqlx::query(READ_ROWS)
         .bind(outbox.0)
         .bind(ids)
-        .persistent(store.prepares())
-        .fetch_all(session.connection())
-        .await?;
-    session.finish().await?;
-    decode_rows(&answer)
+        .bind(most_text(bytes))
+        .persistent(store.prepares());
+    reading::read_rows(store.statement().await?, statement, bytes).await
 }
 
 fn note_read(store: &PgOutboxStore, outbox: OutboxId, rows: &WindowRows) {
-    match rows {
-        WindowRows::Whole(rows) => store.has_read(outbox, rows.last().map(|row| row.id)),
-        // Its rows come page by page.
-        WindowRows::Bounds { .. } => {}
-    }
-}
-
-pub(super) fn decode_rows(answer: &[PgRow]) -> Result<Vec<OutboxRow>, StoreError> {
-    let mut rows = Vec::with_capacity(answer.len());
-    for row in answer {
-        rows.push(decode_row(row, 0)?);
-    }
-    Ok(rows)
+    let read = match rows {
+        WindowRows::Whole(rows) => rows,
+        // The others come page by page.
+        WindowRows::Bounds { read, .. } => &read.rows,
+    };
+    store.has_read(outbox, read.last().map(|row| row.id));
 }

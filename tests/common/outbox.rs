@@ -63,7 +63,7 @@ impl Fixture {
     pub(crate) async fn open(&self, seen: &Snapshot) -> (Snapshot, Vec<RowId>) {
         let Opened { snapshot, rows } = self
             .store
-            .open_window(self.outbox, seen, PAGE)
+            .open_window(self.outbox, seen, PAGE.into())
             .await
             .expect("a window");
         (snapshot, ids(&whole(rows)))
@@ -87,6 +87,7 @@ impl Fixture {
                 first,
                 first_fresh,
                 last,
+                ..
             } => (first, first_fresh, last),
         };
         let mut all = Vec::new();
@@ -99,9 +100,10 @@ impl Fixture {
                 after,
                 first_fresh,
                 last,
-                limit: page,
+                bound: page.into(),
             };
-            let rows = self.store.read_page(&request).await.expect("a page");
+            let page_read = self.store.read_page(&request).await.expect("a page");
+            let rows = page_read.rows;
             all.extend(ids(&rows));
             if rows.len() < page as usize {
                 return all;
@@ -139,6 +141,7 @@ pub(crate) fn granted(claim: Claim) -> (Epoch, Position) {
             epoch, position, ..
         } => (epoch, position),
         Claim::Held { owner, .. } => panic!("held by {owner}"),
+        Claim::PausesChanged => panic!("nothing is paused"),
     }
 }
 

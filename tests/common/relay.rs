@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,6 +21,9 @@ use crate::scenario::{PATIENCE, until};
 
 /// How much of a log is printed when a test fails.
 const LOG_TAIL_LINES: usize = 40;
+
+/// SIGHUP and SIGTERM.
+const HEARD: [u32; 2] = [1, 15];
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_tidegate");
@@ -140,6 +143,13 @@ impl Relay {
             .count()
     }
 
+    /// The lines of its log that have this text.
+    pub(crate) fn lines_with(&self, text: &str) -> Vec<String> {
+        let log = self.log();
+        let lines = log.lines().filter(|line| line.contains(text));
+        lines.map(str::to_owned).collect()
+    }
+
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("log")
     }
@@ -148,6 +158,11 @@ impl Relay {
     pub(crate) fn get(&self, path: &str) -> Result<(u16, String), String> {
         let admin = self.admin.ok_or("it has no admin port")?;
         http_get(admin, path).map_err(|error| format!("GET {path}: {error}"))
+    }
+
+    /// Where its admin port listens.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin.expect("an admin port")
     }
 
     /// `/api/status`.
@@ -199,11 +214,24 @@ impl Relay {
 
     /// Its resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.process.id());
-        let text = fs::read_to_string(path).expect("a running process");
-        let line = text.lines().find(|line| line.starts_with("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-        kib.expect("its memory") * 1024
+        resident_bytes(&self.status_path()).expect("a running process")
+    }
+
+    /// Where the operating system tells of its process.
+    pub(crate) fn status_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/status", self.process.id()))
+    }
+
+    /// How many file descriptors it holds.
+    pub(crate) fn descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.process.id());
+        fs::read_dir(path).expect("a running process").count()
+    }
+
+    /// How many threads it has.
+    pub(crate) fn threads(&self) -> usize {
+        let path = format!("/proc/{}/task", self.process.id());
+        fs::read_dir(path).expect("a running process").count()
     }
 
     // === Ends ===
@@ -214,6 +242,25 @@ impl Relay {
             self.state(pipeline) == state
         })
         .await;
+    }
+
+    /// Waits until it hears SIGHUP and SIGTERM, as soon as it can after its start.
+    pub(crate) async fn wait_for_handlers(&self) {
+        let path = format!("/proc/{}/status", self.process.id());
+        let hears = || {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let caught = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            let caught = u64::from_str_radix(caught.unwrap_or_default().trim(), 16).unwrap_or(0);
+            let bits = HEARD
+                .iter()
+                .fold(0, |bits, signal| bits | 1 << (signal - 1));
+            caught & bits == bits
+        };
+        let deadline = Instant::now() + PATIENCE;
+        while !hears() {
+            assert!(Instant::now() < deadline, "it does not hear signals");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Sends a signal.
@@ -229,6 +276,11 @@ impl Relay {
 
     /// Waits for the end; answers the exit code.
     pub(crate) async fn exit_code(mut self, patience: Duration) -> i32 {
+        self.end(patience).await
+    }
+
+    /// The same, with its log kept.
+    pub(crate) async fn end(&mut self, patience: Duration) -> i32 {
         let deadline = Instant::now() + patience;
         loop {
             if let Some(code) = self.process.exit_code() {
@@ -342,6 +394,14 @@ impl Drop for Relay {
             self.get("/api/status"),
         );
     }
+}
+
+/// The resident memory of a process that is told of there.
+pub(crate) fn resident_bytes(status: &Path) -> Option<u64> {
+    let text = fs::read_to_string(status).ok()?;
+    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
 }
 
 fn http_get(admin: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {

@@ -219,6 +219,11 @@ impl World {
         relay.in_ledger(&self.ledger)
     }
 
+    /// Has the last words of a relay that was started otherwise compared, too.
+    pub(crate) fn keeps_book_of(&self, relay: Relay) -> Relay {
+        relay.in_ledger(&self.ledger)
+    }
+
     /// Starts publishers.
     pub(crate) async fn load(&self, outboxes: Vec<OutboxLoad>, seed: u64) -> Load {
         self.load_with(LoadOptions::new(&self.url, outboxes, seed))

@@ -115,7 +115,7 @@ async fn position_without_room(url: &str) -> String {
         };
         let claimed = match store.claim(request).await {
             Ok(Claim::Granted { epoch, .. }) => Ok(epoch),
-            Ok(held @ Claim::Held { .. }) => panic!("{held:?}"),
+            Ok(held @ (Claim::Held { .. } | Claim::PausesChanged)) => panic!("{held:?}"),
             Err(error) => Err(error),
         };
         let saved = match claimed {

@@ -186,7 +186,7 @@ async fn a_blocked_key_that_is_busy_is_delivered_in_order_and_free_again() {
             world.pool.clone(),
             "events",
             "k-0",
-            Duration::from_millis(12),
+            Duration::from_millis(40),
         );
         let more = "SELECT (count(*) >= 120)::int::bigint FROM tide.relay_dead_letter";
         wait_for(&world, "live rows wait too", more, 1).await;

@@ -12,6 +12,9 @@ use crate::relay::{Relay, program};
 use crate::scenario::{PATIENCE, scenario, until};
 use crate::world::World;
 
+/// Where a reader panics that is cut off.
+pub(crate) const PANICS: [(&str, u64); 1] = [("outbox_reader.GiveUp", 1)];
+
 #[test]
 fn a_bad_configuration_is_refused_with_every_mistake_named() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -165,6 +168,36 @@ async fn a_supervisor_that_panics_while_it_drains_still_ends() {
         until("it drains", PATIENCE, || relay.log_lines(&["draining"]) > 0).await;
         assert_eq!(relay.log_lines(&["asked for a panic"]), 0, "too early");
         assert_eq!(relay.exit_code(PATIENCE).await, 1);
+
+        world.emulator.faults().admit_all();
+        let relay = world.relay().await;
+        let verdict = world.judge(&rows).await;
+        assert!(verdict.is_clean(), "{verdict:#?}");
+        assert_eq!(relay.terminate().await, 0);
+    })
+    .await;
+}
+
+/// Its lease is given back all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_panics_when_it_is_cut_off_holds_no_drain() {
+    scenario(2 * PATIENCE, async {
+        let world = World::new(1).await;
+        world.pipeline("events", json!({})).await;
+        world.emulator.faults().refuse(Refused::Range(EVERYTHING));
+        let rows = world.publish_many("events", 50, 10, 10).await;
+        let fault = PANICS.map(|(point, pass)| format!("{point}={pass}"))[0].clone();
+        let settings = [
+            ("TIDEGATE_TEST_FAULTS", fault.as_str()),
+            ("TIDEGATE__LIMITS__DRAIN_GRACE", "500ms"),
+            ("TIDEGATE__CLUSTER__LEASE", "1h"),
+        ];
+        let mut relay = world.relay_with(&settings).await;
+        wait_for_refusals(&relay).await;
+        relay.signal("TERM");
+        assert_eq!(relay.end(PATIENCE).await, 0);
+        let words = ["the drain was cut off", "it panicked"];
+        assert_eq!(relay.log_lines(&words), 1, "{}", relay.log());
 
         world.emulator.faults().admit_all();
         let relay = world.relay().await;

@@ -19,7 +19,7 @@ const STUCK_FOR: Duration = Duration::from_secs(20);
 
 /// Few rows in flight, so that the stuck shard's do not fit.
 const SETTINGS: [(&str, &str); 3] = [
-    ("TIDEGATE__LIMITS__MEMORY", "4MiB"),
+    ("TIDEGATE__LIMITS__MEMORY", "64MiB"),
     ("TIDEGATE__LIMITS__PIPELINE_BYTES", "2MiB"),
     ("TIDEGATE__LIMITS__PIPELINE_ROWS", "200"),
 ];

@@ -229,12 +229,14 @@ async fn a_standby_is_no_primary_until_it_is_promoted() {
         let words = ["standby", "primary"];
         assert_unavailable(store.claim(request("node")).await, &words);
         assert_unavailable(store.probe(std::slice::from_ref(&target)).await, &words);
-        assert_unavailable(store.open_window(outbox, &nothing, 10).await, &words);
+        assert_unavailable(store.open_window(outbox, &nothing, 10.into()).await, &words);
         assert_unavailable(
-            store.reopen_window(outbox, &nothing, &nothing, 10).await,
+            store
+                .reopen_window(outbox, &nothing, &nothing, 10.into())
+                .await,
             &words,
         );
-        assert_unavailable(store.read_rows(outbox, &[1]).await, &words);
+        assert_unavailable(store.read_rows(outbox, &[1], usize::MAX).await, &words);
         assert_unavailable(store.backlog(outbox, &nothing, 10).await, &words);
         assert_unavailable(catalog.read().await, &words);
     }

@@ -9,7 +9,7 @@ use tidegate::core::ports::{
 };
 use tidegate::core::position::{OpenWindow, Position, RowId, WindowNumber};
 use tidegate::core::resend::{
-    AgainRequest, LETTER_BYTES, LetterOutcome, LetterPage, ReplayProgress, ReplayWrite, ResendStore,
+    AgainRequest, LetterOutcome, LetterPage, ReplayProgress, ReplayWrite, ResendStore,
 };
 use tidegate::core::retention::{RetentionStore, Survey};
 use tidegate::core::snapshot::Snapshot;
@@ -111,7 +111,7 @@ impl Cuts {
                 Claim::Granted {
                     epoch, position, ..
                 } => Answer::Epoch(epoch, position),
-                held @ Claim::Held { .. } => panic!("{held:?}"),
+                held @ (Claim::Held { .. } | Claim::PausesChanged) => panic!("{held:?}"),
             },
             Statement::Renew => {
                 Answer::Held(store.renew("node", &[("p".into(), epoch)], LEASE).await?)
@@ -132,11 +132,11 @@ impl Cuts {
                 )
             }
             Statement::OpenWindow => Answer::Rows(ids(&whole(
-                store.open_window(outbox, &nothing, 100).await?.rows,
+                store.open_window(outbox, &nothing, 100.into()).await?.rows,
             ))),
             Statement::ReopenWindow => Answer::Rows(ids(&whole(
                 store
-                    .reopen_window(outbox, &nothing, &self.seen, 100)
+                    .reopen_window(outbox, &nothing, &self.seen, 100.into())
                     .await?,
             ))),
             Statement::ReadPage => {
@@ -147,12 +147,15 @@ impl Cuts {
                     after: self.rows[1],
                     first_fresh: self.rows[0],
                     last: self.rows[7],
-                    limit: 4,
+                    bound: 4.into(),
                 };
-                Answer::Rows(ids(&store.read_page(&page).await?))
+                Answer::Rows(ids(&store.read_page(&page).await?.rows))
             }
             Statement::ReadRows => {
-                Answer::Rows(ids(&store.read_rows(outbox, &self.rows[3..5]).await?))
+                let page = store
+                    .read_rows(outbox, &self.rows[3..5], usize::MAX)
+                    .await?;
+                Answer::Rows(ids(&page.rows))
             }
             Statement::Probe => {
                 let target = |seen| ProbeTarget { outbox, seen };
@@ -161,8 +164,8 @@ impl Cuts {
             }
             Statement::Backlog => Answer::Count(store.backlog(outbox, &nothing, 100).await?.rows),
             Statement::Catalog => {
-                let pipelines = catalog.read().await?.unwrap_or_default();
-                Answer::Names(pipelines.into_iter().map(|row| row.name).collect())
+                let content = catalog.read().await?.unwrap_or_default();
+                Answer::Names(content.pipelines.into_iter().map(|row| row.name).collect())
             }
             Statement::Letters => Answer::Rows(vec![store.letters("p", outbox).await?.highest_row]),
             Statement::RowsWithLetters => {
@@ -172,10 +175,10 @@ impl Cuts {
                 let page = LetterPage {
                     after: None,
                     letters: 10,
-                    bytes: LETTER_BYTES,
+                    bytes: 8 * 1024 * 1024,
                 };
                 let letters = store.letters_to_send("p", outbox, page).await?;
-                Answer::Rows(letters.iter().map(|letter| letter.row.id).collect())
+                Answer::Rows(letters.letters.iter().map(|letter| letter.row.id).collect())
             }
             Statement::SaveLetters => {
                 let delivered = LetterOutcome {
@@ -196,9 +199,9 @@ impl Cuts {
                     seen: self.seen.clone(),
                     after: 0,
                     to: self.rows[4],
-                    limit: 100,
+                    bound: 100.into(),
                 };
-                Answer::Rows(ids(&store.read_again(&again).await?))
+                Answer::Rows(ids(&store.read_again(&again).await?.rows))
             }
             Statement::SaveReplay | Statement::FinishReplay => {
                 let progress = ReplayProgress {

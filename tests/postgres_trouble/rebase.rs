@@ -67,7 +67,7 @@ pub(crate) async fn read_on(
     loop {
         let opened = fixture
             .store
-            .open_window(fixture.outbox, &seen, page)
+            .open_window(fixture.outbox, &seen, page.into())
             .await
             .expect("a window");
         let rows = fixture

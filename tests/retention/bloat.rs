@@ -37,7 +37,10 @@ async fn read_cost(fixture: &Fixture, seen: &Snapshot) -> f64 {
     let mut best = f64::MAX;
     for _ in 0..5 {
         let began = Instant::now();
-        let opened = fixture.store.open_window(fixture.outbox, seen, 2_000).await;
+        let opened = fixture
+            .store
+            .open_window(fixture.outbox, seen, 2_000.into())
+            .await;
         opened.expect("a window");
         best = best.min(began.elapsed().as_secs_f64() * 1000.0);
     }

@@ -287,7 +287,10 @@ async fn the_cost_does_not_grow_with_what_was_deleted() {
     );
 
     fixture.publish().await;
-    let opened = fixture.store.open_window(fixture.outbox, &base, 100).await;
+    let opened = fixture
+        .store
+        .open_window(fixture.outbox, &base, 100.into())
+        .await;
     assert!(matches!(opened.expect("a window").rows, WindowRows::Whole(rows) if rows.len() == 1));
     assert_ne!(base, Snapshot::nothing());
     long.rollback().await.expect("rolled back");

@@ -17,7 +17,7 @@ enum Look {
 }
 
 /// Each mistake, and within how many seeds it must be found.
-const WITHIN: [(Bug, Look, u64); 18] = [
+const WITHIN: [(Bug, Look, u64); 21] = [
     (Bug::TwoOfAKeyInACall, Look::All, 5),
     (Bug::RefundThrottled, Look::All, 10),
     (Bug::CommitBeforeConfirm, Look::All, 10),
@@ -35,6 +35,9 @@ const WITHIN: [(Bug, Look, u64); 18] = [
     (Bug::SaveWithoutEpoch, Look::Focus(6), 60),
     (Bug::SaveAcrossCrash, Look::Focus(5), 60),
     (Bug::NumbersAgainAfterCrash, Look::Focus(5), 60),
+    (Bug::PositionWithoutLetter, Look::Focus(3), 5),
+    (Bug::LetterOvertakes, Look::Focus(3), 20),
+    (Bug::ConfirmedLetterAgain, Look::Focus(3), 100),
     (Bug::MisplacedIsDelivered, Look::Focus(KPL_SEEDS), 100),
 ];
 
@@ -57,6 +60,11 @@ fn look_for(bug: Bug, look: Look, seeds: u64) -> Option<(u64, u64, BTreeSet<&'st
     found
 }
 
+/// `BUG=LetterOvertakes` looks for one.
+fn is_asked_for(bug: Bug) -> bool {
+    std::env::var("BUG").map_or(true, |name| name == format!("{bug:?}"))
+}
+
 #[test]
 fn every_mistake_is_found() {
     hush();
@@ -65,6 +73,7 @@ fn every_mistake_is_found() {
         let halves = WITHIN.chunks(WITHIN.len().div_ceil(2)).map(|half| {
             scope.spawn(move || {
                 half.iter()
+                    .filter(|(bug, _, _)| is_asked_for(*bug))
                     .map(|(bug, look, within)| {
                         (*bug, look_for(*bug, *look, all.unwrap_or(*within)))
                     })

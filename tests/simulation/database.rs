@@ -6,10 +6,13 @@
 //! - a snapshot's `xmax` is one past the highest transaction that has *ended*;
 //! - publishers' commits wait for the log, saves of positions do not: a crash may
 //!   take the last of them back, and with them transaction ids nobody flushed;
-//! - a crash begins another life of the server; prepared transactions survive it.
+//! - a crash begins another life of the server; prepared transactions survive it;
+//! - letters are written with the position and are lost with it, what a person or
+//!   a relay says of letters and replays waits for the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tidegate::core::page::RowPage;
 use tidegate::core::ports::{
     Epoch, Opened, Outbox, OutboxId, PageRequest, ProbeReport, ProbeTarget, WindowRows,
 };
@@ -22,6 +25,21 @@ use tidegate::core::time::Moment;
 use crate::dice::Dice;
 
 mod leases;
+pub(crate) mod letters;
+pub(crate) mod replays;
+
+use letters::{AllLetters, Before};
+use replays::Replay;
+
+/// Why a row can never be sent, as far as a publisher can do it wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Defect {
+    KeyEmpty,
+    KeyTooLong,
+    TooLarge,
+    /// The service does not take it, until its defect is cured.
+    Rejected,
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
@@ -30,6 +48,7 @@ pub(crate) struct Row {
     pub(crate) xid: Xid,
     pub(crate) key: String,
     pub(crate) filler: usize,
+    pub(crate) defect: Option<Defect>,
     pub(crate) inserted_at: Moment,
 }
 
@@ -60,6 +79,7 @@ pub(crate) struct Stored {
 struct Unflushed {
     pipeline: String,
     before: Stored,
+    letters: Vec<Before>,
     next_xid: Xid,
 }
 
@@ -75,6 +95,9 @@ pub(crate) struct Database {
     leases: BTreeMap<String, Lease>,
     pub(crate) positions: BTreeMap<String, Stored>,
     pub(crate) versions: BTreeMap<String, i64>,
+    pub(crate) outboxes_of: BTreeMap<String, OutboxId>,
+    pub(crate) letters: AllLetters,
+    pub(crate) replays: Vec<Replay>,
     pub(crate) life: u64,
     flushed_xid: Xid,
     unflushed: Vec<Unflushed>,
@@ -97,6 +120,9 @@ impl Database {
             leases: BTreeMap::new(),
             positions: BTreeMap::new(),
             versions: BTreeMap::new(),
+            outboxes_of: BTreeMap::new(),
+            letters: AllLetters::default(),
+            replays: Vec::new(),
             life: 1,
             flushed_xid: next_xid,
             unflushed: Vec::new(),
@@ -116,6 +142,13 @@ impl Database {
     fn ended(&mut self, xid: Xid) {
         self.running.remove(&xid);
         self.highest_ended = self.highest_ended.max(xid);
+    }
+
+    /// A transaction that waits for the log.
+    pub(crate) fn commits(&mut self) {
+        let xid = self.take_xid();
+        self.ended(xid);
+        self.flush();
     }
 
     fn flush(&mut self) {
@@ -151,6 +184,7 @@ impl Database {
         outbox: OutboxId,
         key: &str,
         filler: usize,
+        defect: Option<Defect>,
         now: Moment,
     ) {
         let xid = match self.open[place].xid {
@@ -167,6 +201,7 @@ impl Database {
             xid,
             key: key.to_owned(),
             filler,
+            defect,
             inserted_at: now,
         });
     }
@@ -212,6 +247,7 @@ impl Database {
         for _ in 0..lost {
             if let Some(write) = self.unflushed.pop() {
                 // An epoch taken since then was flushed, and the write before it.
+                self.letters.take_back(&write.pipeline, write.letters);
                 self.positions.insert(write.pipeline, write.before);
             }
         }
@@ -284,6 +320,7 @@ impl Database {
         let fresh = rows.iter().filter(|row| row.xid >= from.xmax());
         let (first, last) = (rows[0].id, rows[rows.len() - 1].id);
         WindowRows::Bounds {
+            read: RowPage::default(),
             first,
             first_fresh: fresh.map(|row| row.id).min().unwrap_or(last),
             last,
@@ -323,7 +360,7 @@ impl Database {
         };
         rows.iter()
             .filter(wanted)
-            .take(request.limit as usize)
+            .take(request.bound.rows as usize)
             .map(|row| read(row, now))
             .collect()
     }
@@ -331,6 +368,23 @@ impl Database {
     pub(crate) fn read_rows(&self, outbox: OutboxId, ids: &[RowId], now: Moment) -> Vec<OutboxRow> {
         let found = ids.iter().filter_map(|id| self.rows.get(&(outbox, *id)));
         found.map(|row| read(row, now)).collect()
+    }
+
+    pub(crate) fn is_poison(&self, outbox: OutboxId, id: RowId) -> bool {
+        let row = self.rows.get(&(outbox, id));
+        row.is_some_and(|row| row.defect.is_some())
+    }
+
+    /// Whether the service does not take a row.
+    pub(crate) fn is_refused(&self, outbox: OutboxId, id: RowId) -> bool {
+        let row = self.rows.get(&(outbox, id));
+        row.is_some_and(|row| row.defect == Some(Defect::Rejected))
+    }
+
+    /// Whether a row is visible in a snapshot.
+    pub(crate) fn sees(&self, snapshot: &Snapshot, outbox: OutboxId, id: RowId) -> bool {
+        let row = self.rows.get(&(outbox, id));
+        row.is_some_and(|row| snapshot.sees(row.xid))
     }
 
     pub(crate) fn probe(&self, targets: &[ProbeTarget]) -> ProbeReport {

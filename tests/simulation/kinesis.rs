@@ -31,6 +31,7 @@ pub(crate) struct Stream {
     pub(crate) name: Arc<str>,
     pub(crate) shards: Vec<ShardState>,
     pub(crate) ignores_keys: bool,
+    pub(crate) max_record_bytes: usize,
     takes: Takes,
     sequence: u64,
 }
@@ -61,6 +62,7 @@ impl Stream {
             name: name.into(),
             shards: Vec::new(),
             ignores_keys: false,
+            max_record_bytes: 1 << 20,
             takes,
             sequence: 0,
         };
@@ -98,7 +100,7 @@ impl Stream {
             created_at_ms: Some(0),
             writable: true,
             status: "ACTIVE".to_owned(),
-            max_record_bytes: 1 << 20,
+            max_record_bytes: self.max_record_bytes,
             ignores_keys: self.ignores_keys,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidegate::core::dead_letter::DeadLetter;
 use tidegate::core::ports::{Claim, Epoch, Fenced, PipelineName, StoreError};
 use tidegate::core::position::Position;
 use tidegate::core::sabotage::{self, Bug};
@@ -125,6 +126,7 @@ impl Database {
         pipeline: &str,
         epoch: Epoch,
         position: &Position,
+        letters: &[DeadLetter],
         number: u64,
     ) -> Fenced {
         let life = self.life;
@@ -138,13 +140,16 @@ impl Database {
         {
             return Fenced::Stale;
         }
-        self.unflushed.push(Unflushed {
-            pipeline: pipeline.to_owned(),
-            before: stored.clone(),
-            next_xid: next_xid + 1,
-        });
+        let before = stored.clone();
         stored.position = position.clone();
         stored.save_number = number;
+        let letters = self.park(pipeline, letters);
+        self.unflushed.push(Unflushed {
+            pipeline: pipeline.to_owned(),
+            before,
+            letters,
+            next_xid: next_xid + 1,
+        });
         let xid = self.take_xid();
         self.ended(xid);
         Fenced::Written

@@ -24,8 +24,9 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet};
 
+use crate::catalog::SimCatalog;
 use crate::retention::KeepsAll;
-use crate::store::{SimCatalog, SimStore};
+use crate::store::SimStore;
 use crate::stream::SimSource;
 use crate::world::{Process, Shared, pass};
 

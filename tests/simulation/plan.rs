@@ -8,6 +8,7 @@ use crate::dice::Dice;
 use crate::kinesis::Takes;
 use crate::limits::Model;
 use crate::packed::Packed;
+use crate::poison::PoisonPlan;
 
 /// Chances per call, 0 to 1.
 #[derive(Debug, Clone, Copy, Default)]
@@ -128,6 +129,7 @@ pub(crate) struct Plan {
     pub(crate) events: Vec<Event>,
     pub(crate) event_every_millis: f64,
     pub(crate) lease: Duration,
+    pub(crate) poison: PoisonPlan,
 }
 
 impl Plan {
@@ -194,6 +196,7 @@ impl Plan {
             event_every_millis: *dice.pick(&[400.0, 1_500.0, 4_000.0]),
             lease: *dice.pick(&[Duration::from_secs(2), Duration::from_secs(10)]),
             events: Vec::new(),
+            poison: PoisonPlan::of(seed),
         };
         if calm {
             // Only what must not cause a repeat.
@@ -214,7 +217,7 @@ impl Plan {
         plan
     }
 
-    /// Four of eight seeds look at what chance alone seldom makes.
+    /// Five of eight seeds look at what chance alone seldom makes.
     fn focus(&mut self, dice: &mut Dice) {
         let wide_open = Takes {
             records: 1000.0,
@@ -222,6 +225,35 @@ impl Plan {
             ..self.takes
         };
         let focused = match self.seed % 8 {
+            // Letters and replays in a calm world.
+            3 => {
+                let is_busy = dice.chance(0.5);
+                let poison = if is_busy {
+                    PoisonPlan::busy_key(dice)
+                } else {
+                    PoisonPlan::crowded(dice)
+                };
+                *self = Self {
+                    nodes: 1,
+                    keys: 2 + dice.below(3),
+                    load: Duration::from_secs(8),
+                    step_millis: if is_busy { 8.0 } else { 5.0 },
+                    batch_size: *dice.pick(&[7, 100, 500]),
+                    store: StoreFaults::default(),
+                    put: PutFaults::default(),
+                    panics: 0.0,
+                    forgets: 0.0,
+                    events: Vec::new(),
+                    poison,
+                    ..self.clone()
+                };
+                if is_busy {
+                    self.takes = wide_open;
+                    (self.budget_records, self.budget_bytes) = (1000, 1 << 20);
+                    self.pipeline_rows = 5_000;
+                }
+                return;
+            }
             // Writers that die while their shard is full.
             4 => {
                 *self = Self {
@@ -325,6 +357,7 @@ impl Plan {
         ];
         chances.iter().any(|chance| *chance > 0.0)
             || self.nodes > 1
+            || self.poison.may_repeat()
             || self.events.iter().any(|event| event.causes_repeats())
     }
 }

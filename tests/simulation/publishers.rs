@@ -4,6 +4,7 @@
 use tidegate::core::ports::OutboxId;
 
 use crate::dice::Dice;
+use crate::poison::spoil;
 use crate::world::{Shared, World, pass};
 
 /// The names of the keys whose transactions are serialised, and of the others.
@@ -94,7 +95,16 @@ fn insert(world: &mut World, place: usize, dice: &mut Dice) {
     for _ in 0..=dice.below(3) {
         let filler = dice.range(1, world.plan.filler as u64);
         let filler = usize::try_from(filler).expect("small");
-        world.database.insert(place, outbox, &key, filler, now);
+        let (poison, chance) = (&world.plan.poison, &mut world.poison_dice);
+        let (mut row_key, mut size, mut defect) = (key.clone(), filler, None);
+        if poison.rows > 0.0 && chance.chance(poison.rows) {
+            let kind = *chance.pick(&poison.kinds);
+            (row_key, size) = spoil(kind, row_key, size, poison.max_record_bytes);
+            defect = Some(kind);
+        }
+        world
+            .database
+            .insert(place, outbox, &row_key, size, defect, now);
     }
 }
 

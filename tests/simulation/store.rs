@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tidegate::core::dead_letter::DeadLetter;
+use tidegate::core::page::{ReadBound, RowPage};
 use tidegate::core::ports::{
-    Backlog, Catalog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
-    PageRequest, PipelineName, PipelineRow, ProbeReport, ProbeTarget, StoreError, WindowRows,
+    Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
+    PageRequest, PipelineName, ProbeReport, ProbeTarget, StoreError, WindowRows,
 };
 use tidegate::core::position::{Position, RowId};
-use tidegate::core::resend::ResendStore;
-use tidegate::core::row::OutboxRow;
+use tidegate::core::resend::{
+    AgainRequest, LetterOutcome, LetterPage, LettersRead, ReplayProgress, ReplayRequest,
+    ReplayWrite, ResendStore,
+};
 use tidegate::core::snapshot::Snapshot;
 
 use crate::world::{Process, Shared, World, pass, silence};
@@ -57,7 +60,7 @@ impl SimStore {
     }
 }
 
-async fn call<T: Send + 'static>(
+pub(crate) async fn call<T: Send + 'static>(
     shared: Shared,
     process: Process,
     name: &'static str,
@@ -143,8 +146,87 @@ fn arrives<T>(
     work(world)
 }
 
-/// Nothing is sent again here.
-impl ResendStore for SimStore {}
+impl ResendStore for SimStore {
+    fn wanted_resends(&self) -> BoxFuture<'_, Result<Vec<String>, StoreError>> {
+        self.call("wanted", |world| Ok(world.database.wanted_resends()))
+    }
+
+    fn next_replay<'a>(
+        &'a self,
+        pipeline: &'a str,
+        epoch: Epoch,
+    ) -> BoxFuture<'a, Result<Option<ReplayRequest>, StoreError>> {
+        let pipeline = pipeline.to_owned();
+        self.call("next replay", move |world| {
+            Ok(world.database.next_replay(&pipeline, epoch))
+        })
+    }
+
+    fn read_again<'a>(
+        &'a self,
+        request: &'a AgainRequest,
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
+        let request = request.clone();
+        self.call("again", move |world| {
+            let now = world.now();
+            Ok(world.database.read_again(&request, now).into())
+        })
+    }
+
+    fn save_replay<'a>(
+        &'a self,
+        pipeline: &'a str,
+        epoch: Epoch,
+        progress: &'a ReplayProgress,
+    ) -> BoxFuture<'a, Result<ReplayWrite, StoreError>> {
+        let (pipeline, progress) = (pipeline.to_owned(), progress.clone());
+        self.call("save replay", move |world| {
+            let written = world.database.save_replay(&pipeline, epoch, &progress);
+            world.note(format_args!("{pipeline} saves {progress:?}: {written:?}"));
+            Ok(written)
+        })
+    }
+
+    fn letters_to_send<'a>(
+        &'a self,
+        pipeline: &'a str,
+        _outbox: OutboxId,
+        page: LetterPage<'a>,
+    ) -> BoxFuture<'a, Result<LettersRead, StoreError>> {
+        let pipeline = pipeline.to_owned();
+        let (after, letters, bytes) = (page.after.map(str::to_owned), page.letters, page.bytes);
+        self.call("letters to send", move |world| {
+            let now = world.now();
+            let page = LetterPage {
+                after: after.as_deref(),
+                letters,
+                bytes,
+            };
+            Ok(world.database.letters_to_send(&pipeline, &page, now))
+        })
+    }
+
+    fn save_letters<'a>(
+        &'a self,
+        pipeline: &'a str,
+        epoch: Epoch,
+        outcomes: &'a [LetterOutcome],
+    ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
+        let (pipeline, outcomes) = (pipeline.to_owned(), outcomes.to_vec());
+        self.call("save letters", move |world| {
+            let fenced = world.database.save_letters(&pipeline, epoch, &outcomes);
+            if outcomes.iter().any(|one| one.refused.is_some()) {
+                world.streaks.retain(|(of, _), _| *of != pipeline);
+            }
+            let rows: Vec<_> = outcomes
+                .iter()
+                .map(|one| (one.row, one.refused.is_none()))
+                .collect();
+            world.note(format_args!("{pipeline} closes {rows:?}: {fenced:?}"));
+            Ok(fenced)
+        })
+    }
+}
 
 impl OutboxStore for SimStore {
     fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>> {
@@ -165,7 +247,7 @@ impl OutboxStore for SimStore {
                 Ok(Claim::Granted { epoch, .. }) => {
                     world.note(format_args!("{node} owns {pipeline} under {epoch}"))
                 }
-                Ok(Claim::Held { .. }) => {}
+                Ok(Claim::Held { .. } | Claim::PausesChanged) => {}
                 Err(error) => world.note(format_args!("{node} may not own {pipeline}: {error}")),
             }
             claim
@@ -206,41 +288,47 @@ impl OutboxStore for SimStore {
         position: &'a Position,
         letters: &'a [DeadLetter],
     ) -> BoxFuture<'a, Result<Fenced, StoreError>> {
-        assert!(letters.is_empty(), "no row here is poison: {letters:?}");
         let (pipeline, position) = (pipeline.to_owned(), position.clone());
+        let letters = letters.to_vec();
         let number = self.saves.fetch_add(1, Ordering::Relaxed) + 1;
         self.call("save", move |world| {
-            Ok(save(world, &pipeline, epoch, &position, number))
+            Ok(save(world, &pipeline, epoch, &position, &letters, number))
         })
     }
 
     fn letters<'a>(
         &'a self,
-        _pipeline: &'a str,
+        pipeline: &'a str,
         _outbox: OutboxId,
     ) -> BoxFuture<'a, Result<Letters, StoreError>> {
-        self.call("letters", |_| Ok(Letters::default()))
+        let pipeline = pipeline.to_owned();
+        self.call("letters", move |world| {
+            Ok(world.database.known_letters(&pipeline))
+        })
     }
 
     fn rows_with_letters<'a>(
         &'a self,
-        _pipeline: &'a str,
+        pipeline: &'a str,
         _outbox: OutboxId,
-        _rows: &'a [RowId],
+        rows: &'a [RowId],
     ) -> BoxFuture<'a, Result<Vec<RowId>, StoreError>> {
-        self.call("rows with letters", |_| Ok(Vec::new()))
+        let (pipeline, rows) = (pipeline.to_owned(), rows.to_vec());
+        self.call("rows with letters", move |world| {
+            Ok(world.database.rows_with_letters(&pipeline, &rows))
+        })
     }
 
     fn open_window<'a>(
         &'a self,
         outbox: OutboxId,
         seen: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<Opened, StoreError>> {
         let seen = seen.clone();
         self.call("open", move |world| {
             let now = world.now();
-            Ok(world.database.open_window(outbox, &seen, page, now))
+            Ok(world.database.open_window(outbox, &seen, page.rows, now))
         })
     }
 
@@ -249,23 +337,25 @@ impl OutboxStore for SimStore {
         outbox: OutboxId,
         from: &'a Snapshot,
         to: &'a Snapshot,
-        page: u32,
+        page: ReadBound,
     ) -> BoxFuture<'a, Result<WindowRows, StoreError>> {
         let (from, to) = (from.clone(), to.clone());
         self.call("reopen", move |world| {
             let now = world.now();
-            Ok(world.database.reopen_window(outbox, &from, &to, page, now))
+            Ok(world
+                .database
+                .reopen_window(outbox, &from, &to, page.rows, now))
         })
     }
 
     fn read_page<'a>(
         &'a self,
         request: &'a PageRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         let request = request.clone();
         self.call("page", move |world| {
             let now = world.now();
-            Ok(world.database.read_page(&request, now))
+            Ok(world.database.read_page(&request, now).into())
         })
     }
 
@@ -273,11 +363,12 @@ impl OutboxStore for SimStore {
         &'a self,
         outbox: OutboxId,
         ids: &'a [RowId],
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+        _bytes: usize,
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         let ids = ids.to_vec();
         self.call("rows", move |world| {
             let now = world.now();
-            Ok(world.database.read_rows(outbox, &ids, now))
+            Ok(world.database.read_rows(outbox, &ids, now).into())
         })
     }
 
@@ -312,86 +403,29 @@ fn save(
     pipeline: &str,
     epoch: Epoch,
     position: &Position,
+    letters: &[DeadLetter],
     number: u64,
 ) -> Fenced {
-    let fenced = world.database.save(pipeline, epoch, position, number);
+    let fenced = world
+        .database
+        .save(pipeline, epoch, position, letters, number);
     let (base, open) = (&position.base, position.open.len());
+    for letter in letters {
+        let (row, code, state) = (letter.seq.id, letter.reason.code(), letter.state.name());
+        world.note(format_args!("{pipeline} parks {row}: {code}, {state}"));
+    }
     world.note(format_args!(
         "{pipeline} under {epoch} saves {base} with {open} windows: {fenced:?}"
     ));
     let place = pipeline_place(pipeline);
     if fenced == Fenced::Written {
-        let route = world.ledger.routes[place];
-        world.ledger.saved(route, position);
+        world.judge_busy_keys(pipeline, letters);
+        world.saved(place, pipeline, position);
     }
     fenced
 }
 
 /// Pipelines are called `p0`, `p1`, ... in the order of the ledger's routes.
-fn pipeline_place(name: &str) -> usize {
+pub(crate) fn pipeline_place(name: &str) -> usize {
     name[1..].parse().expect("a pipeline of this world")
-}
-
-// === The catalog ===
-
-/// The pipelines, as one process reads them.
-pub(crate) struct SimCatalog {
-    pub(crate) world: Shared,
-    pub(crate) process: Process,
-    pub(crate) seen: Arc<AtomicU64>,
-}
-
-impl Catalog for SimCatalog {
-    fn read(&self) -> BoxFuture<'_, Result<Option<Vec<PipelineRow>>, StoreError>> {
-        let seen = self.seen.load(Ordering::Relaxed);
-        Box::pin(async move {
-            let (world, process) = (self.world.clone(), self.process.clone());
-            let (generation, rows) = call(world, process, "catalog", move |world| {
-                let is_news = seen != world.catalog_generation;
-                Ok((
-                    world.catalog_generation,
-                    is_news.then(|| definitions(world)),
-                ))
-            })
-            .await?;
-            self.seen.store(generation, Ordering::Relaxed);
-            Ok(rows)
-        })
-    }
-}
-
-fn definitions(world: &World) -> Vec<PipelineRow> {
-    let routes = world.ledger.routes.iter().enumerate();
-    let define = |(place, route): (usize, &crate::ledger::Route)| {
-        let name = format!("p{place}");
-        let version = world.database.versions[&name];
-        let outbox = world
-            .database
-            .outboxes
-            .iter()
-            .find(|outbox| outbox.id == route.outbox);
-        // Something harmless changes with each version.
-        let batch_size = (i64::from(world.plan.batch_size) + version - 1).min(500);
-        let mut config = serde_json::json!({
-            "sink_type": "kinesis",
-            "stream_name": &*world.streams[route.stream].name,
-            "region": "us-east-1",
-            "partition_key": "{dedup_key}",
-            "batch_size": batch_size,
-            "tenant": format!("t{}", place % 2),
-        });
-        let packed = world.plan.packed.config();
-        if let (Some(config), Some(packed)) = (config.as_object_mut(), packed.as_object()) {
-            config.extend(packed.clone());
-        }
-        PipelineRow {
-            outbox: outbox.expect("a route's outbox").name.to_string(),
-            consumer_group: "simulation".to_owned(),
-            config: Ok(config),
-            enabled: true,
-            version,
-            name,
-        }
-    };
-    routes.map(define).collect()
 }

@@ -122,6 +122,51 @@ impl SimStream {
         answer
     }
 
+    /// What comes of a call that arrives, or does not.
+    fn answer(
+        &self,
+        fate: Fate,
+        records: Vec<PutRecord>,
+    ) -> Result<Vec<RecordOutcome>, CallFailure> {
+        match fate {
+            Fate::Answered => Self::apply(self.place, &mut self.world.lock(), &records),
+            Fate::Refused(failure) => Err(failure),
+            Fate::Lost => Err(unknown("503")),
+            Fate::AnswerLost => {
+                Self::apply(self.place, &mut self.world.lock(), &records).ok();
+                Err(unknown("connection reset"))
+            }
+            Fate::Late(extra) => {
+                let (world, place) = (self.world.clone(), self.place);
+                tokio::spawn(async move {
+                    pass(extra).await;
+                    let mut world = world.lock();
+                    world.note(format_args!("a call arrives late"));
+                    Self::apply(place, &mut world, &records).ok();
+                });
+                Err(unknown("no answer within the time-out"))
+            }
+        }
+    }
+
+    /// The service refuses the whole call for a record that it does not take.
+    fn refusal(world: &World, records: &[PutRecord]) -> Option<CallFailure> {
+        if world.cured || world.plan.poison.rows == 0.0 {
+            return None;
+        }
+        let is_bad = |record: &&PutRecord| {
+            let rows = world.plan.packed.rows(record).unwrap_or_default();
+            rows.iter().any(|(_, body)| {
+                let outbox = world.outbox_named(&body.outbox);
+                outbox.is_some_and(|outbox| world.database.is_refused(outbox, body.id))
+            })
+        };
+        records.iter().find(is_bad).map(|_| CallFailure::BadRecord {
+            code: "InvalidArgumentException".to_owned(),
+            message: "a record of this call is not taken".to_owned(),
+        })
+    }
+
     /// The judge sees the call as it is sent.
     fn sent(&self, world: &mut World, records: &[PutRecord]) {
         let now = world.now();
@@ -198,7 +243,7 @@ impl StreamService for SimStream {
             if !self.process.is_alive() {
                 return silence().await;
             }
-            let (fate, there, back) = {
+            let (fate, refusal, there, back) = {
                 let mut guard = self.world.lock();
                 let world = &mut *guard;
                 self.sent(world, &records);
@@ -207,29 +252,16 @@ impl StreamService for SimStream {
                 let fate = self.put_fate(world);
                 (
                     fate,
+                    Self::refusal(world, &records),
                     world.put_dice.pause(1.0, most),
                     world.put_dice.pause(1.0, most),
                 )
             };
             pass(there).await;
-            let answer = match fate {
-                Fate::Answered => Self::apply(self.place, &mut self.world.lock(), &records),
-                Fate::Refused(failure) => Err(failure),
-                Fate::Lost => Err(unknown("503")),
-                Fate::AnswerLost => {
-                    Self::apply(self.place, &mut self.world.lock(), &records).ok();
-                    Err(unknown("connection reset"))
-                }
-                Fate::Late(extra) => {
-                    let (world, place) = (self.world.clone(), self.place);
-                    tokio::spawn(async move {
-                        pass(extra).await;
-                        let mut world = world.lock();
-                        world.note(format_args!("a call arrives late"));
-                        Self::apply(place, &mut world, &records).ok();
-                    });
-                    Err(unknown("no answer within the time-out"))
-                }
+            let answer = match (fate, refusal) {
+                (Fate::Answered, Some(failure)) | (Fate::Refused(failure), Some(_)) => Err(failure),
+                (Fate::Lost | Fate::AnswerLost | Fate::Late(_), Some(_)) => Err(unknown("503")),
+                (fate, None) => self.answer(fate, records),
             };
             pass(back).await;
             if !self.process.is_alive() {

@@ -15,6 +15,7 @@ use crate::dice::Dice;
 use crate::many::hush;
 use crate::node::Node;
 use crate::plan::{Event, Plan, PutFaults, StoreFaults};
+use crate::poison::PoisonPlan;
 use crate::run::{self, settings, world};
 use crate::world::{Shared, pass};
 
@@ -58,6 +59,7 @@ fn plan() -> Plan {
         forgets: 0.0,
         events: vec![Event::KillNode],
         lease: Duration::from_secs(10),
+        poison: PoisonPlan::none(),
         takes: crate::kinesis::Takes {
             records: 1000.0,
             bytes: 1e6,
@@ -89,7 +91,7 @@ async fn publish(
         let now = world.now();
         world.database.begin(false);
         let key = format!("key{}", dice.below(64));
-        world.database.insert(0, outbox, &key, 20, now);
+        world.database.insert(0, outbox, &key, 20, None, now);
         let rows = world.database.end(0, true);
         world.ledger.committed(&rows);
         committed.insert(rows[0].id, now);
@@ -146,7 +148,7 @@ async fn hour(stick: bool) -> Hour {
     node.kill();
     let recent = |at: &&Moment| killed_at.since(**at) < Duration::from_secs(2);
     seen.in_flight = committed.values().filter(recent).count();
-    seen.waiting = shared.lock().ledger.missing();
+    seen.waiting = shared.lock().left_over();
     let before = shared.lock().ledger.repeats;
     node.start();
     pass(Duration::from_secs(20)).await;
@@ -174,7 +176,7 @@ async fn hour(stick: bool) -> Hour {
     run::settle(&shared, &mut nodes).await;
     nodes[0].kill();
     let mut world = shared.lock();
-    world.ledger.judge_the_end();
+    world.judge_the_end();
     assert_eq!(world.ledger.violations, [], "with a stuck shard: {stick}");
     seen
 }

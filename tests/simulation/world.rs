@@ -9,14 +9,18 @@ use std::time::Duration;
 
 use tidegate::actors::clock::Clock;
 use tidegate::core::budget::ShardLimits;
-use tidegate::core::invariants::Invariant;
+use tidegate::core::dead_letter::DeadLetter;
+use tidegate::core::invariants::{self, Invariant};
 use tidegate::core::ports::OutboxId;
+use tidegate::core::position::{Position, RowId};
 use tidegate::core::time::Moment;
 
 use crate::database::Database;
+use crate::database::letters::State;
 use crate::dice::Dice;
 use crate::kinesis::{InStream, Stream};
-use crate::ledger::Ledger;
+use crate::ledger::{Again, Body, Ledger, Of};
+use crate::operator::FREE_WITHIN;
 use crate::plan::Plan;
 use crate::trace::Trace;
 
@@ -59,6 +63,13 @@ pub(crate) struct World {
     pub(crate) healed: bool,
     pub(crate) store_dice: Dice,
     pub(crate) put_dice: Dice,
+    pub(crate) poison_dice: Dice,
+    /// The service takes what it did not take before.
+    pub(crate) cured: bool,
+    /// How often a pipeline was found to halt where it says.
+    pub(crate) halts_seen: usize,
+    /// Since when rows of a key become letters although none of them is parked.
+    pub(crate) streaks: BTreeMap<(String, String), Moment>,
     pub(crate) partitioned: BTreeMap<Arc<str>, Moment>,
     pub(crate) control_away: Option<Moment>,
     pub(crate) service_away: Option<Moment>,
@@ -127,17 +138,127 @@ impl World {
                     body.seq,
                     if taken { "" } else { " outside its shard" }
                 ));
-                if let Some(outbox) = self.outbox_named(&body.outbox).filter(|_| taken) {
-                    self.ledger.arrived(stream, outbox, &key, &body, now);
+                if taken {
+                    self.arrived(stream, &key, &body, now);
                 }
             }
         }
+    }
+
+    /// A row is where its consumers find it.
+    fn arrived(&mut self, stream: usize, key: &str, body: &Body, now: Moment) {
+        let Some(outbox) = self.outbox_named(&body.outbox) else {
+            return;
+        };
+        let again = self.again(stream, outbox, key, body.id);
+        if let Some(place) = self.ledger.place_of(stream, outbox)
+            && !again.has_letter
+        {
+            let of = (pipeline_name(place), key.to_owned());
+            self.streaks.remove(&of);
+        }
+        let of = Of {
+            stream,
+            outbox,
+            key,
+            again,
+        };
+        self.ledger.arrived(&of, body, now);
+    }
+
+    /// What letters and replays say about a record that arrives.
+    fn again(&self, stream: usize, outbox: OutboxId, key: &str, row: RowId) -> Again {
+        let Some(place) = self.ledger.place_of(stream, outbox) else {
+            return Again::default();
+        };
+        let pipeline = pipeline_name(place);
+        let letter = self.database.letters.get(&pipeline, row);
+        let mut replays = self.database.replays.iter();
+        Again {
+            has_letter: letter.is_some(),
+            is_wanted: letter.is_some_and(|letter| letter.was_wanted)
+                || replays.any(|replay| replay.covers(&pipeline, row)),
+            blocking: self
+                .database
+                .letters
+                .blocking(&pipeline, key)
+                .map(|(row, _)| row)
+                .collect(),
+        }
+    }
+
+    /// A position was written down.
+    pub(crate) fn saved(&mut self, place: usize, pipeline: &str, position: &Position) {
+        let route = self.ledger.routes[place];
+        let (letters, life) = (&self.database.letters, self.database.life);
+        let is_parked = |row| letters.get(pipeline, row).is_some();
+        self.ledger.saved(route, position, life, is_parked);
+    }
+
+    /// Rows that are neither in their stream nor left to a person, and what a
+    /// person has asked for that is not done.
+    pub(crate) fn left_over(&self) -> usize {
+        let letters = &self.database.letters;
+        let is_left = |place: usize, row| {
+            let letter = letters.get(&pipeline_name(place), row);
+            letter.is_some_and(|letter| letter.state != State::Retry)
+        };
+        self.ledger.missing(is_left) + letters.wanted() + self.database.open_replays()
+    }
+
+    /// Letters were written: none may be of a key that should be free by now.
+    pub(crate) fn judge_busy_keys(&mut self, pipeline: &str, letters: &[DeadLetter]) {
+        if !self.plan.poison.judges_busy_keys {
+            return;
+        }
+        let now = self.now();
+        for letter in letters {
+            let Some(key) = letter.key.as_deref() else {
+                continue;
+            };
+            let of = (pipeline.to_owned(), key.to_owned());
+            let mut blocking = self.database.letters.blocking(pipeline, key);
+            if blocking.any(|(_, one)| one.state == State::Parked) {
+                self.streaks.remove(&of);
+                continue;
+            }
+            let since = *self.streaks.entry(of).or_insert(now);
+            let time_is_up = now.since(since) > FREE_WITHIN;
+            if !invariants::settles_in_time(1, time_is_up) {
+                let text = format!(
+                    "{pipeline}: row {} of {key} is parked although its key was released {:?} ago",
+                    letter.seq.id,
+                    now.since(since)
+                );
+                self.ledger.violations.push((Invariant::KeyFreed, text));
+            }
+        }
+    }
+
+    pub(crate) fn judge_the_end(&mut self) {
+        let (letters, ledger) = (&self.database.letters, &mut self.ledger);
+        let places: BTreeMap<_, _> = ledger
+            .routes
+            .iter()
+            .enumerate()
+            .map(|(place, route)| ((route.stream, route.outbox), pipeline_name(place)))
+            .collect();
+        ledger.judge_the_end(|route, row| {
+            let pipeline = &places[&(route.stream, route.outbox)];
+            let letter = letters.get(pipeline, row);
+            letter.is_some_and(|letter| letter.state != State::Delivered)
+        });
     }
 
     /// A chance that is none once the world has healed.
     pub(crate) fn is_due(&self, until: Option<Moment>) -> bool {
         !self.healed && until.is_some_and(|until| self.now() < until)
     }
+}
+
+/// Pipelines are called `p0`, `p1`, ... in the order of the ledger's routes.
+pub(crate) fn pipeline_name(place: usize) -> String {
+    format!("p{place}")
 }
 
 /// What a call of a dead process gets: nothing, ever.

@@ -4,12 +4,18 @@ use std::sync::Arc;
 
 use actix::{ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use super::work::Done;
 use super::{BLOCKED_RETRY, OutboxReader};
 use crate::actors::child::Exit;
 use crate::actors::fault;
-use crate::actors::messages::{Drain, FlowBecameVoid, StopNow};
-use crate::core::ports::Fenced;
+use crate::actors::messages::{Drain, FlowBecameVoid, GiveUp, StopAs, StopNow};
+use crate::core::ports::{Fenced, StoreError};
+
+/// How long a drain waits for what else was handed when a row holds the pipeline.
+const BLOCKED_DRAIN: Duration = Duration::from_secs(2);
 
 impl OutboxReader {
     /// Looks again at a row that holds the pipeline.
@@ -27,9 +33,12 @@ impl OutboxReader {
         context.run_later(BLOCKED_RETRY, Self::look_again);
     }
 
-    /// The last acts of a drain: write the position, give the lease back.
+    /// The last acts of a drain: write the position, give the lease back. While the
+    /// database does not answer they are tried again: the supervisor sees to it that
+    /// this ends.
     pub(super) fn release(&mut self, context: &mut Context<Self>) {
         self.releasing = true;
+        self.busy_since = self.now();
         // No letter is left to be written: see `go_on`.
         let position = self.intake.position_to_save(self.now());
         let work = self.work.clone();
@@ -37,21 +46,83 @@ impl OutboxReader {
         let node = Arc::clone(&self.node);
         let last_acts = async move {
             let (store, pipeline, epoch) = (work.store, work.pipeline, work.epoch);
-            store
+            let fenced = store
                 .save_position(&pipeline, epoch, &position, &[])
                 .await?;
             if let Some(replay) = replay {
                 store.save_replay(&pipeline, epoch, &replay).await?;
             }
-            store.release(&pipeline, &node, epoch).await
+            store.release(&pipeline, &node, epoch).await?;
+            Ok(fenced)
         };
         let last_acts = self.workers.spawn(last_acts);
         context.spawn(last_acts.into_actor(self).map(|result, reader, context| {
-            if let Ok(Err(error)) = result {
-                tracing::warn!(pipeline = %reader.key, %error, "the last position could not be written; some rows will be sent again");
+            match result {
+                Ok(Ok(Fenced::Written)) => reader.end(Exit::Drained, context),
+                Ok(Ok(Fenced::Stale)) => reader.end(Exit::LeaseLost, context),
+                Ok(Err(StoreError::Unavailable(reason))) => reader.release_later(&reason, context),
+                Ok(Err(StoreError::Refused(reason))) => {
+                    reader.end(Exit::Refused(reason), context);
+                }
+                Err(error) => {
+                    tracing::warn!(pipeline = %reader.key, %error, "the last position was not written; some rows will be sent again");
+                    reader.end(Exit::Stopped, context);
+                }
             }
-            reader.end(Exit::Drained, context);
         }));
+    }
+
+    fn release_later(&mut self, reason: &str, context: &mut Context<Self>) {
+        tracing::warn!(pipeline = %self.key, %reason, "the last position was not written; trying again");
+        self.releasing = false;
+        let pause = self.backoff.after_failure(fastrand::f64());
+        self.paused_until = Some(self.now() + pause);
+        self.go_on(context);
+    }
+
+    /// The last acts of a drain that is cut off. Nothing of this flow is sent any
+    /// more when the lease is given back.
+    pub(super) fn give_up(&mut self, context: &mut Context<Self>) {
+        self.releasing = true;
+        let exit = match &self.rejected {
+            Some(rejected) => Exit::Blocked(rejected.reason.clone()),
+            None => Exit::Stopped,
+        };
+        let (position, letters) = self.intake.to_save(self.now());
+        self.tag.make_void();
+        let (work, node) = (self.work.clone(), Arc::clone(&self.node));
+        let last_acts = async move {
+            let (store, pipeline, epoch) = (
+                Arc::clone(&work.store),
+                Arc::clone(&work.pipeline),
+                work.epoch,
+            );
+            work.save(position, letters).await?;
+            store.release(&pipeline, &node, epoch).await
+        };
+        let last_acts = self.workers.spawn(last_acts);
+        context.spawn(last_acts.into_actor(self).map(move |result, reader, context| {
+            match result {
+                Ok(Ok(())) => {
+                            reader.letters_written();
+                        }
+                Ok(Err(error)) => {
+                    tracing::warn!(pipeline = %reader.key, %error, "the last position was not written; more rows than those in flight will be sent again");
+                }
+                Err(error) => {
+                    tracing::warn!(pipeline = %reader.key, %error, "the last position was not written; more rows than those in flight will be sent again");
+                }
+            }
+            reader.end(exit, context);
+        }));
+    }
+
+    /// A row that holds the pipeline holds no drain: what else was handed has had
+    /// its time.
+    fn give_up_if_blocked(&mut self, context: &mut Context<Self>) {
+        self.giving_up |= self.rejected.is_some();
+        self.go_on(context);
+        context.run_later(BLOCKED_DRAIN, Self::give_up_if_blocked);
     }
 
     pub(super) fn end(&mut self, exit: Exit, context: &mut Context<Self>) {
@@ -69,13 +140,16 @@ impl OutboxReader {
         context: &mut Context<Self>,
     ) {
         self.releasing = true;
+        self.busy_since = self.now();
         let (position, letters) = self.intake.to_save(self.now());
         let last_act = self
             .workers
             .spawn(self.work.clone().save(position, letters));
         context.spawn(last_act.into_actor(self).map(move |result, reader, context| {
             match result {
-                Ok(Ok(Some(Done::Saved(Fenced::Written)))) => reader.letters_written(),
+                Ok(Ok(Some(Done::Saved(Fenced::Written)))) => {
+                    reader.letters_written();
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(pipeline = %reader.key, %error, "the last position was not written");
                 }
@@ -92,6 +166,10 @@ impl Handler<FlowBecameVoid> for OutboxReader {
 
     fn handle(&mut self, _: FlowBecameVoid, context: &mut Self::Context) {
         fault::point("outbox_reader.FlowBecameVoid");
+        if self.giving_up && self.releasing {
+            // It has made it void itself.
+            return;
+        }
         self.end(Exit::RowsLost, context);
     }
 }
@@ -104,6 +182,20 @@ impl Handler<Drain> for OutboxReader {
         self.draining = true;
         self.intake.stop_reading();
         self.go_on(context);
+        context.run_later(BLOCKED_DRAIN, Self::give_up_if_blocked);
+    }
+}
+
+impl Handler<GiveUp> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, message: GiveUp, context: &mut Self::Context) {
+        fault::point("outbox_reader.GiveUp");
+        let again = self.resend.handed() + self.letters.handed();
+        let rows = self.intake.handed() + self.intake.stashed() + self.intake.letters() + again;
+        message.left.store(rows as u64, Ordering::Relaxed);
+        self.giving_up = true;
+        self.go_on(context);
     }
 }
 
@@ -112,5 +204,13 @@ impl Handler<StopNow> for OutboxReader {
 
     fn handle(&mut self, _: StopNow, context: &mut Self::Context) {
         self.end(Exit::Stopped, context);
+    }
+}
+
+impl Handler<StopAs> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, StopAs(exit): StopAs, context: &mut Self::Context) {
+        self.end(exit, context);
     }
 }

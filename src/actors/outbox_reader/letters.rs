@@ -6,18 +6,22 @@ use std::sync::Arc;
 
 use actix::Context;
 
-use super::OutboxReader;
 use super::resend::Again;
-use super::work::{Done, Work, clamp};
+use super::room::Reading;
+use super::work::{Done, End, Work, clamp};
+use super::{OutboxReader, PERMIT_RETRY};
 use crate::actors::child::Exit;
 use crate::actors::messages::{Purpose, RejectedRow};
 use crate::core::dead_letter::{LetterReason, OnPoison};
+use crate::core::page::{Cut, ReadBound};
 use crate::core::ports::{Fenced, StoreError};
 use crate::core::position::{RowId, Seq, WindowNumber};
+use crate::core::render::Poison;
 use crate::core::resend::{
-    LETTER_BYTES, LetterAgain, LetterOutcome, LetterPage, LetterWish, MOST_OF_A_LANE,
+    LetterAgain, LetterOutcome, LetterPage, LetterWish, LettersRead, MOST_OF_A_LANE,
 };
 use crate::core::row::Envelope;
+use crate::core::sabotage::{self, Bug};
 use crate::core::time::Moment;
 
 impl OutboxReader {
@@ -39,8 +43,16 @@ impl OutboxReader {
                 self.save(context);
             }
             LetterWish::Read { after, limit } => {
+                let Some(bytes) = self.reserve(Reading::Again, limit) else {
+                    self.wake_at(now + PERMIT_RETRY, context);
+                    return false;
+                };
+                let bound = ReadBound {
+                    rows: clamp(limit),
+                    bytes,
+                };
                 let window = self.last_number.next();
-                let task = self.work.clone().read_letters(after, limit, window);
+                let task = self.work.clone().read_letters(after, bound, window);
                 self.start(task, context);
             }
             LetterWish::Save(_) => self.save_letters(context),
@@ -59,7 +71,7 @@ impl OutboxReader {
         if !std::mem::take(&mut self.letters_next) || self.draining || self.intake.letters() > 0 {
             return false;
         }
-        let room = self.room(now);
+        let room = self.room(Reading::Again, now);
         self.resend_letters(true, room.rows.min(room.bytes), now, context)
     }
 
@@ -81,7 +93,7 @@ impl OutboxReader {
             return;
         }
         rows.poison
-            .retain(|(seq, _)| !self.letters.is_on_its_way(seq.id));
+            .retain(|(seq, _)| !self.letters.is_known(seq.id));
         for (seq, poison) in rows.poison.drain(..) {
             self.say_parked(seq, poison.code(), &poison.to_string());
             let reason = LetterReason::from(&poison);
@@ -96,10 +108,16 @@ impl OutboxReader {
             *of_lane.entry(self.intake.lane_for(hash)).or_default() += 1;
         }
         let (intake, rejected) = (&self.intake, &self.tag.rejected_keys);
+        let letters = &self.letters;
+        if sabotage::is(Bug::LetterOvertakes) {
+            rows.ready.reverse();
+        }
         rows.ready.retain(|row| {
-            let rises = last_of.insert(row.hash, row.seq.id) < Some(row.seq.id);
+            let rises = last_of.insert(row.hash, row.seq.id) < Some(row.seq.id)
+                || sabotage::is(Bug::LetterOvertakes);
             let under_way = of_lane.entry(intake.lane_for(row.hash)).or_default();
             let goes = rises
+                && !letters.is_known(row.seq.id)
                 && *under_way < MOST_OF_A_LANE
                 && intake.takes_resent(row.hash)
                 && !rejected.contains(row.hash);
@@ -113,6 +131,7 @@ impl OutboxReader {
         self.letters.passed(rows.ready.len(), now);
         if !rows.ready.is_empty() && self.intake.may_send_letters() {
             self.last_number = self.intake.number_resend();
+            self.reading_room.shrink_to(rows.memory);
             self.opened_again = Some(rows);
         }
     }
@@ -123,7 +142,7 @@ impl OutboxReader {
         for letter in &letters {
             self.letters.hand(letter.seq, letter.hash);
         }
-        if self.intake.letters() == 0 {
+        if self.intake.letters() == 0 && !sabotage::is(Bug::BusyKeyStaysBlocked) {
             let freed = letters.iter().filter(|one| freeing.contains(&one.seq.id));
             for letter in freed {
                 self.intake.unblock(letter.hash);
@@ -168,29 +187,47 @@ impl Work {
     async fn read_letters(
         self,
         after: Option<String>,
-        limit: usize,
+        bound: ReadBound,
         window: WindowNumber,
     ) -> Result<Option<Done>, StoreError> {
         let outbox = self.renderer.outbox.id;
         let page = LetterPage {
             after: after.as_deref(),
-            letters: clamp(limit),
-            bytes: LETTER_BYTES,
+            letters: bound.rows,
+            bytes: bound.bytes,
         };
-        let letters = self
-            .store
-            .letters_to_send(&self.pipeline, outbox, page)
-            .await?;
-        let weight = |letter: &LetterAgain| letter.row.payload.len() + letter.row.headers.len();
-        let bytes: usize = letters.iter().map(weight).sum();
-        let is_full = letters.len() >= limit || bytes >= LETTER_BYTES;
+        let read = self.store.letters_to_send(&self.pipeline, outbox, page);
+        let LettersRead { letters, cut } = read.await?;
+        let is_full = letters.len() >= bound.rows as usize || cut.is_some();
+        let any = !letters.is_empty() || cut.is_some();
         let last_key = letters.last().and_then(|letter| letter.key.clone());
-        let (any, go_on_behind) = (!letters.is_empty(), last_key.filter(|_| is_full));
-        let rows = self.render_letters(letters, window);
+        // A letter that has no others before it is the first of the next round too.
+        let go_on_behind = if letters.is_empty() { after } else { last_key };
+        let mut rows = self.render_letters(letters, window);
+        let end = match cut {
+            None => End::All,
+            Some(Cut::Before(row)) => End::Before(row),
+            Some(Cut::Large(large)) if self.never_fits(&large) => {
+                let seq = Seq {
+                    window,
+                    id: large.row.id,
+                };
+                // Its key is in the table.
+                let poison = Poison::RecordTooLarge {
+                    key: "".into(),
+                    bytes: large.payload_bytes,
+                    limit: self.renderer.max_record_bytes,
+                };
+                rows.poison.push((seq, poison));
+                End::Behind(seq.id)
+            }
+            Some(Cut::Large(large)) => End::before_large(&large),
+        };
         Ok(Some(Done::LettersToSend {
             any,
-            go_on_behind,
+            go_on_behind: go_on_behind.filter(|_| is_full),
             rows,
+            end,
         }))
     }
 
@@ -215,7 +252,7 @@ impl Work {
                     if frees_key && key.as_deref() == Some(&*envelope.key) {
                         freeing.insert(seq.id);
                     }
-                    rendered.ready.push(envelope);
+                    rendered.push(envelope);
                 }
                 Err(poison) => {
                     held.extend(key);

@@ -15,11 +15,14 @@ impl OutboxReader {
         if self.watching || self.draining {
             return;
         }
+        let pledge = Arc::new(());
+        self.watch_pledge = Arc::downgrade(&pledge);
         let watch = Watch {
             pipeline: Arc::clone(&self.work.pipeline),
             outbox: self.work.renderer.outbox.id,
             seen: self.intake.head().clone(),
             reader: context.address(),
+            pledge,
         };
         self.watching = self.probe.try_send(watch).is_ok();
         if !self.watching {
@@ -27,6 +30,18 @@ impl OutboxReader {
             self.intake.wake();
             let later = self.now() + Duration::from_secs(1);
             self.wake_at(later, context);
+        }
+    }
+}
+
+impl OutboxReader {
+    /// A probe that has died tells nothing: until there is another one, the reader
+    /// looks by itself, however long that takes.
+    pub(super) fn miss_a_dead_probe(&mut self, context: &mut Context<Self>) {
+        if self.watching && self.watch_pledge.strong_count() == 0 && !self.probe.connected() {
+            self.watching = false;
+            self.intake.wake();
+            self.go_on(context);
         }
     }
 }

@@ -132,11 +132,11 @@ impl OutboxReader {
         });
     }
 
-    /// A save is done, and with it these letters.
-    pub(super) fn letters_written(&mut self) {
+    /// A save is done, and with it these letters; answers whether there were any.
+    pub(super) fn letters_written(&mut self) -> bool {
         let written = self.intake.letters_written();
         if written.is_empty() {
-            return;
+            return false;
         }
         self.has_letters = true;
         self.letters_due = true;
@@ -151,6 +151,7 @@ impl OutboxReader {
             .update_pipeline(&self.key.database, &self.key.name, |entry| {
                 entry.parked_rows += rows;
             });
+        true
     }
 
     // === What is known of them ===

@@ -6,7 +6,6 @@ use actix::Addr;
 use tokio::runtime::Handle;
 
 use crate::actors::clock::Clock;
-use crate::actors::desired::PipelineKey;
 use crate::actors::permits::{SharedPool, Void};
 use crate::actors::probe::Probe;
 use crate::actors::pulse::Pulse;
@@ -14,6 +13,7 @@ use crate::actors::stream_router::StreamRouter;
 use crate::actors::stream_watch::StreamWatch;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::StatusBoard;
+use crate::config::desired::PipelineKey;
 use crate::config::pipeline::PipelineSpec;
 use crate::core::ports::{Epoch, Outbox, OutboxStore};
 use crate::core::position::Position;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix::{Context, Handler};
 
 use super::OutboxReader;
+use crate::actors::child::Exit;
 use crate::actors::fault;
 use crate::actors::messages::{ShardsChanged, StreamStopped};
 use crate::admin::status::PipelineState;
@@ -42,6 +43,14 @@ impl Handler<ShardsChanged> for OutboxReader {
 
     fn handle(&mut self, message: ShardsChanged, context: &mut Context<Self>) {
         fault::point("outbox_reader.ShardsChanged");
+        if message.router != self.router {
+            // What was handed to the earlier one, or to its writers, is lost with it.
+            if self.tag.own.rows() > 0 {
+                self.end(Exit::RowsLost, context);
+                return;
+            }
+            self.router = message.router.clone();
+        }
         self.changed = Some(message);
         if self.stopped.take().is_some() {
             // A row that held the pipeline is found again.

@@ -7,7 +7,7 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
 use super::OutboxReader;
 use crate::actors::messages::RejectedRow;
-use crate::admin::status::{PipelineState, ReplayStatus};
+use crate::admin::status::{PipelineState, ReplayStatus, WaitStatus};
 use crate::core::position::Seq;
 use crate::core::render::Poison;
 
@@ -47,6 +47,7 @@ impl OutboxReader {
             | PipelineState::Blocked { .. }
             | PipelineState::Failed { .. }
             | PipelineState::Stopped
+            | PipelineState::Paused { .. }
             | PipelineState::Invalid { .. } => false,
         };
         if may_change {
@@ -101,6 +102,7 @@ impl OutboxReader {
             | PipelineState::Blocked { .. }
             | PipelineState::Failed { .. }
             | PipelineState::Stopped
+            | PipelineState::Paused { .. }
             | PipelineState::Invalid { .. } => {}
         }
         self.metrics.state(&state);
@@ -113,23 +115,11 @@ impl OutboxReader {
         self.state = state;
     }
 
-    /// Nothing is under way, nothing is waited for: a wake-up was lost.
-    fn is_stalled(&self) -> bool {
-        let waits = self.busy
-            || self.watching
-            || self.timer.is_some()
-            || self.releasing
-            || self.stopped.is_some();
-        !waits
-            && self.intake.nothing_handed()
-            && self.resend.handed() + self.letters.handed() == 0
-            && !self.intake.is_held()
-    }
-
     pub(super) fn report(&mut self, context: &mut Context<Self>) {
-        if !self.is_stalled() {
-            self.pulse.beat();
-        }
+        self.miss_a_dead_probe(context);
+        let now = self.now();
+        let doing = self.doing(now);
+        let waits = WaitStatus::of(self.pulse.says(doing, now));
         self.look_at_stream();
         let letters = self.intake.letters();
         let unsettled = self.intake.handed() + self.intake.stashed() + letters;
@@ -153,6 +143,7 @@ impl OutboxReader {
                 entry.open_windows = windows as u64;
                 entry.deferred_rows = stashed as u64;
                 entry.replay = replay;
+                entry.waits = Some(waits);
             });
         if self.reports.is_multiple_of(BACKLOG_EVERY) {
             self.count_backlog(context);

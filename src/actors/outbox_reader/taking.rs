@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
-use actix::Context;
+use actix::{Context, Handler};
 
 use super::OutboxReader;
+use super::room::Reading;
 use super::work::{Done, Fetched, Item, Rendered};
 use crate::actors::child::Exit;
-use crate::actors::messages::{Batch, Purpose, RoutedRow};
+use crate::actors::fault;
+use crate::actors::messages::{Batch, Outcomes, Purpose, RoutedRow};
 use crate::actors::permits::Ticket;
 use crate::actors::violations;
-use crate::admin::metrics::PositionWrite;
+use crate::admin::metrics::{PositionWrite, ResentSource};
 use crate::core::dead_letter::OnPoison;
-use crate::core::intake::{Room, StashOf};
+use crate::core::intake::StashOf;
 use crate::core::invariants::{Invariant, Violation};
 use crate::core::ports::Fenced;
 use crate::core::position::{Seq, WindowNumber};
@@ -33,6 +35,7 @@ impl OutboxReader {
                     return;
                 }
                 let window = self.intake.open_window(snapshot, taken_at);
+                self.reading_room.shrink_to(fetched.rows().memory);
                 self.last_number = window;
                 if sabotage::is(Bug::HandBeforeSave) {
                     self.take_window(window, fetched);
@@ -44,6 +47,7 @@ impl OutboxReader {
                 // The write is fenced: it tells whether the database that was read
                 // is the one whose position says what this window is.
                 self.intake.must_be_written();
+                self.reading_room.shrink_to(fetched.rows().memory);
                 self.opened = Some((window, fetched));
             }
             Done::ServerChanged => {
@@ -64,11 +68,11 @@ impl OutboxReader {
             Done::Saved(fenced) if fenced == Fenced::Written || sabotage::is(Bug::IgnoreStale) => {
                 self.all_metrics.position_write(PositionWrite::Written);
                 self.intake.saved(self.now());
-                self.letters_written();
+                let has_parked = self.letters_written();
                 if let Some((window, fetched)) = self.opened.take() {
                     self.take_window(window, fetched);
                 }
-                self.hand_again();
+                self.hand_again(has_parked);
             }
             Done::LookedForReplay(found) => {
                 if let Some(replay) = &found {
@@ -81,13 +85,23 @@ impl OutboxReader {
                 ids,
                 is_last,
                 rows,
-            } => self.take_again(after, &ids, is_last, rows),
+                end,
+            } => {
+                self.reading_room
+                    .note(Reading::Again, end, |row| ids.contains(&row));
+                self.take_again(after, &ids, is_last, rows);
+            }
             Done::ReplaySaved(progress, written) => self.replay_saved(&progress, written, context),
             Done::LettersToSend {
                 any,
                 go_on_behind,
                 rows,
-            } => self.take_letters(any, go_on_behind, rows),
+                end,
+            } => {
+                self.reading_room
+                    .note(Reading::Again, end, |row| rows.has(row));
+                self.take_letters(any, go_on_behind, rows);
+            }
             Done::LettersSaved(saved, fenced) => self.letters_saved(saved, fenced, context),
             Done::Letters(letters) => self.know_letters(letters, context),
             Done::Saved(Fenced::Written | Fenced::Stale) => {
@@ -100,10 +114,14 @@ impl OutboxReader {
     fn take_window(&mut self, window: WindowNumber, fetched: Fetched) {
         match fetched {
             Fetched::Bounds {
+                read,
                 first,
                 first_fresh,
                 last,
-            } => self.intake.begin_paging(window, first, first_fresh, last),
+            } => {
+                self.intake.begin_paging(window, first, first_fresh, last);
+                self.take_rows(read);
+            }
             Fetched::Whole(rows) => {
                 if !self.take_rows(rows) {
                     self.intake.end_window(window);
@@ -114,8 +132,9 @@ impl OutboxReader {
 
     /// Takes rows in; answers whether reading is held before one of them.
     fn take_rows(&mut self, rows: Rendered) -> bool {
+        self.end_reservation();
+        self.note_live(&rows);
         let mut room = self.room_for(rows.items.len());
-        self.learn_weight(&rows.items);
         let mut handed = Vec::with_capacity(rows.items.len());
         let (stashed, letters) = (self.intake.stashed(), self.intake.letters());
         let mut held = None;
@@ -152,6 +171,8 @@ impl OutboxReader {
     }
 
     fn take_back(&mut self, lane: StashOf, asked: &[Seq], rows: Rendered) {
+        self.end_reservation();
+        self.note_live(&rows);
         let mut room = self.room_for(rows.items.len());
         let mut items = rows.items.into_iter().peekable();
         let mut handed = Vec::new();
@@ -192,26 +213,10 @@ impl OutboxReader {
         }
     }
 
-    /// Room for rows that have been read already: permits may be overdrawn by
-    /// them, since what was read must go somewhere.
-    fn room_for(&self, rows: usize) -> Room {
-        let tag = &self.tag;
-        Room {
-            rows: tag.own.free_rows().min(rows),
-            bytes: tag.own.free_bytes().min(tag.shared.free_bytes()),
-        }
-    }
-
-    fn learn_weight(&mut self, items: &[Item]) {
-        let weight = |item: &Item| match item {
-            Item::Ready(ready) => Some(ready.envelope.weight()),
-            Item::Poison(_, _, weight) => Some(*weight),
-            Item::Lettered(_) => None,
-        };
-        let largest = items.iter().filter_map(weight).max();
-        if let Some(largest) = largest {
-            self.weight = largest.max(self.weight - self.weight / 8);
-        }
+    fn note_live(&mut self, rows: &Rendered) {
+        self.learn_weight(&rows.items);
+        let has = |row| rows.items.iter().any(|item| item.row() == row);
+        self.reading_room.note(Reading::Live, rows.end, has);
     }
 
     pub(super) fn hand(&mut self, envelopes: Vec<Envelope>, purpose: Purpose) {
@@ -220,10 +225,14 @@ impl OutboxReader {
         }
         let bytes = envelopes.iter().map(|envelope| envelope.weight()).sum();
         self.limiter.charge(envelopes.len(), bytes);
-        let last_row = envelopes.last().map_or(0, Envelope::weight);
+        let last_row = envelopes.last().map_or(0, Envelope::memory);
+        if self.reading_room.reserved.is_some() {
+            self.end_reservation();
+        }
+        let mut pass = self.pass.take();
         let tag = &self.tag;
         let rows = envelopes.into_iter().map(|envelope| RoutedRow {
-            ticket: Ticket::take(tag, envelope.weight()),
+            ticket: Ticket::take_with(tag, envelope.memory(), pass.take()),
             envelope,
             purpose,
         });
@@ -252,5 +261,35 @@ impl OutboxReader {
             ),
         };
         violations::report(&self.all_metrics, &self.key, vec![violation]);
+    }
+}
+
+impl Handler<Outcomes> for OutboxReader {
+    type Result = ();
+
+    fn handle(&mut self, outcomes: Outcomes, context: &mut Context<Self>) {
+        fault::point("outbox_reader.Outcomes");
+        fault::strike("outbox_reader", &self.key.name);
+        let now = self.now();
+        for (seq, hash) in &outcomes.stored {
+            if self.resend.settled(*seq) {
+                self.metrics.resent(ResentSource::Replay);
+            } else if self.letters.settled(*seq, now) {
+                self.metrics.resent(ResentSource::Letter);
+            } else if let Some(since) = self.intake.settled(*seq, *hash, now) {
+                self.metrics.acked(now.since(since));
+            }
+        }
+        if !outcomes.stored.is_empty() {
+            self.pulse.progress();
+        }
+        let stored = outcomes.stored.len() as u64;
+        self.board
+            .update_pipeline(&self.key.database, &self.key.name, |entry| {
+                entry.delivered_rows += stored;
+            });
+        self.take_rejected(outcomes.rejected, outcomes.unsent);
+        self.free_rejected_keys();
+        self.go_on(context);
     }
 }

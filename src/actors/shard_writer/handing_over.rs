@@ -6,7 +6,7 @@ use actix::{Context, Handler};
 
 use super::ShardWriter;
 use crate::actors::fault;
-use crate::actors::messages::{Batch, GiveBack, GivenBack};
+use crate::actors::messages::{Batch, GiveBack, GivenBack, RoutedRow};
 use crate::core::routing::HandoverId;
 
 impl ShardWriter {
@@ -17,7 +17,10 @@ impl ShardWriter {
         };
         self.giving_back = None;
         let tags = &self.tags;
-        let batch = |(flow, rows)| {
+        let batch = |(flow, mut rows): (_, Vec<RoutedRow>)| {
+            for row in &mut rows {
+                row.ticket.leave();
+            }
             let tag = Arc::clone(tags.get(&flow)?);
             Some(Batch { tag, rows })
         };

@@ -23,6 +23,7 @@ pub(super) const SURPRISE_PAUSE: Duration = Duration::from_secs(1);
 impl StreamRouter {
     pub(super) fn examine(&mut self, context: &mut Context<Self>) {
         self.examining = true;
+        self.examines_at = self.parts.clock.now();
         self.was_surprised = std::mem::take(&mut self.surprised);
         let service = Arc::clone(&self.parts.service);
         let both = self.parts.workers.spawn(async move {
@@ -46,10 +47,11 @@ impl StreamRouter {
         }));
     }
 
-    fn examine_in(&mut self, pause: Duration, context: &mut Context<Self>) {
+    pub(super) fn examine_in(&mut self, pause: Duration, context: &mut Context<Self>) {
         if let Some(handle) = self.next_examination.take() {
             context.cancel_future(handle);
         }
+        self.examines_at = self.parts.clock.now() + pause;
         let handle = context.run_later(pause, |router, context| {
             router.next_examination = None;
             router.examine(context);

@@ -10,15 +10,21 @@ use crate::actors::messages::ProbeReady;
 use crate::actors::pipeline_slot::Run;
 use crate::actors::probe::{Probe, ProbeParts};
 use crate::actors::pulse::Pulse;
+use crate::core::ports::CallListener;
 
 impl Supervisor {
     pub(super) fn start_probe(&mut self, database: &Arc<str>, context: &Context<Self>) {
-        let pulse = Pulse::default();
+        let pulse = Pulse::new(self.database_patience(database));
         let incarnation = self.next_incarnation();
         let now = self.clock.now();
         let Some(slot) = self.databases.get_mut(database) else {
             return;
         };
+        let (metrics, named) = (self.metrics.clone(), Arc::clone(database));
+        let counts: CallListener = Arc::new(move |query, took, answered| {
+            metrics.database_query(&named, query, took, answered);
+        });
+        slot.database.store.tells(counts);
         let parts = ProbeParts {
             database: Arc::clone(database),
             store: Arc::clone(&slot.database.store),
@@ -31,6 +37,7 @@ impl Supervisor {
             workers: self.stage.workers().clone(),
         };
         let child = ChildId::Probe(Arc::clone(database));
+        self.metrics.actor_began(child.kind());
         let supervisor = context.address().recipient();
         let probe = child::spawn(&self.stage, child, incarnation, supervisor, |_, note| {
             Probe::new(parts, note)
@@ -64,16 +71,21 @@ impl Supervisor {
         let Some(slot) = self
             .databases
             .get_mut(database)
-            .filter(|slot| slot.probe.incarnation == incarnation)
+            .filter(|slot| slot.probe.is_alive(incarnation))
         else {
             return;
         };
         let pause = slot.probe.ended(exit, now);
+        if slot.is_ending() {
+            return;
+        }
         self.note_restart(&ChildId::Probe(Arc::clone(database)), exit, pause);
         let database = Arc::clone(database);
         context.run_later(pause, move |supervisor, context| {
             let is_wanted = supervisor.databases.get(&database).is_some_and(|slot| {
-                slot.probe.incarnation == incarnation && slot.probe.address.is_none()
+                slot.probe.incarnation == incarnation
+                    && slot.probe.address.is_none()
+                    && !slot.is_ending()
             });
             if is_wanted && !supervisor.is_draining() {
                 supervisor.start_probe(&database, context);

@@ -9,16 +9,88 @@ use std::time::Duration;
 use actix::Context;
 
 use super::Supervisor;
-use crate::actors::child::{ChildId, Exit};
+use crate::actors::child::{ChildId, Exit, legal};
 use crate::actors::messages::StopNow;
 use crate::actors::pipeline_slot::Run;
+use crate::actors::pulse::Pulse;
 use crate::actors::stage::Stage;
-use crate::core::supervision::Life;
+use crate::actors::stream_slot::StreamSlot;
+use crate::core::supervision::{Life, STUCK_AFTER};
+use crate::core::time::Moment;
+use crate::core::wait::{Doing, Patience, Wait};
 
 /// How often the supervisor looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// The life of something that is there from the beginning.
+pub(super) fn running(now: Moment) -> Life {
+    let mut life = Life::new(now);
+    legal(life.starts(now));
+    legal(life.runs(now));
+    life
+}
+
+/// Whether an actor still waits for a stream that has been there for long: the
+/// word of it was lost.
+fn missed_the_stream(pulse: &Pulse, ready_for: Option<Duration>, now: Moment) -> bool {
+    let waits = pulse.waits_for(Wait::Stream, now);
+    let both = waits.zip(ready_for);
+    both.is_some_and(|(waits, ready)| waits.min(ready) >= STUCK_AFTER)
+}
+
+impl StreamSlot {
+    /// How long it has been possible to write to the stream.
+    fn ready_for(&self, now: Moment) -> Option<Duration> {
+        self.ready().map(|_| now.since(self.ready_at))
+    }
+
+    /// The router's incarnation, if it waits for a writer while all of them have
+    /// been there for long: it does not know of one.
+    fn router_lacks_a_writer(&self, now: Moment) -> Option<u64> {
+        let waits = self.router.pulse.waits_for(Wait::Writer, now)?;
+        let all_run = self
+            .writers
+            .values()
+            .all(|writer| writer.life.runs_for(now) >= STUCK_AFTER);
+        let lacks = all_run && waits >= STUCK_AFTER && self.router.address.is_some();
+        lacks.then_some(self.router.incarnation)
+    }
+}
+
 impl Supervisor {
+    /// How long an act of an actor that asks this database can take.
+    pub(in crate::actors) fn database_patience(&self, database: &str) -> Patience {
+        let mut all = self.settings.databases.iter();
+        let settings = all.find(|settings| *settings.name == *database);
+        Patience::of_timeout(settings.map_or(Duration::from_secs(60), |one| one.statement_timeout))
+    }
+
+    /// How long an act of an actor that calls the service can take.
+    pub(in crate::actors) fn stream_patience(&self) -> Patience {
+        Patience::of_timeout(self.settings.kinesis.operation_timeout)
+    }
+
+    /// What a child said last.
+    fn doing(&self, child: &ChildId) -> Option<Doing> {
+        let pulse = match child {
+            ChildId::Probe(database) => self.databases.get(database).map(|slot| &slot.probe.pulse),
+            ChildId::Retention(database) => self
+                .databases
+                .get(database)
+                .map(|slot| &slot.retention.pulse),
+            ChildId::Router(stream) => self.streams.get(stream).map(|slot| &slot.router.pulse),
+            ChildId::Writer(stream, shard) => {
+                let slot = self.streams.get(stream);
+                slot.and_then(|slot| slot.writers.get(shard).map(|writer| &writer.pulse))
+            }
+            ChildId::Reader(key) => match &self.pipelines.get(key)?.run {
+                Run::Running { pulse, .. } => Some(pulse),
+                Run::Waiting | Run::Claiming | Run::Pausing | Run::Paused | Run::Invalid => None,
+            },
+        };
+        pulse.and_then(Pulse::doing)
+    }
+
     pub(super) fn look_for_stuck(&mut self, context: &mut Context<Self>) {
         let now = self.clock.now();
         if now.since(self.looked_at) < LOOK_EVERY {
@@ -30,8 +102,10 @@ impl Supervisor {
             self.replace_stage(context);
             return;
         }
+        self.start_forgotten(context);
         for (child, incarnation) in self.stuck_children() {
-            tracing::error!(%child, "an actor gives no sign of life; it is replaced");
+            let doing = self.doing(&child);
+            tracing::error!(%child, ?doing, "an actor gives no sign of life; it is replaced");
             self.give_up(child, incarnation, context);
         }
     }
@@ -42,8 +116,7 @@ impl Supervisor {
         self.metrics.actor_restarted("stage", "stuck");
         let now = self.clock.now();
         self.stage = Stage::thread(self.stage.workers().clone());
-        self.stage_life = Life::new(now);
-        self.stage_life.runs(now);
+        self.stage_life = running(now);
         for (child, incarnation) in self.running_children() {
             self.give_up(child, incarnation, context);
         }
@@ -53,33 +126,36 @@ impl Supervisor {
         let now = self.clock.now();
         let mut stuck = Vec::new();
         for (name, slot) in &mut self.databases {
-            let probe = &mut slot.probe;
-            if probe.life.is_stuck(probe.pulse.signs(), now) {
-                stuck.push((ChildId::Probe(name.clone()), probe.incarnation));
-            }
-            let retention = &mut slot.retention;
-            if retention.life.is_stuck(retention.pulse.signs(), now) {
-                stuck.push((ChildId::Retention(name.clone()), retention.incarnation));
-            }
+            let probe = slot.probe.is_stuck(now);
+            stuck.extend(probe.map(|one| (ChildId::Probe(name.clone()), one)));
+            let retention = slot.retention.is_stuck(now);
+            stuck.extend(retention.map(|one| (ChildId::Retention(name.clone()), one)));
         }
         for (stream, slot) in &mut self.streams {
-            let router = &mut slot.router;
-            if router.life.is_stuck(router.pulse.signs(), now) {
-                stuck.push((ChildId::Router(stream.clone()), router.incarnation));
-            }
+            let lacks_writer = slot.router_lacks_a_writer(now);
+            let router = slot.router.is_stuck(now).or(lacks_writer);
+            stuck.extend(router.map(|one| (ChildId::Router(stream.clone()), one)));
+            let ready_for = slot.ready_for(now);
             for (shard, writer) in &mut slot.writers {
-                if writer.life.is_stuck(writer.pulse.signs(), now) {
-                    let child = ChildId::Writer(stream.clone(), shard.clone());
-                    stuck.push((child, writer.incarnation));
-                }
+                let missed = missed_the_stream(&writer.pulse, ready_for, now);
+                let missed = missed.then_some(writer.incarnation);
+                let child = || ChildId::Writer(stream.clone(), shard.clone());
+                stuck.extend(writer.is_stuck(now).or(missed).map(|one| (child(), one)));
             }
         }
         for (key, slot) in &mut self.pipelines {
-            if let Run::Running {
-                pulse, incarnation, ..
+            let Run::Running {
+                pulse,
+                incarnation,
+                stream,
+                ..
             } = &slot.run
-                && slot.life.is_stuck(pulse.signs(), now)
-            {
+            else {
+                continue;
+            };
+            let stream = self.streams.get(stream);
+            let ready_for = stream.and_then(|stream| stream.ready_for(now));
+            if slot.life.is_stuck(pulse.signs(), now) || missed_the_stream(pulse, ready_for, now) {
                 stuck.push((ChildId::Reader(key.clone()), *incarnation));
             }
         }
@@ -107,7 +183,7 @@ impl Supervisor {
                 Run::Running { incarnation, .. } => {
                     Some((ChildId::Reader(key.clone()), *incarnation))
                 }
-                Run::Waiting | Run::Claiming | Run::Pausing | Run::Invalid => None,
+                Run::Waiting | Run::Claiming | Run::Pausing | Run::Paused | Run::Invalid => None,
             });
         probes
             .chain(sweepers)
@@ -137,17 +213,20 @@ impl Supervisor {
                 retention.map(|retention| retention.try_send(StopNow));
                 self.retention_exited(&database, incarnation, &exit, context);
             }
+            // Its end takes its writers along; whoever has rows in them loses them
+            // with their tickets, at the latest when a reader meets the next router.
             ChildId::Router(stream) => {
-                self.void_flows_of(&stream);
                 self.router_exited(&stream, incarnation, &exit, context);
             }
             ChildId::Writer(stream, shard) => {
-                // Its rows lie where nobody can reach them.
-                self.void_flows_of(&stream);
-                let writer = self
+                // Its rows lie where nobody can reach them: those flows start again.
+                let entry = self
                     .streams
                     .get(&stream)
-                    .and_then(|slot| slot.writers.get(&shard)?.address.clone());
+                    .and_then(|slot| slot.writers.get(&shard));
+                let flows = entry.map(|entry| entry.holder.give_up());
+                tracing::warn!(%stream, %shard, ?flows, "the rows in a writer that is given up are read again");
+                let writer = entry.and_then(|entry| entry.address.clone());
                 writer.map(|writer| writer.try_send(StopNow));
                 self.writer_exited(&stream, &shard, incarnation, &exit, context);
             }

@@ -46,7 +46,6 @@ const RETRY_REASONS: [(RetryReason, &str); 6] = [
     (RetryReason::Misplaced, "misplaced"),
 ];
 
-/// Why rows are sent again although they were delivered.
 /// Why rows are sent again, as metrics name it.
 const SOURCES: [(ResentSource, &str); 2] = [
     (ResentSource::Replay, "replay"),
@@ -342,6 +341,18 @@ impl PipelineFamilies {
             states: PipelineState::NAMES
                 .map(|name| (name, self.state.with_label_values(&with(name)))),
         }
+    }
+
+    /// Ends what only the owner of a pipeline knows: its backlog.
+    pub(super) fn remove_backlog(&self, labels: [&str; 3]) {
+        remove_series!(
+            &labels,
+            self.lag_rows,
+            self.lag_oldest,
+            self.letters_open,
+            self.windows_open,
+            self.deferred_rows,
+        );
     }
 
     pub(super) fn remove(&self, labels: [&str; 3]) {

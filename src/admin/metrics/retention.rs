@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{GaugeVec, IntCounterVec, Registry};
 
 use super::{counters, gauges, remove_series};
@@ -108,6 +109,26 @@ impl RetentionFamilies {
         }
         *before = now;
     }
+
+    /// The database is not looked at any more.
+    pub(super) fn remove_database(&self, database: &str) {
+        self.show(database, Some(&[]));
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.remove(database);
+        // What this node deleted while it was its turn, which may be over.
+        for family in self.removed.collect() {
+            for series in family.get_metric() {
+                let of = |name: &str| {
+                    let labels = series.get_label().iter();
+                    let mut values = labels.filter(|label| label.name() == name);
+                    values.next().map_or("", |label| label.value())
+                };
+                if of("database") == database {
+                    remove_series!(&[database, of("outbox")], self.removed);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +174,24 @@ mod tests {
         assert!(!text.contains("oldest_row_seconds{") && text.contains("rows_removed_total{"));
         metrics.retention("db", Some(&[kept("a", vec![])]));
         metrics.retention("db", Some(&[]));
+        assert_eq!(metrics.render().expect("text"), before);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_database_that_is_removed() {
+        let metrics = Metrics::new(Registry::new()).expect("fresh names");
+        metrics.rows_removed("stays", "a", 1);
+        metrics.database_up("stays", true);
+        let before = metrics.render().expect("text");
+        metrics.rows_removed("db", "a", 5);
+        metrics.database_up("db", true);
+        let kept = KeptRows {
+            outbox: "b",
+            oldest: Duration::from_secs(1),
+            held: vec![],
+        };
+        metrics.retention("db", Some(&[kept]));
+        metrics.remove_database("db");
         assert_eq!(metrics.render().expect("text"), before);
     }
 }

@@ -1,10 +1,12 @@
 //! A pipeline on the board.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::core::position::RowId;
+use crate::core::wait::Doing;
 
 /// What a pipeline is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -38,6 +40,11 @@ pub enum PipelineState {
     },
     /// It was stopped on purpose.
     Stopped,
+    /// An operator holds it, until he resumes it.
+    Paused {
+        /// Which pauses hold it, and why.
+        reason: String,
+    },
     /// Its definition is not acceptable; somebody must act.
     Invalid {
         /// What is wrong with it.
@@ -87,6 +94,37 @@ pub struct PipelineStatus {
     pub blocked_keys: u64,
     /// The rows that are sent again now, if any are.
     pub replay: Option<ReplayStatus>,
+    /// What its reader waits for, while there is one.
+    pub waits: Option<WaitStatus>,
+}
+
+/// What an actor waits for, as it said about a second ago.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WaitStatus {
+    /// For what, see [`crate::core::wait::Wait::name`]; `nobody` when it has found that no one will
+    /// wake it: it is replaced soon.
+    pub waits_for: &'static str,
+    /// How long it has, in seconds.
+    pub seconds: f64,
+    /// What it has found, if no one will wake it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stalled: Option<&'static str>,
+}
+
+impl WaitStatus {
+    /// What was said, and for how long.
+    #[must_use]
+    pub const fn of((doing, lasts): (Doing, Duration)) -> Self {
+        let (waits_for, stalled) = match doing {
+            Doing::Waits(wait) => (wait.name(), None),
+            Doing::Stalled(why) => ("nobody", Some(why)),
+        };
+        Self {
+            waits_for,
+            seconds: lasts.as_secs_f64(),
+            stalled,
+        }
+    }
 }
 
 /// A replay on the board.
@@ -108,8 +146,9 @@ pub struct ReplayStatus {
 
 impl PipelineState {
     /// The names of all states.
-    pub const NAMES: [&'static str; 8] = [
-        "starting", "standby", "running", "waiting", "blocked", "failed", "stopped", "invalid",
+    pub const NAMES: [&'static str; 9] = [
+        "starting", "standby", "running", "waiting", "blocked", "failed", "stopped", "paused",
+        "invalid",
     ];
 
     /// Its name, as the status and the metrics show it.
@@ -123,6 +162,7 @@ impl PipelineState {
             Self::Blocked { .. } => "blocked",
             Self::Failed { .. } => "failed",
             Self::Stopped => "stopped",
+            Self::Paused { .. } => "paused",
             Self::Invalid { .. } => "invalid",
         }
     }
@@ -160,6 +200,7 @@ impl PipelineStatus {
             dead_letters_open: 0,
             blocked_keys: 0,
             replay: None,
+            waits: None,
         }
     }
 }

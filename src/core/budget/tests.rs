@@ -38,10 +38,10 @@ fn saturate(
                     records,
                     bytes: records * each,
                 };
-                budget.charge(cost, now);
+                let call = budget.charge(cost, now);
                 calls.push((now, cost));
                 now = now + trip;
-                budget.answered(now);
+                budget.answered(call, now);
             }
         }
     }
@@ -146,13 +146,13 @@ fn a_late_call_and_the_next_stay_inside_one_second_of_the_service() {
                         records,
                         bytes: records * 100,
                     };
-                    budget.charge(cost, now);
+                    let number = budget.charge(cost, now);
                     // Every tenth call is held up on its way there.
                     let there =
                         Duration::from_millis(if call % 10 == 9 { 400 } else { 5 + call % 90 });
                     arrivals.push((now + there, records));
                     now = now + there + Duration::from_millis(5);
-                    budget.answered(now);
+                    budget.answered(number, now);
                     break;
                 }
             }
@@ -165,6 +165,26 @@ fn a_late_call_and_the_next_stay_inside_one_second_of_the_service() {
         let records: u64 = within.map(|(_, records)| records).sum();
         assert!(records <= 1000, "{records} records arrived in a second");
     }
+}
+
+/// Two writers share a budget: the call of one that is held up on its way counts
+/// for the second in which it arrived, though the other has called since.
+#[test]
+fn a_late_call_counts_late_beside_another_writer() {
+    let limits = ShardLimits::default();
+    let mut budget = ShardBudget::new(limits, at(0));
+    let cost = Cost {
+        records: 400,
+        bytes: 400,
+    };
+    let usual = budget.charge(cost, at(1_000));
+    budget.answered(usual, at(1_010));
+    let slow = budget.charge(cost, at(3_000));
+    let quick = budget.charge(cost, at(3_100));
+    budget.answered(quick, at(3_110));
+    budget.answered(slow, at(3_900));
+    let (records, _) = budget.utilisation(at(4_500));
+    assert!((records - 0.4).abs() < 1e-9, "{records} of the slow call");
 }
 
 proptest! {
@@ -204,4 +224,50 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_changed_limit_holds_from_then_on() {
+    let mut budget = ShardBudget::new(ShardLimits::default(), Moment::ORIGIN);
+    let calls = saturate(&mut budget, 100, 3, Duration::ZERO);
+    let (last, _) = *calls.last().expect("calls");
+    let lower = ShardLimits {
+        records_per_second: 100.0,
+        ..ShardLimits::default()
+    };
+    budget.change(lower, last);
+    // More than the new limit was offered in the second before: nothing goes until
+    // that is over.
+    let Grant::At(later) = budget.grant(waiting(500, 100), last) else {
+        panic!("the window is full");
+    };
+    assert!(later > last);
+    let mut now = last;
+    let mut sent = Vec::new();
+    while now < last + Duration::from_secs(11) {
+        match budget.grant(waiting(500, 100), now) {
+            Grant::At(at) => now = at,
+            Grant::Now(most) => {
+                let cost = Cost {
+                    records: most.records,
+                    bytes: most.records * 100,
+                };
+                budget.charge(cost, now);
+                sent.push((now, most.records));
+            }
+        }
+    }
+    assert!(
+        sent[0].0 > last + Duration::from_millis(800),
+        "{:?}",
+        sent[0]
+    );
+    for (place, (at, _)) in sent.iter().enumerate() {
+        let within = sent[..=place].iter().rev();
+        let within = within.take_while(|(earlier, _)| at.since(*earlier) < WINDOW);
+        let records: u64 = within.map(|(_, records)| records).sum();
+        assert!(records <= 100, "{records} within a second");
+    }
+    let all: u64 = sent.iter().map(|(_, records)| records).sum();
+    assert!((900..=1_060).contains(&all), "{all}");
 }

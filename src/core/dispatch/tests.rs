@@ -1,6 +1,7 @@
 mod packing;
 
 use super::*;
+use crate::core::send_queue::Shares;
 
 #[derive(Debug)]
 struct Row(u128, u64);
@@ -34,9 +35,7 @@ fn writer(keys: u128) -> Dispatch<Row> {
     let flow = Flow {
         id: 1,
         tenant: "t".into(),
-        tenant_weight: 1,
-        weight: 1,
-        batch_size: 500,
+        shares: Arc::new(Shares::new(1, 1, 500)),
         packing: None,
     };
     for key in 0..keys {
@@ -89,6 +88,22 @@ fn one_call_in_flight_and_only_failed_records_again() {
 }
 
 #[test]
+fn rows_behind_their_own_key_are_told_from_rows_behind_the_budget() {
+    let mut writer = writer(2);
+    assert!(!writer.is_key_limited(), "nothing is in flight");
+    assert_eq!(writer.next(at(10)), Next::Call);
+    assert!(writer.is_key_limited(), "of each key one row is left");
+    let other = Flow {
+        id: 2,
+        tenant: "t".into(),
+        shares: Arc::new(Shares::new(1, 1, 500)),
+        packing: None,
+    };
+    writer.push(&other, Row(7, 100));
+    assert!(!writer.is_key_limited(), "another key could go");
+}
+
+#[test]
 fn an_unknown_outcome_sends_the_same_records_first_after_a_pause() {
     let mut writer = writer(2);
     assert_eq!(writer.next(at(10)), Next::Call);
@@ -117,9 +132,7 @@ fn a_call_stays_within_its_bytes() {
     let flow = Flow {
         id: 2,
         tenant: "large".into(),
-        tenant_weight: 1,
-        weight: 1,
-        batch_size: 500,
+        shares: Arc::new(Shares::new(1, 1, 500)),
         packing: None,
     };
     for key in 1000..1010 {

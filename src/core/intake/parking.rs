@@ -11,6 +11,7 @@ use crate::core::dead_letter::{DeadLetter, LetterReason, LetterState, OnPoison};
 use crate::core::lane::Lane;
 use crate::core::position::{Position, Seq};
 use crate::core::row::Envelope;
+use crate::core::sabotage::{self, Bug};
 use crate::core::shard_map::hash_key;
 use crate::core::time::Moment;
 
@@ -229,6 +230,9 @@ impl Intake {
         self.parking.take_along();
         let position = self.position_to_save(now);
         self.dirty = !self.parking.to_write.is_empty();
+        if sabotage::is(Bug::PositionWithoutLetter) {
+            return (position, Vec::new());
+        }
         (position, self.parking.in_write.clone())
     }
 

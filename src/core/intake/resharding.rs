@@ -74,6 +74,12 @@ impl Intake {
         self.fit_most_share();
     }
 
+    /// From now on these limits hold. What is known of beyond them stays so.
+    pub fn limit(&mut self, limits: IntakeLimits) {
+        self.limits = limits;
+        self.fit_most_share();
+    }
+
     fn fit_most_share(&mut self) {
         let most_share = most_share(self.lanes.len(), self.limits);
         for lane in &mut self.lanes {

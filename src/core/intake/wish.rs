@@ -77,6 +77,18 @@ pub enum Wish {
     },
 }
 
+impl Wish {
+    /// How many rows are to be read at most.
+    #[must_use]
+    pub const fn rows(&self) -> usize {
+        match self {
+            Self::Open { page, .. } | Self::Reopen { page, .. } | Self::Page { page, .. } => *page,
+            Self::Refill { rows, .. } => rows.len(),
+            Self::Save | Self::Wait { .. } => 0,
+        }
+    }
+}
+
 impl Intake {
     fn next_refill(&mut self, room: Room, now: Moment) -> Option<Wish> {
         for step in 0..self.lanes.len() {

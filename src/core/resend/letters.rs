@@ -24,16 +24,14 @@ use std::collections::{BTreeMap, HashSet};
 use super::SAVE_EVERY;
 use super::retry::{FIRST_PAUSE, Retry};
 use crate::core::dead_letter::LetterReason;
+use crate::core::page::Cut;
 use crate::core::position::{RowId, Seq};
 use crate::core::row::OutboxRow;
+use crate::core::sabotage::{self, Bug};
 use crate::core::time::Moment;
 
 /// The most letters of one round.
 pub const LETTER_PAGE: usize = 100;
-
-/// The most bytes of payloads and headers read in one round; one letter may exceed
-/// them.
-pub const LETTER_BYTES: usize = 8 * 1024 * 1024;
 
 /// The most letters of one lane on their way.
 pub const MOST_OF_A_LANE: usize = 50;
@@ -49,6 +47,22 @@ pub struct LetterAgain {
     pub frees_key: bool,
 }
 
+/// Letters that were read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LettersRead {
+    /// The letters.
+    pub letters: Vec<LetterAgain>,
+    /// Why there are no more, if bytes are the reason.
+    pub cut: Option<Cut>,
+}
+
+/// All that was asked for.
+impl From<Vec<LetterAgain>> for LettersRead {
+    fn from(letters: Vec<LetterAgain>) -> Self {
+        Self { letters, cut: None }
+    }
+}
+
 /// Which letters are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LetterPage<'a> {
@@ -56,7 +70,7 @@ pub struct LetterPage<'a> {
     pub after: Option<&'a str>,
     /// At most so many.
     pub letters: u32,
-    /// No more once so many bytes of payloads and headers have been read.
+    /// No more than so many bytes, by [`OutboxRow::memory`].
     pub bytes: usize,
 }
 
@@ -168,10 +182,13 @@ impl LetterResend {
         self.retry.passed(handed, now);
     }
 
-    /// Whether this letter is on its way already.
+    /// Whether this letter is on its way already, or what became of it is not written
+    /// down yet: the table still has it as one to be sent.
     #[must_use]
-    pub fn is_on_its_way(&self, row: RowId) -> bool {
+    pub fn is_known(&self, row: RowId) -> bool {
         self.handed.keys().any(|seq| seq.id == row)
+            || (self.outcomes.iter().any(|one| one.row == row)
+                && !sabotage::is(Bug::ConfirmedLetterAgain))
     }
 
     /// The hash keys of the letters on their way, with repeats.
@@ -292,10 +309,14 @@ mod tests {
         letters.passed(2, at(0));
         letters.hand(seq(7, 1), 1);
         letters.hand(seq(7, 4), 4);
-        assert!(letters.is_on_its_way(4) && !letters.is_on_its_way(5));
+        assert!(letters.is_known(4) && !letters.is_known(5));
         assert_eq!(letters.hashes().collect::<Vec<_>>(), [1, 4]);
         assert!(letters.settled(seq(7, 4), at(2)));
         assert!(!letters.settled(seq(7, 4), at(2)), "once");
+        assert!(
+            letters.is_known(4),
+            "the table may be read before it is written"
+        );
         assert!(letters.rejected(seq(7, 1), "no".to_owned(), at(3)));
         let LetterWish::Save(outcomes) = letters.next_wish(false, 0, at(3)) else {
             panic!("what is known is to be written");
@@ -309,6 +330,7 @@ mod tests {
             LetterWish::Save(_)
         ));
         letters.saved(outcomes.len());
+        assert!(!letters.is_known(4));
         assert_eq!(letters.next_wish(true, 10, at(5)), read(None, 10));
         assert!(!letters.found(false, None));
         assert_eq!(

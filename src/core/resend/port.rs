@@ -2,10 +2,10 @@
 
 use futures::future::BoxFuture;
 
-use super::letters::{LetterAgain, LetterOutcome, LetterPage};
+use super::letters::{LetterOutcome, LetterPage, LettersRead};
+use crate::core::page::{ReadBound, RowPage};
 use crate::core::ports::{Epoch, Fenced, OutboxId, PipelineName, StoreError};
 use crate::core::position::RowId;
-use crate::core::row::OutboxRow;
 use crate::core::snapshot::Snapshot;
 
 /// A replay that somebody asked for: a row of `tide.relay_replay`.
@@ -65,8 +65,8 @@ pub struct AgainRequest {
     pub after: RowId,
     /// Only ids up to this.
     pub to: RowId,
-    /// At most so many.
-    pub limit: u32,
+    /// At most so much.
+    pub bound: ReadBound,
 }
 
 /// Requests to send rows again. By default there are none.
@@ -91,9 +91,9 @@ pub trait ResendStore: Send + Sync {
     fn read_again<'a>(
         &'a self,
         request: &'a AgainRequest,
-    ) -> BoxFuture<'a, Result<Vec<OutboxRow>, StoreError>> {
+    ) -> BoxFuture<'a, Result<RowPage, StoreError>> {
         let _ = request;
-        Box::pin(async { Ok(Vec::new()) })
+        Box::pin(async { Ok(RowPage::default()) })
     }
 
     /// Writes progress down, if `epoch` is the pipeline's newest.
@@ -114,9 +114,9 @@ pub trait ResendStore: Send + Sync {
         pipeline: &'a str,
         outbox: OutboxId,
         page: LetterPage<'a>,
-    ) -> BoxFuture<'a, Result<Vec<LetterAgain>, StoreError>> {
+    ) -> BoxFuture<'a, Result<LettersRead, StoreError>> {
         let _ = (pipeline, outbox, page);
-        Box::pin(async { Ok(Vec::new()) })
+        Box::pin(async { Ok(LettersRead::default()) })
     }
 
     /// Writes down what became of letters, if `epoch` is the pipeline's newest.

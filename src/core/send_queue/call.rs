@@ -78,7 +78,7 @@ impl<T: Sendable> CallInMaking<T> {
             };
         }
         let sent = self.per_flow.get(&queue.flow.id).copied().unwrap_or(0);
-        if sent >= queue.flow.batch_size {
+        if sent >= queue.flow.shares.batch_size() {
             return Place::FlowIsDone;
         }
         let is_first = self.records() == 0;
@@ -199,7 +199,7 @@ impl<T: Sendable> SendQueue<T> {
             let weight = self
                 .flows
                 .get(&flow)
-                .map_or(1, |queue| queue.flow.tenant_weight);
+                .map_or(1, |queue| queue.flow.shares.tenant_weight());
             // Its other flows may have run dry in this call and taken it along.
             if !self.tenants.contains(&tenant) {
                 self.tenants.join(tenant.clone(), weight);
@@ -235,16 +235,15 @@ impl<T: Sendable> SendQueue<T> {
         if goes_on {
             queue.second.push_back(hash);
         }
+        let is_done = queue.next(sharing).is_none();
+        let flow = queue.flow.clone();
+        self.tenants.weigh_front(flow.shares.tenant_weight());
         self.tenants.charge_front(bytes);
-        let queue = self.flows.get(&flow);
-        let Some(queue) = queue else {
-            return;
-        };
-        if let Some(members) = self.members.get_mut(&queue.flow.tenant) {
+        if let Some(members) = self.members.get_mut(&flow.tenant) {
+            members.weigh_front(flow.shares.weight());
             members.charge_front(bytes);
         }
-        if queue.next(sharing).is_none() {
-            let flow = queue.flow.clone();
+        if is_done {
             self.leave_ring(&flow, FairRing::leave);
         }
     }

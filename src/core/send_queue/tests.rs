@@ -35,9 +35,7 @@ fn flow(id: FlowId, tenant: &str, batch_size: usize) -> Flow {
     Flow {
         id,
         tenant: tenant.into(),
-        tenant_weight: 1,
-        weight: 1,
-        batch_size,
+        shares: Arc::new(Shares::new(1, 1, batch_size)),
         packing: None,
     }
 }
@@ -292,4 +290,29 @@ proptest! {
             prop_assert_eq!(queue.len(), expected.values().map(VecDeque::len).sum::<usize>());
         }
     }
+}
+
+#[test]
+fn a_changed_share_holds_for_rows_that_wait_already() {
+    let mut queue = SendQueue::default();
+    let (one, other) = (flow(1, "t", 10), flow(2, "t", 500));
+    for key in 0..2_000 {
+        queue.push(&one, row(key, 0));
+        queue.push(&other, row(10_000 + key, 0));
+    }
+    let of_one = |call: &[Parcel<Row>]| call.iter().filter(|parcel| parcel.flow == 1).count();
+    let call = queue.take(ANY_COST, RULES);
+    assert_eq!(of_one(&call), 10);
+    one.shares.change(1, 1, 20);
+    let call = queue.take(ANY_COST, RULES);
+    assert_eq!(of_one(&call), 20);
+    one.shares.change(1, 3, 500);
+    let calls: Vec<usize> = (0..3)
+        .map(|_| of_one(&queue.take(ANY_COST, RULES)))
+        .collect();
+    let last = *calls.last().expect("three");
+    assert!(
+        (360..=390).contains(&last),
+        "three quarters of 500: {calls:?}"
+    );
 }

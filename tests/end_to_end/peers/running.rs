@@ -123,7 +123,7 @@ async fn an_idle_pipeline_writes_for_ever() {
 #[tokio::test(flavor = "multi_thread")]
 async fn recovering_ignores_the_memory_limit() {
     let settings = [
-        ("TIDEGATE__LIMITS__MEMORY", "4MiB"),
+        ("TIDEGATE__LIMITS__MEMORY", "64MiB"),
         ("TIDEGATE__LIMITS__PIPELINE_BYTES", "4MiB"),
     ];
     scenario(3 * PATIENCE, async {

@@ -49,9 +49,7 @@ fn packer(keys: u128, rows: usize, compression: Compression) -> Dispatch<Keyed> 
     let flow = Flow {
         id: 1,
         tenant: "t".into(),
-        tenant_weight: 1,
-        weight: 1,
-        batch_size: 100,
+        shares: Arc::new(Shares::new(1, 1, 100)),
         packing: Some(Packing {
             container,
             compression,
@@ -253,7 +251,7 @@ fn the_budget_gets_back_what_compression_saves() {
         now += 1;
     }
     assert_eq!(writer.queued(), 0);
-    let (offered, _) = writer.budget().offered_lately();
+    let offered = writer.budget().offered_lately();
     assert_eq!(offered.bytes, sent as u64);
 }
 

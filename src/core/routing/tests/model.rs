@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -10,7 +11,7 @@ use super::*;
 use crate::core::aggregation::{Container, Packing};
 use crate::core::budget::Cost;
 use crate::core::compression::Compression;
-use crate::core::send_queue::{CallRules, Flow, FlowId, Parcel, SendQueue, Sharing, Turn};
+use crate::core::send_queue::{CallRules, Flow, FlowId, Parcel, SendQueue, Shares, Sharing, Turn};
 
 const KEYS: u128 = 12;
 const ANY_COST: Cost = Cost {
@@ -37,9 +38,7 @@ fn flow(id: FlowId) -> Flow {
     Flow {
         id,
         tenant: "t".into(),
-        tenant_weight: 1,
-        weight: 1,
-        batch_size: 100,
+        shares: Arc::new(Shares::new(1, 1, 100)),
         packing: id.is_multiple_of(2).then_some(packing),
     }
 }

@@ -1,13 +1,14 @@
 //! What should run: the pipelines of the file and of the databases, as one.
 //!
-//! A mistake in one definition is that pipeline's alone.
+//! A mistake in one definition is that pipeline's alone. What a reload does is the
+//! difference of two such states: [`super::plan`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::config::pipeline::PipelineSpec;
-use crate::config::settings::Settings;
+use super::pipeline::PipelineSpec;
+use super::settings::Settings;
 use crate::core::ports::PipelineRow;
 
 /// A pipeline among all databases.
@@ -44,8 +45,34 @@ pub enum Wanted {
     },
 }
 
+/// Everything that is wanted: the settings, and with them every pipeline.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Desired {
+    /// The file and the environment.
+    pub settings: Arc<Settings>,
+    /// The pipelines of the file and of the databases.
+    pub pipelines: BTreeMap<PipelineKey, Wanted>,
+}
+
+// === impl Desired ===
+
+impl Desired {
+    /// What these settings want together with what the databases define. The
+    /// definitions are read anew under these settings: a tenant's weight or a
+    /// stream's budget in the file reaches pipelines of a database, too.
+    #[must_use]
+    pub fn new(settings: Arc<Settings>, catalogs: &BTreeMap<Arc<str>, Vec<PipelineRow>>) -> Self {
+        let pipelines = desired(&settings, catalogs);
+        Self {
+            settings,
+            pipelines,
+        }
+    }
+}
+
 /// Joins the file's pipelines with those of the databases. A database whose
-/// catalog has not been read yet contributes nothing.
+/// catalog has not been read yet contributes nothing, nor does one that the
+/// settings do not name (any more).
 #[must_use]
 pub fn desired(
     settings: &Settings,
@@ -66,7 +93,8 @@ pub fn desired(
             },
         );
     }
-    for (database, rows) in catalogs {
+    let is_known = |(database, _): &(&Arc<str>, _)| settings.database(database).is_some();
+    for (database, rows) in catalogs.iter().filter(is_known) {
         for row in rows.iter().filter(|row| row.enabled) {
             let key = PipelineKey {
                 database: Arc::clone(database),

@@ -1,0 +1,77 @@
+//! What a writer waits for, and what it shows of itself.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{AsyncContext, Context};
+
+use super::ShardWriter;
+use crate::admin::status::{ShardStatus, WaitStatus};
+use crate::core::time::Moment;
+use crate::core::wait::{Doing, Wait, judge_timer};
+
+/// How often it looks at itself and brings gauges up to date.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+impl ShardWriter {
+    /// What it finds itself doing. Rows that wait while no call is in flight and no
+    /// timer is set wait for a wake-up that was lost.
+    fn doing(&self, now: Moment) -> Doing {
+        if !self.dispatch.in_flight().is_empty() {
+            let patience = self.parts.pulse.patience();
+            return patience.judge(Wait::Kinesis, self.called_at, now);
+        }
+        if self.giving_back.is_some() {
+            return Doing::Stalled("what waits was asked back and lies here");
+        }
+        if self.orders.hold {
+            return Doing::Waits(Wait::Stream);
+        }
+        if self.dispatch.queued() == 0 {
+            return Doing::Waits(Wait::Work);
+        }
+        match &self.timer {
+            Some((due, _)) => judge_timer(Wait::Budget, *due, now),
+            None => Doing::Stalled("rows wait and nothing is under way"),
+        }
+    }
+
+    pub(super) fn report(&mut self, context: &mut Context<Self>) {
+        let now = self.parts.clock.now();
+        let waits = self.parts.pulse.says(self.doing(now), now);
+        self.waits = Some(WaitStatus::of(waits));
+        self.show();
+        context.run_later(REPORT_EVERY, Self::report);
+    }
+
+    pub(super) fn show(&mut self) {
+        let now = self.parts.clock.now();
+        let queued = self.dispatch.queued();
+        let queued_bytes = self.dispatch.queued_bytes();
+        let mut budget = self.dispatch.budget();
+        let (records, bytes) = budget.utilisation(now);
+        let factor = budget.factor();
+        drop(budget);
+        self.parts.metrics.utilisation(records, bytes);
+        self.parts.metrics.budget_factor(factor);
+        self.parts.metrics.queued(queued, queued_bytes);
+        let (shard, trouble, waits) = (&self.parts.shard, &self.trouble, &self.waits);
+        self.parts
+            .board
+            .change_stream(self.parts.stream.label(), |status| {
+                let place = status.shards.iter_mut().find(|entry| entry.id == shard.0);
+                if let Some(entry) = place {
+                    *entry = ShardStatus {
+                        id: Arc::clone(&shard.0),
+                        records_utilisation: records,
+                        bytes_utilisation: bytes,
+                        budget_factor: factor,
+                        queued_rows: queued as u64,
+                        queued_bytes: queued_bytes as u64,
+                        problem: trouble.clone(),
+                        waits: waits.clone(),
+                    };
+                }
+            });
+    }
+}
