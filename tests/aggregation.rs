@@ -14,12 +14,18 @@
 )]
 #![cfg(feature = "demo")]
 
+#[path = "aggregation/changing.rs"]
+mod changing;
 #[path = "common/database.rs"]
 mod database;
 #[path = "aggregation/hot_key.rs"]
 mod hot_key;
+#[path = "aggregation/large.rs"]
+mod large;
 #[path = "aggregation/library.rs"]
 mod library;
+#[path = "aggregation/poison.rs"]
+mod poison;
 #[path = "common/process.rs"]
 mod process;
 #[path = "common/relay.rs"]

@@ -188,7 +188,7 @@ impl ShardWriter {
         let bytes: usize = in_flight.iter().map(Parcel::weight).sum();
         self.parts.metrics.offered(in_flight.len(), bytes);
         self.note_trouble(&answer);
-        self.count_retries(&answer);
+        self.count_records(&answer);
         self.tell_of_refusal(&answer);
         let offered = self.dispatch.in_flight().len();
         let outcome = call_outcome(&answer);

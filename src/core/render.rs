@@ -48,14 +48,14 @@ pub enum Poison {
         /// The variable, such as `payload.order`.
         name: String,
     },
-    /// Data and key together weigh more than the stream takes.
-    #[error("the record weighs {bytes} bytes with its key (the stream takes at most {limit})")]
+    /// Data and key together weigh more than can be sent.
+    #[error("the record weighs {bytes} bytes with its key (at most {limit} can be sent)")]
     RecordTooLarge {
         /// Its partition key.
         key: Arc<str>,
         /// What it weighs.
         bytes: usize,
-        /// What the stream takes.
+        /// What the stream takes, or what is tried to compress.
         limit: usize,
     },
 }
@@ -94,6 +94,10 @@ impl From<VariableError> for Poison {
         }
     }
 }
+
+/// The largest payload that compression is tried on, in bytes: as much as the largest
+/// record that any stream takes. A row is in memory as it is before it is compressed.
+pub const MOST_TO_COMPRESS: usize = 10 * 1024 * 1024;
 
 /// Renders the rows of one pipeline.
 #[derive(Debug, Clone)]
@@ -174,8 +178,18 @@ impl Renderer {
         Ok(envelope)
     }
 
+    /// A payload larger than this is not worth reading, in bytes: every body holds the
+    /// payload as it is.
+    #[must_use]
+    pub fn largest_payload(&self) -> usize {
+        match self.compression {
+            Compression::None => self.max_record_bytes,
+            Compression::Gzip | Compression::Zstd => self.max_record_bytes.max(MOST_TO_COMPRESS),
+        }
+    }
+
     /// What is wrong with a row whose payload alone weighs `payload_bytes`, more than
-    /// a record may: every body holds the payload as it is. `row` has of its payload
+    /// [`Self::largest_payload`]. `row` has of its payload
     /// what the key needs.
     #[must_use]
     pub fn too_large(&self, row: &OutboxRow, payload_bytes: usize) -> Poison {
@@ -185,7 +199,7 @@ impl Renderer {
             Ok(key) => Poison::RecordTooLarge {
                 bytes: payload_bytes + key.len(),
                 key: key.into(),
-                limit: self.max_record_bytes,
+                limit: self.largest_payload(),
             },
         }
     }

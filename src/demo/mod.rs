@@ -9,6 +9,7 @@ pub mod delivered;
 pub mod emulator;
 pub mod faults;
 pub mod load;
+pub mod poison;
 pub mod private_postgres;
 pub mod relay_process;
 pub mod tally;

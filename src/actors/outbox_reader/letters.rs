@@ -216,7 +216,7 @@ impl Work {
                 let poison = Poison::RecordTooLarge {
                     key: "".into(),
                     bytes: large.payload_bytes,
-                    limit: self.renderer.max_record_bytes,
+                    limit: self.renderer.largest_payload(),
                 };
                 rows.poison.push((seq, poison));
                 End::Behind(seq.id)

@@ -380,7 +380,7 @@ impl Work {
 
     /// Whether a row is too large for its stream whatever is done: it need not be read.
     pub(super) fn never_fits(&self, large: &LargeRow) -> bool {
-        large.payload_bytes > self.renderer.max_record_bytes
+        large.payload_bytes > self.renderer.largest_payload()
     }
 
     /// What is wrong with such a row. Of its payload only what its key needs is read.

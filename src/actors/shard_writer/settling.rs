@@ -17,15 +17,18 @@ use crate::core::send_queue::{FlowId, Parcel};
 type Settled = (Arc<FlowTag>, Vec<(Seq, u128)>);
 
 impl ShardWriter {
-    /// Counts the rows that will be sent again. Asked while the call is in flight.
-    pub(super) fn count_retries(&self, answer: &Result<Vec<RecordOutcome>, CallFailure>) {
+    /// Counts the records that were stored, and those whose rows will be sent again.
+    /// Asked while the call is in flight.
+    pub(super) fn count_records(&self, answer: &Result<Vec<RecordOutcome>, CallFailure>) {
         let whole = retry_reason(answer);
         for (place, parcel) in self.dispatch.in_flight().iter().enumerate() {
+            let metrics = &parcel.first().ticket.tag().metrics;
             let reason = match answer {
                 Err(_) => whole,
                 Ok(outcomes) => match outcomes.get(place) {
                     None => Some(RetryReason::Unknown),
                     Some(RecordOutcome::Stored { shard, .. }) => {
+                        metrics.record_stored(parcel.weight());
                         let is_misplaced = self.dispatch.is_misplaced(parcel, shard);
                         is_misplaced.then_some(RetryReason::Misplaced)
                     }
@@ -36,11 +39,9 @@ impl ShardWriter {
             let Some(reason) = reason else {
                 continue;
             };
-            let rows = parcel.len();
-            let metrics = &parcel.first().ticket.tag().metrics;
-            metrics.retried(rows, reason);
+            metrics.retried(1, reason);
             if reason == RetryReason::Throttled {
-                metrics.throttled(rows);
+                metrics.throttled(1);
             }
         }
     }
