@@ -13,6 +13,7 @@ mod letters;
 mod news;
 mod parking;
 mod parts;
+mod rendering;
 mod resend;
 mod resharding;
 mod room;

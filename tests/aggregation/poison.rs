@@ -42,7 +42,7 @@ async fn until_letters(world: &World, condition: &str, expected: i64) {
 }
 
 fn refused_calls(relay: &Relay) -> f64 {
-    relay.metric("tidegate_shard_calls_total", &[("outcome", "bad_record")])
+    relay.metric("tidegate_put_calls_total", &[("outcome", "bad_record")])
 }
 
 /// Three rows of 600 are bad, each of another key and far from the others.

@@ -343,7 +343,7 @@ impl Work {
             let inserted = Moment::from_origin(now.since_origin().saturating_sub(row.age));
             let visible_since = floor.map_or(inserted, |floor| inserted.max(floor)).min(now);
             let weight = row.payload.len() + row.headers.len();
-            match self.renderer.render(row, seq.window) {
+            match self.envelope(row, seq.window).await {
                 Ok(envelope) => {
                     rendered.bytes += envelope.weight();
                     rendered.memory += envelope.memory();

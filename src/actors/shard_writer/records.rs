@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use crate::actors::heavy;
 use crate::actors::messages::RoutedRow;
 use crate::core::aggregation::{self, Packing, SubRecord};
+use crate::core::compression::Compression;
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamService};
 use crate::core::send_queue::Parcel;
 
@@ -39,23 +41,31 @@ impl Making {
 }
 
 /// Makes a record.
-fn make(record: Making) -> PutRecord {
-    match record {
-        Making::One(record) => record,
-        Making::Many(packing, rows) => {
-            let packed = aggregation::pack(packing, &rows);
-            PutRecord {
-                key: packed.key,
-                explicit_hash_key: packed.explicit_hash_key,
-                data: packed.data,
-            }
+async fn make(record: Making) -> PutRecord {
+    let (packing, rows) = match record {
+        Making::One(record) => return record,
+        Making::Many(packing, rows) => (packing, rows),
+    };
+    let packed = match packing.compression {
+        Compression::None => aggregation::pack(packing, &rows),
+        Compression::Gzip | Compression::Zstd => {
+            let bytes = rows.iter().map(|row| row.body.len()).sum();
+            heavy::compress(bytes, move || aggregation::pack(packing, &rows)).await
         }
+    };
+    PutRecord {
+        key: packed.key,
+        explicit_hash_key: packed.explicit_hash_key,
+        data: packed.data,
     }
 }
 
 /// A call, from the making of its records to its answer.
-pub(super) async fn put(service: Arc<dyn StreamService>, records: Vec<Making>) -> Made {
-    let records: Vec<PutRecord> = records.into_iter().map(make).collect();
+pub(super) async fn put(service: Arc<dyn StreamService>, making: Vec<Making>) -> Made {
+    let mut records = Vec::with_capacity(making.len());
+    for record in making {
+        records.push(make(record).await);
+    }
     let weight = |record: &PutRecord| record.data.len() + record.key.len();
     Made {
         weights: records.iter().map(weight).collect(),
