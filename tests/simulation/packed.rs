@@ -19,8 +19,9 @@ pub(crate) struct Packed {
 
 /// The seeds of this remainder by 8 aggregate in the format of KPL.
 pub(crate) const KPL_SEEDS: u64 = 2;
-/// The seeds of this remainder by 8 aggregate lines.
-pub(crate) const NDJSON_SEEDS: u64 = 3;
+/// The seeds of this remainder by 8, which have letters and replays, aggregate by
+/// chance.
+const LETTER_SEEDS: u64 = 3;
 
 impl Packed {
     /// From a dice of its own: the rest of a plan is what it was.
@@ -28,7 +29,12 @@ impl Packed {
         let mut dice = Dice::new(!seed);
         let aggregation = match seed % 8 {
             KPL_SEEDS => Aggregation::Kpl,
-            NDJSON_SEEDS => Aggregation::Ndjson,
+            LETTER_SEEDS => *dice.pick(&[
+                Aggregation::None,
+                Aggregation::Kpl,
+                Aggregation::Ndjson,
+                Aggregation::Ndjson,
+            ]),
             _ => Aggregation::None,
         };
         let compression = match aggregation {
@@ -44,6 +50,14 @@ impl Packed {
             aggregation,
             max_bytes: *dice.pick(&[1_000, 4_000, 50_000]),
             compression,
+        }
+    }
+
+    /// Without compression: it would make good rows of those that are too large.
+    pub(crate) fn plain(self) -> Self {
+        Self {
+            compression: Compression::None,
+            ..self
         }
     }
 

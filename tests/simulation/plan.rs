@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::database::Defect;
 use crate::dice::Dice;
 use crate::kinesis::Takes;
 use crate::limits::Model;
@@ -214,6 +215,9 @@ impl Plan {
         }
         plan.events = events;
         plan.focus(dice);
+        if plan.poison.kinds.contains(&Defect::TooLarge) {
+            plan.packed = plan.packed.plain();
+        }
         plan
     }
 
