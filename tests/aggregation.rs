@@ -91,8 +91,16 @@ async fn the_library_of_aws_finds_every_row_of_a_kpl_record_in_order() {
         })
         .await;
         assert!(records.len() * 10 < rows.len(), "{} records", records.len());
+        let of = |metric| relay.metric(metric, &[("pipeline", "events")]);
+        let weight = |record: &Arrived| record.data.len() + record.partition_key.len();
+        let bytes: usize = records.iter().map(weight).sum();
+        let units: usize = records.iter().map(|one| weight(one).div_ceil(25_000)).sum();
+        assert_eq!(of("tidegate_records_stored_total"), records.len() as f64);
+        assert_eq!(of("tidegate_bytes_stored_total"), bytes as f64);
+        assert_eq!(of("tidegate_put_units_total"), units as f64);
+        assert_eq!(of("tidegate_rows_delivered_total"), rows.len() as f64 + 1.0);
         for record in &records {
-            let weight = record.data.len() + record.partition_key.len();
+            let weight = weight(record);
             assert!(weight <= 50_000, "{weight} bytes");
         }
         let found = library::rows_of(&records);
