@@ -60,7 +60,7 @@ impl Poison {
             let rows = data.map(|data| deaggregate::rows("", &data, HashRange::ALL));
             rows.is_ok_and(|rows| rows.iter().any(|(_, row)| is_bad(row)))
         };
-        let refused = put.records.iter().any(|record| has_bad(record));
+        let refused = put.records.iter().any(has_bad);
         refused.then(|| CallFault::code("InvalidArgumentException"))
     }
 
