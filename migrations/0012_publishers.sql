@@ -70,7 +70,8 @@ $$;
 
 -- Operators and types are named with their schema: these two functions do not pin
 -- their search path (that costs more than all the rest), and must do the same
--- whatever the caller's path is.
+-- whatever the caller's path is. (unnest with several arrays is syntax, and means that
+-- of pg_catalog.)
 CREATE OR REPLACE FUNCTION tide.outbox_publish(
     name text, payload jsonb, headers jsonb DEFAULT '{}'::jsonb, dedup_key text DEFAULT NULL
 ) RETURNS bigint
@@ -119,7 +120,7 @@ BEGIN
             USING ERRCODE = '22023', HINT = 'Give arrays of the same length, or NULL for headers or dedup_keys.';
     END IF;
     PERFORM tide.check_message(m.payload, m.headers, m.dedup_key, pg_catalog.format(' of message %s', m.place))
-    FROM pg_catalog.unnest(payloads, outbox_publish_many.headers, dedup_keys)
+    FROM unnest(payloads, outbox_publish_many.headers, dedup_keys)
         WITH ORDINALITY AS m (payload, headers, dedup_key, place)
     WHERE m.payload IS NULL OR pg_catalog.jsonb_typeof(m.headers) OPERATOR(pg_catalog.<>) 'object'
         OR m.dedup_key OPERATOR(pg_catalog.=) '';
@@ -127,7 +128,7 @@ BEGIN
     WITH inserted AS (
         INSERT INTO tide.outbox_entry AS t (outbox_id, dedup_key, payload, headers)
         SELECT target, m.dedup_key, m.payload, coalesce(m.headers, '{}')
-        FROM pg_catalog.unnest(payloads, outbox_publish_many.headers, dedup_keys)
+        FROM unnest(payloads, outbox_publish_many.headers, dedup_keys)
             WITH ORDINALITY AS m (payload, headers, dedup_key, place)
         ORDER BY m.place
         RETURNING t.id
@@ -235,7 +236,23 @@ BEGIN
         AND NOT EXISTS (SELECT FROM tide.outbox_grant AS g WHERE g.grantee = revoked::regrole) THEN
         EXECUTE format('REVOKE SELECT ON tide.outbox_publishable FROM %I', role);
         EXECUTE format('REVOKE SELECT (id), INSERT (outbox_id, dedup_key, payload, headers) ON tide.outbox_entry FROM %I', role);
-        EXECUTE format('REVOKE EXECUTE ON FUNCTION tide.outbox_publish, tide.outbox_publish_many FROM %I', role);
+        EXECUTE format(
+            'REVOKE EXECUTE ON FUNCTION tide.outbox_publish, tide.outbox_publish_many, tide.refuse_publish, '
+            'tide.check_message, tide.check_name FROM %I', role);
+        -- The schema stays open to whoever has other rights in it.
+        IF NOT EXISTS (
+            SELECT FROM (
+                SELECT p.proacl AS acl FROM pg_proc AS p WHERE p.pronamespace = 'tide'::regnamespace
+                UNION ALL
+                SELECT c.relacl FROM pg_class AS c WHERE c.relnamespace = 'tide'::regnamespace
+                UNION ALL
+                SELECT t.attacl FROM pg_attribute AS t JOIN pg_class AS c ON c.oid = t.attrelid
+                WHERE c.relnamespace = 'tide'::regnamespace
+            ) AS held CROSS JOIN LATERAL aclexplode(held.acl) AS a
+            WHERE a.grantee = revoked
+        ) THEN
+            EXECUTE format('REVOKE USAGE ON SCHEMA tide FROM %I', role);
+        END IF;
     END IF;
     RETURN was_granted;
 END

@@ -150,6 +150,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     names CONSTANT text[] := '{tide_publisher,tide_relay,tide_operator,tide_reader}';
     one text;
+    is_granting boolean;
 BEGIN
     FOREACH one IN ARRAY names LOOP
         CONTINUE WHEN to_regrole(one) IS NOT NULL;
@@ -182,8 +183,10 @@ BEGIN
     END LOOP;
 
     -- Rights as they are and as they should be, each as the words of GRANT; PUBLIC
-    -- has none. What other roles were granted is none of our business.
-    FOR one IN
+    -- has none. What other roles were granted is none of our business. First revoked,
+    -- then looked at again and granted: what is revoked of a table goes from its
+    -- columns too.
+    FOREACH is_granting IN ARRAY ARRAY[false, true] LOOP FOR one IN
         WITH roles AS (
             SELECT r.oid, r.rolname::text AS name FROM pg_roles AS r WHERE r.rolname = ANY (names)
         ), objects AS (
@@ -221,12 +224,10 @@ BEGIN
         FROM wanted AS w
         FULL JOIN held ON held.named = w.named AND held.privilege = w.privilege AND held.role = w.role
             AND coalesce(held.part, '') = coalesce(w.part, '')
-        WHERE w.named IS NULL OR held.named IS NULL
-        -- Revoking a right of a whole table takes it of the columns too: first.
-        ORDER BY w.named IS NOT NULL, coalesce(w.part, held.part) IS NOT NULL
+        WHERE CASE WHEN is_granting THEN held.named IS NULL ELSE w.named IS NULL END
     LOOP
         EXECUTE one;
-    END LOOP;
+    END LOOP; END LOOP;
 END
 $$;
 COMMENT ON FUNCTION tide.grant_roles() IS
