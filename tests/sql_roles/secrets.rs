@@ -105,7 +105,7 @@ async fn no_secret_shows_anywhere_while_a_relay_works_and_fails() {
         ("AWS_ACCESS_KEY_ID", "AKIACaNaRy0000000002"),
         ("AWS_SECRET_ACCESS_KEY", PROCESS_SECRET),
         // What somebody who looks for a mistake would set.
-        ("TIDEGATE__LOG__FILTER", "debug"),
+        ("TIDEGATE__LOG__FILTER", "trace"),
     ];
     let relay = world.relay_with(&settings).await;
     let mut rows = world.publish_many("good", 50, 5, 20).await;
@@ -223,7 +223,7 @@ async fn commands_that_fail_do_not_show_the_database_url() {
         ] {
             let environment = [
                 ("DATABASE_URL".to_owned(), url.clone()),
-                ("TIDEGATE__LOG__FILTER".to_owned(), "debug".to_owned()),
+                ("TIDEGATE__LOG__FILTER".to_owned(), "trace".to_owned()),
             ];
             let output = program(&environment)
                 .args(command)
