@@ -262,7 +262,10 @@ async fn the_right_to_insert_into_the_table_is_the_right_to_publish_to_all() {
     assert_refused(&app, PUBLISH, "42501", &[]).await;
     run(
         &house.owner,
-        &format!("GRANT INSERT ON tide.outbox_message TO {login}"),
+        &format!(
+            "GRANT SELECT ON tide.outbox TO {login};
+            GRANT SELECT, INSERT ON tide.outbox_message TO {login}"
+        ),
     )
     .await;
     value::<i64>(&app, PUBLISH).await;
