@@ -62,6 +62,7 @@ fn body(key: &str, id: i64) -> Bytes {
 fn record(key: &str, id: i64) -> PutRecord {
     PutRecord {
         key: key.into(),
+        explicit_hash_key: None,
         data: body(key, id),
     }
 }
@@ -241,6 +242,7 @@ async fn a_full_call_passes_and_a_larger_one_blames_a_record() {
     let full: Vec<PutRecord> = (0..5)
         .map(|_| PutRecord {
             key: "k".into(),
+            explicit_hash_key: None,
             data: data.clone(),
         })
         .collect();

@@ -57,6 +57,7 @@ fn impatient() -> KinesisTimeouts {
 fn record(key: &str) -> PutRecord {
     PutRecord {
         key: key.into(),
+        explicit_hash_key: None,
         data: format!("data of {key}").into_bytes().into(),
     }
 }

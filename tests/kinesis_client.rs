@@ -33,6 +33,7 @@ fn two_records() -> Vec<PutRecord> {
     ["a", "b"]
         .map(|key| PutRecord {
             key: key.into(),
+            explicit_hash_key: None,
             data: Bytes::from_static(b"data"),
         })
         .into()

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tidegate::demo::emulator::EmulatorOptions;
 use tidegate::demo::faults::{Applied, CallFault, Often, Operation};
 use tidegate::demo::verdict::Committed;
@@ -129,9 +129,14 @@ fn assert_within_budget(relay: &Relay) {
 }
 
 /// Rows of 100 bytes wait while the stream refuses everything; then all arrive.
-async fn a_backlog_and_an_outage(rows: usize, outage: Duration, patience: Duration) {
+async fn a_backlog_and_an_outage(
+    definition: Value,
+    rows: usize,
+    outage: Duration,
+    patience: Duration,
+) {
     let world = world(8).await;
-    world.pipeline("events", json!({})).await;
+    world.pipeline("events", definition).await;
     let mut committed: Vec<Committed> = Vec::new();
     while committed.len() < rows {
         let some = (rows - committed.len()).min(100_000);
@@ -167,7 +172,18 @@ async fn a_backlog_and_an_outage(rows: usize, outage: Duration, patience: Durati
 async fn a_backlog_is_recovered_under_the_ceiling() {
     scenario_alone(
         3 * PATIENCE,
-        a_backlog_and_an_outage(60_000, Duration::from_secs(5), 2 * PATIENCE),
+        a_backlog_and_an_outage(json!({}), 60_000, Duration::from_secs(5), 2 * PATIENCE),
+    )
+    .await;
+}
+
+/// As large as records of many rows can be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_in_records_of_many_rows_is_recovered_under_the_ceiling() {
+    let definition = json!({"aggregation": "kpl", "aggregation_max_bytes": 1 << 20});
+    scenario_alone(
+        3 * PATIENCE,
+        a_backlog_and_an_outage(definition, 60_000, Duration::from_secs(5), 2 * PATIENCE),
     )
     .await;
 }
@@ -179,7 +195,7 @@ async fn two_million_rows_are_recovered_under_the_ceiling() {
     let patience = Duration::from_secs(1800);
     scenario_alone(
         2 * patience,
-        a_backlog_and_an_outage(2_000_000, Duration::from_secs(60), patience),
+        a_backlog_and_an_outage(json!({}), 2_000_000, Duration::from_secs(60), patience),
     )
     .await;
 }
@@ -188,9 +204,21 @@ async fn two_million_rows_are_recovered_under_the_ceiling() {
 /// 1 MiB, which compress to 12 KB in the table.
 #[tokio::test(flavor = "multi_thread")]
 async fn large_rows_behind_small_ones_stay_under_the_ceiling() {
+    large_rows_behind_small_ones(json!({})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_rows_that_are_compressed_stay_under_the_ceiling() {
+    let definition = json!({
+        "aggregation": "ndjson", "aggregation_max_bytes": 1 << 20, "compression": "zstd",
+    });
+    large_rows_behind_small_ones(definition).await;
+}
+
+async fn large_rows_behind_small_ones(definition: Value) {
     scenario_alone(3 * PATIENCE, async {
         let world = world(4).await;
-        world.pipeline("events", json!({})).await;
+        world.pipeline("events", definition).await;
         let mut committed = world.publish_many("events", 10_000, 100, 100).await;
         committed.extend(world.publish_many("events", 60, 100, 1_000_000).await);
         refuse_everything(&world);

@@ -43,6 +43,8 @@ mod many;
 mod node;
 #[path = "simulation/operator.rs"]
 mod operator;
+#[path = "simulation/packed.rs"]
+mod packed;
 #[path = "simulation/plan.rs"]
 mod plan;
 #[path = "simulation/poison.rs"]

@@ -133,12 +133,26 @@ async fn every_mistake_in_a_configuration_is_named() {
             &["\"ordering\"", "Expected \"key\"", "supports no other"],
         ),
         (
-            r#"{"aggregation": "kpl"}"#,
-            &["\"aggregation\"", "Expected \"none\""],
+            r#"{"aggregation": "avro"}"#,
+            &[
+                "\"aggregation\"",
+                "Expected \"none\", \"kpl\" or \"ndjson\"",
+            ],
         ),
         (
-            r#"{"compression": "gzip"}"#,
-            &["\"compression\"", "Expected \"none\""],
+            r#"{"aggregation": "kpl", "aggregation_max_bytes": 500}"#,
+            &["\"aggregation_max_bytes\": 500", "from 1000 to 1048576"],
+        ),
+        (
+            r#"{"aggregation_max_bytes": 50000}"#,
+            &[
+                "\"aggregation_max_bytes\" needs aggregation",
+                "\"kpl\" or \"ndjson\"",
+            ],
+        ),
+        (
+            r#"{"compression": "lz4"}"#,
+            &["\"compression\"", "Expected \"none\", \"gzip\" or \"zstd\""],
         ),
         (
             r#"{"on_poison": "skip"}"#,
@@ -326,7 +340,7 @@ async fn a_full_configuration_is_accepted() {
         "access_key_id": "AKIAIOSFODNN7EXAMPLE", "secret_access_key": "${file:/run/secrets/key}",
         "session_token": "token", "role_arn": "arn:aws:iam::123456789012:role/path/relay", "external_id": "id",
         "batch_size": 500, "weight": 1, "tenant": "acme", "format": "cloudevents", "ordering": "key",
-        "aggregation": "none", "compression": "none", "on_poison": "block_key", "on_missing": {"default": "unknown"},
+        "aggregation": "kpl", "aggregation_max_bytes": 100000, "compression": "zstd", "on_poison": "block_key", "on_missing": {"default": "unknown"},
         "rate_limit": {"enabled": true, "max_messages_per_second": 0.5, "burst_size": 10, "max_bytes_per_second": 1}
     });
     sqlx::query("SELECT tide.relay_set_outbox('p', 'a', 'g', $1::text::jsonb)")

@@ -61,6 +61,14 @@ impl Sendable for RoutedRow {
     fn weight(&self) -> usize {
         self.envelope.weight()
     }
+
+    fn key_bytes(&self) -> usize {
+        self.envelope.key.len()
+    }
+
+    fn is_of_key_of(&self, other: &Self) -> bool {
+        self.envelope.key == other.envelope.key
+    }
 }
 
 /// Rows of one flow, in delivery order. Reader to router, router to writer.

@@ -8,6 +8,7 @@ mod budgets;
 pub mod child;
 pub mod clock;
 pub mod fault;
+mod heavy;
 pub mod holder;
 pub mod messages;
 pub mod outbox_reader;

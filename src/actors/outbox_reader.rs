@@ -13,6 +13,7 @@ mod letters;
 mod news;
 mod parking;
 mod parts;
+mod rendering;
 mod resend;
 mod resharding;
 mod room;
@@ -158,6 +159,7 @@ impl OutboxReader {
                 spec.weight,
                 spec.batch_size,
             )),
+            packing: spec.packing(),
         };
         let tag = Arc::new(FlowTag {
             pipeline: Arc::clone(&spec.name),
@@ -185,6 +187,8 @@ impl OutboxReader {
         let renderer = Renderer {
             template: spec.partition_key.clone(),
             format: spec.format,
+            aggregation: spec.aggregation,
+            compression: spec.compression,
             outbox: parts.outbox,
             tenant: Arc::clone(&spec.tenant),
             on_missing: spec.on_missing.clone(),

@@ -7,6 +7,8 @@
 
 mod handing_over;
 mod orders;
+mod records;
+mod settling;
 mod showing;
 
 use std::collections::BTreeMap;
@@ -19,23 +21,20 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
-use super::messages::{
-    Batch, Orders, Outcomes, PurgeVoid, Purpose, RejectedRow, RoutedRow, StopNow, UnexpectedShard,
-};
+use super::messages::{Batch, Orders, Outcomes, PurgeVoid, RoutedRow, StopNow, UnexpectedShard};
 use super::permits::FlowTag;
 use super::pulse::Pulse;
 use super::stream_router::{StreamKey, StreamRouter};
 use super::violations;
-use crate::admin::metrics::{CallOutcome, Metrics, RetryReason, ShardMetrics};
+use crate::admin::metrics::{CallOutcome, Metrics, ShardMetrics};
 use crate::admin::status::{StatusBoard, WaitStatus};
-use crate::core::dead_letter::OnPoison;
-use crate::core::dispatch::{Answer, Dispatch, Next, Rejected, SharedBudget};
-use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamService};
-use crate::core::position::Seq;
+use crate::core::dispatch::{Answer, Dispatch, Next, SharedBudget};
+use crate::core::ports::{CallFailure, RecordOutcome, StreamService};
 use crate::core::routing::HandoverId;
-use crate::core::send_queue::FlowId;
+use crate::core::send_queue::{FlowId, Parcel};
 use crate::core::shard_map::ShardId;
 use crate::core::time::Moment;
+use records::{Made, Making};
 
 /// What a writer is made of.
 #[derive(Clone)]
@@ -82,7 +81,7 @@ pub struct ShardWriter {
 }
 
 struct CallDone {
-    answer: Result<Vec<RecordOutcome>, CallFailure>,
+    made: Made,
     took: Duration,
 }
 
@@ -91,7 +90,7 @@ impl ShardWriter {
     #[must_use]
     pub fn new(parts: WriterParts, note: ExitNote) -> Self {
         let now = parts.clock.now();
-        let dispatch = Dispatch::new(Arc::clone(&parts.budget), now);
+        let dispatch = Dispatch::new(parts.shard.clone(), Arc::clone(&parts.budget), now);
         Self {
             called_at: now,
             parts,
@@ -158,31 +157,22 @@ impl ShardWriter {
         let is_key_limited = self.dispatch.is_key_limited();
         self.parts.metrics.key_limited(is_key_limited);
         let in_flight = self.dispatch.in_flight();
-        let record = |row: &RoutedRow| PutRecord {
-            key: Arc::clone(&row.envelope.key),
-            data: row.envelope.body.clone(),
-        };
-        let records: Vec<PutRecord> = in_flight.iter().map(|taken| record(&taken.row)).collect();
-        let bytes: usize = in_flight
-            .iter()
-            .map(|taken| taken.row.envelope.weight())
-            .sum();
-        self.parts.metrics.offered(records.len(), bytes);
+        let records: Vec<Making> = in_flight.iter().map(Making::of).collect();
         let service = Arc::clone(&self.parts.service);
         let began = self.parts.clock.now();
         self.called_at = began;
-        let call = self
-            .parts
-            .workers
-            .spawn(async move { service.put(records).await });
+        let call = self.parts.workers.spawn(records::put(service, records));
         let clock = self.parts.clock;
         let done = async move {
-            let answer = call.await.unwrap_or_else(|error| {
+            let made = call.await.unwrap_or_else(|error| {
                 let reason = format!("the call's task ended: {error}");
-                Err(CallFailure::Unknown { reason })
+                Made {
+                    weights: Vec::new(),
+                    answer: Err(CallFailure::Unknown { reason }),
+                }
             });
             let took = clock.now().since(began);
-            CallDone { answer, took }
+            CallDone { made, took }
         };
         context.spawn(done.into_actor(self).map(|done, writer, context| {
             writer.call_done(done, context);
@@ -192,16 +182,20 @@ impl ShardWriter {
     fn call_done(&mut self, done: CallDone, context: &mut Context<Self>) {
         fault::point("shard_writer.CallDone");
         fault::strike("shard_writer", self.parts.stream.label());
-        self.note_trouble(&done.answer);
-        let reason = retry_reason(&done.answer);
-        self.count_retries(&done.answer, reason);
-        self.tell_of_refusal(&done.answer);
+        let Made { weights, answer } = done.made;
+        self.dispatch.weighed(&weights);
+        let in_flight = self.dispatch.in_flight();
+        let bytes: usize = in_flight.iter().map(Parcel::weight).sum();
+        self.parts.metrics.offered(in_flight.len(), bytes);
+        self.note_trouble(&answer);
+        self.count_records(&answer);
+        self.tell_of_refusal(&answer);
         let offered = self.dispatch.in_flight().len();
-        let outcome = call_outcome(&done.answer);
+        let outcome = call_outcome(&answer);
         let random = fastrand::f64();
         let answer = self
             .dispatch
-            .answered(done.answer, self.parts.clock.now(), random);
+            .answered(answer, self.parts.clock.now(), random);
         self.parts.metrics.call(outcome, done.took);
         self.report_call(&answer, offered);
         self.say_where(&answer);
@@ -231,51 +225,20 @@ impl ShardWriter {
         }
     }
 
-    fn count_retries(
-        &self,
-        answer: &Result<Vec<RecordOutcome>, CallFailure>,
-        whole: Option<RetryReason>,
-    ) {
-        let in_flight = self.dispatch.in_flight();
-        for (place, taken) in in_flight.iter().enumerate() {
-            let reason = match answer {
-                Err(_) => whole,
-                Ok(outcomes) => match outcomes.get(place) {
-                    None => Some(RetryReason::Unknown),
-                    Some(RecordOutcome::Stored { .. }) => None,
-                    Some(RecordOutcome::Throttled) => Some(RetryReason::Throttled),
-                    Some(RecordOutcome::Failed { .. }) => Some(RetryReason::Failed),
-                },
-            };
-            let Some(reason) = reason else {
-                continue;
-            };
-            let metrics = &taken.row.ticket.tag().metrics;
-            metrics.retried(1, reason);
-            if reason == RetryReason::Throttled {
-                metrics.throttled(1);
-            }
-        }
-    }
-
     fn report_call(&mut self, answer: &Answer<RoutedRow>, offered: usize) {
         let bytes: usize = answer
             .stored
             .iter()
-            .map(|stored| stored.row.envelope.weight())
+            .map(|stored| stored.parcel.weight())
             .sum();
         self.parts.metrics.accepted(answer.stored.len(), bytes);
         if answer.throttled > 0 {
             self.parts.metrics.throttled(answer.throttled);
             tracing::debug!(shard = %self.parts.shard, throttled = answer.throttled, offered, "throttled");
         }
-        let surprise = answer
-            .stored
-            .iter()
-            .find(|stored| stored.shard != self.parts.shard);
-        if let Some(stored) = surprise {
+        if let Some(shard) = &answer.surprise {
             let message = UnexpectedShard {
-                shard: stored.shard.clone(),
+                shard: shard.clone(),
             };
             if self.parts.router.try_send(message).is_err() {
                 tracing::debug!(shard = %self.parts.shard, "the router is gone");
@@ -283,7 +246,7 @@ impl ShardWriter {
         }
         let highest = answer.stored.iter().map(|stored| &stored.sequence);
         let highest = highest.max_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
-        let Some(highest) = highest.filter(|_| surprise.is_none()) else {
+        let Some(highest) = highest.filter(|_| answer.surprise.is_none()) else {
             return;
         };
         let (new, old) = (
@@ -296,79 +259,7 @@ impl ShardWriter {
             self.last_sequence.clone_from(highest);
         }
     }
-
-    /// Frees the permits of stored rows and tells the readers.
-    fn settle(&mut self, answer: Answer<RoutedRow>) {
-        let mut per_flow: BTreeMap<FlowId, Settled> = BTreeMap::new();
-        for stored in answer.stored {
-            let RoutedRow {
-                envelope, ticket, ..
-            } = stored.row;
-            let flow = ticket.tag().flow.id;
-            let tag = ticket.settle();
-            tag.metrics.delivered(1, envelope.weight());
-            let entry = per_flow.entry(flow).or_insert_with(|| (tag, Vec::new()));
-            entry.1.push((envelope.seq, envelope.hash));
-        }
-        if !per_flow.is_empty() {
-            self.parts.pulse.progress();
-        }
-        for (tag, stored) in per_flow.into_values() {
-            tell(
-                &tag,
-                Outcomes {
-                    stored,
-                    rejected: None,
-                    unsent: Vec::new(),
-                },
-            );
-        }
-        if let Some(rejected) = answer.rejected {
-            self.give_up(rejected);
-        }
-    }
-
-    /// The service does not take a row: what follows of its key is the pipeline's
-    /// choice.
-    fn give_up(&mut self, rejected: Rejected<RoutedRow>) {
-        let (flow, hash) = (rejected.flow, rejected.row.envelope.hash);
-        let tag = Arc::clone(rejected.row.ticket.tag());
-        let policy = match rejected.row.purpose {
-            Purpose::Live => tag.on_poison,
-            Purpose::Letter if tag.on_poison == OnPoison::BlockKey => OnPoison::BlockKey,
-            Purpose::Letter | Purpose::Again => OnPoison::Park,
-        };
-        let unsent = match policy {
-            OnPoison::Park => {
-                self.dispatch.pass_over(flow, hash);
-                Vec::new()
-            }
-            OnPoison::BlockKey => {
-                tag.rejected_keys.add(hash);
-                self.dispatch.take_key(flow, hash)
-            }
-            // The key stays held: its reader ends this flow.
-            OnPoison::Halt => Vec::new(),
-        };
-        let reason = format!(
-            "Kinesis refuses the record: {} ({})",
-            rejected.message, rejected.code
-        );
-        let rejected = RejectedRow {
-            row: rejected.row,
-            reason,
-        };
-        let outcomes = Outcomes {
-            stored: Vec::new(),
-            rejected: Some(rejected),
-            unsent,
-        };
-        tell(&tag, outcomes);
-    }
 }
-
-/// Rows of one flow that are in the stream, with their hash keys.
-type Settled = (Arc<FlowTag>, Vec<(Seq, u128)>);
 
 fn tell(tag: &Arc<FlowTag>, mut outcomes: Outcomes) {
     if fault::forgets("shard_writer.tell") {
@@ -380,17 +271,6 @@ fn tell(tag: &Arc<FlowTag>, mut outcomes: Outcomes) {
     }
     if tag.reader.try_send(outcomes).is_err() {
         tracing::debug!(pipeline = %tag.pipeline, "outcomes of a reader that is gone");
-    }
-}
-
-fn retry_reason(answer: &Result<Vec<RecordOutcome>, CallFailure>) -> Option<RetryReason> {
-    match answer {
-        Ok(_) => None,
-        Err(CallFailure::Throttled { .. }) => Some(RetryReason::Throttled),
-        Err(CallFailure::Unknown { .. }) => Some(RetryReason::Unknown),
-        Err(CallFailure::Credentials { .. }) => Some(RetryReason::Credentials),
-        Err(CallFailure::Operator { .. }) => Some(RetryReason::Operator),
-        Err(CallFailure::BadRecord { .. }) => Some(RetryReason::Failed),
     }
 }
 

@@ -13,7 +13,9 @@ use super::pipeline_reader::{self, Origin};
 use super::problem::ConfigProblem;
 use super::settings::Settings;
 use super::table::{Report, Table, Typing};
+use crate::core::aggregation::{Aggregation, Container, Packing};
 use crate::core::body::BodyFormat;
+use crate::core::compression::Compression;
 use crate::core::dead_letter::OnPoison;
 use crate::core::ports::PipelineName;
 use crate::core::template::KeyTemplate;
@@ -41,6 +43,12 @@ pub struct PipelineSpec {
     pub format: BodyFormat,
     /// The most of its records in one PutRecords call: 1 to 500.
     pub batch_size: usize,
+    /// Whether its rows share records, and in what form.
+    pub aggregation: Aggregation,
+    /// The most a record that rows share weighs, partition key included, in bytes.
+    pub aggregation_max_bytes: usize,
+    /// How what it sends is compressed.
+    pub compression: Compression,
     /// What becomes of a row that can never be sent.
     pub on_poison: OnPoison,
     /// The text that stands for a variable the row lacks; `None`: such a row can
@@ -102,6 +110,21 @@ pub struct ShardBudgetSettings {
 // === impl PipelineSpec ===
 
 impl PipelineSpec {
+    /// How its rows share records, if they do.
+    #[must_use]
+    pub fn packing(&self) -> Option<Packing> {
+        let container = self.aggregation.container()?;
+        Some(Packing {
+            container,
+            // The rows of the other container are compressed one by one, before.
+            compression: match container {
+                Container::Kpl => Compression::None,
+                Container::Ndjson => self.compression,
+            },
+            max_bytes: self.aggregation_max_bytes,
+        })
+    }
+
     /// Reads a pipeline as a database defines it. `config` is the object given to
     /// `tide.relay_set_outbox`.
     ///

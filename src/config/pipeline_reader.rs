@@ -10,7 +10,9 @@ use super::pipeline::{
 };
 use super::settings::Settings;
 use super::table::Table;
+use crate::core::aggregation::{Aggregation, DEFAULT_MAX_BYTES, LEAST_MAX_BYTES, MOST_MAX_BYTES};
 use crate::core::body::BodyFormat;
+use crate::core::compression::Compression;
 use crate::core::dead_letter::OnPoison;
 use crate::core::render::MAX_KEY_CHARACTERS;
 use crate::core::template::KeyTemplate;
@@ -64,8 +66,11 @@ pub(super) fn read(
     let tenant = table.name("tenant").unwrap_or(DEFAULT_TENANT);
     let weight = table.integer("weight", 1..=1000);
     only(table, "ordering", "key");
-    only(table, "aggregation", "none");
-    only(table, "compression", "none");
+    let (aggregation, aggregation_max_bytes) = read_aggregation(table);
+    let compression = table.choice(
+        "compression",
+        &Compression::ALL.map(|one| (one.as_str(), one)),
+    );
     let on_poison = table.choice(
         "on_poison",
         &OnPoison::ALL.map(|choice| (choice.name(), choice)),
@@ -84,6 +89,9 @@ pub(super) fn read(
         partition_key: partition_key.unwrap_or_default(),
         format: format.unwrap_or_default(),
         batch_size: usize::try_from(batch_size).ok()?,
+        aggregation,
+        aggregation_max_bytes,
+        compression: compression.unwrap_or_default(),
         on_poison: on_poison.unwrap_or_default(),
         on_missing,
         rate_limit,
@@ -277,6 +285,24 @@ fn read_rate_limit(table: &mut Table<'_, '_>) -> Option<RateLimit> {
         table.refuse("rate_limit", "enabled without a limit", expected);
     }
     (enabled && has_rate).then_some(limit)
+}
+
+/// Whether rows share records, and up to what weight.
+fn read_aggregation(table: &mut Table<'_, '_>) -> (Aggregation, usize) {
+    let one = table.choice(
+        "aggregation",
+        &Aggregation::ALL.map(|one| (one.as_str(), one)),
+    );
+    let one = one.unwrap_or_default();
+    let is_alone = table.value("aggregation").is_none();
+    let is_given = table.value("aggregation_max_bytes").is_some();
+    let range = LEAST_MAX_BYTES..=MOST_MAX_BYTES;
+    let max_bytes = table.bytes_within("aggregation_max_bytes", range);
+    if is_given && is_alone {
+        let expected = "aggregation = \"kpl\" or \"ndjson\" beside it";
+        table.refuse("aggregation_max_bytes", "given alone", expected);
+    }
+    (one, max_bytes.unwrap_or(DEFAULT_MAX_BYTES))
 }
 
 /// The text that stands for a missing variable; `None`: the row is poison.

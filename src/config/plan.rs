@@ -281,6 +281,9 @@ fn compare_specs(old: &PipelineSpec, new: &PipelineSpec, found: &mut Differences
         partition_key,
         format,
         batch_size,
+        aggregation,
+        aggregation_max_bytes,
+        compression,
         on_poison,
         on_missing,
         rate_limit,
@@ -305,6 +308,12 @@ fn compare_specs(old: &PipelineSpec, new: &PipelineSpec, found: &mut Differences
     found.restarts("external_id", *external_id != new_client.external_id);
     found.restarts("partition_key", *partition_key != new.partition_key);
     found.restarts("format", *format != new.format);
+    found.restarts("aggregation", *aggregation != new.aggregation);
+    found.restarts(
+        "aggregation_max_bytes",
+        *aggregation_max_bytes != new.aggregation_max_bytes,
+    );
+    found.restarts("compression", *compression != new.compression);
     found.restarts("tenant", *tenant != new.tenant);
     found.restarts("on_poison", *on_poison != new.on_poison);
     found.restarts("on_missing", *on_missing != new.on_missing);

@@ -290,6 +290,26 @@ impl<'v, 'r> Table<'v, 'r> {
         })
     }
 
+    /// A size with a unit, or a whole number of bytes where the key's name says
+    /// that it counts bytes, within a range.
+    pub(super) fn bytes_within(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<usize>,
+    ) -> Option<usize> {
+        let (least, most) = (range.start(), range.end());
+        let expected =
+            format!("a whole number of bytes from {least} to {most}, or {EXPECTED_SIZE}");
+        self.read(key, expected, |value| {
+            let bytes = match value.as_str() {
+                Some(text) => text.parse().ok().map(ByteSize::bytes),
+                None => value.as_u64(),
+            };
+            let bytes = usize::try_from(bytes?).ok();
+            bytes.filter(|bytes| range.contains(bytes))
+        })
+    }
+
     /// A duration with units within a range.
     pub(super) fn duration(
         &mut self,

@@ -97,8 +97,11 @@ impl Cost {
 pub struct Waiting {
     /// All of it that one call could take.
     pub all: Cost,
-    /// The bytes of the record that goes first.
+    /// The least bytes of the record that goes first.
     pub next_bytes: u64,
+    /// The bytes it has when it is given the time to fill: a record of many rows
+    /// that is cut to what the budget has at the moment costs more PUT units.
+    pub record_bytes: u64,
 }
 
 const fn round_up(bytes: u64) -> u64 {
@@ -219,7 +222,7 @@ impl ShardBudget {
             .clamp(1.0, self.deepest_records());
         let wanted_bytes = (waiting.all.charged_bytes() as f64)
             .min(self.byte_rate() * pace)
-            .max(round_up(waiting.next_bytes) as f64)
+            .max(round_up(waiting.next_bytes.max(waiting.record_bytes)) as f64)
             .min(self.deepest_bytes());
         let missing_seconds = ((wanted_records - self.record_tokens) / self.record_rate())
             .max((wanted_bytes - self.byte_tokens) / self.byte_rate());
@@ -258,6 +261,18 @@ impl ShardBudget {
             bytes: cost.charged_bytes(),
         });
         self.calls
+    }
+
+    /// A call in flight has only `bytes`, known once its records were compressed.
+    pub fn was_lighter(&mut self, call: CallNumber, bytes: u64) {
+        let mut calls = self.recent.iter_mut().rev();
+        let Some(call) = calls.find(|offered| offered.call == call) else {
+            return;
+        };
+        let saved = call.bytes.saturating_sub(round_up(bytes));
+        call.bytes -= saved;
+        self.recent_bytes -= saved;
+        self.byte_tokens += saved as f64;
     }
 
     /// What [`super::sabotage::Bug::RefundThrottled`] does.

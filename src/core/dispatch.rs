@@ -5,6 +5,15 @@
 //! call, never more), *backing off* (the last call failed as a whole). Rows that
 //! were not confirmed go back to the head of their keys before anything else
 //! happens, so no order can be lost between two calls.
+//!
+//! A record of several rows was gathered for the hash keys of this shard. When the
+//! service put it into another one (the stream was resharded, or it does not go by
+//! keys), consumers may leave out what does not belong there: such a record is
+//! *misplaced*, its rows go again, and for a while each row is a record of its own,
+//! which is right wherever it goes.
+
+mod answer;
+mod search;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,9 +23,11 @@ use super::budget::{CallNumber, Cost, Grant, ShardBudget, ShardLimits};
 use super::invariants::{self, Invariant, Violation, Violations};
 use super::ports::{CallFailure, RecordOutcome};
 use super::sabotage::{self, Bug};
-use super::send_queue::{Flow, FlowId, SendQueue, Sendable, Taken};
+use super::send_queue::{CallRules, Flow, FlowId, Parcel, SendQueue, Sendable, Sharing, Turn};
 use super::shard_map::ShardId;
 use super::time::Moment;
+
+pub use answer::{Answer, Rejected, Stored};
 
 /// The most a PutRecords call takes: 500 records and 10 MiB with partition keys
 /// (`docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html`).
@@ -29,6 +40,13 @@ pub const CALL_LIMIT: Cost = Cost {
 const SOON: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// Somebody must act: try slowly.
 const SLOWLY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// After a record was misplaced no rows share one for so long: the shard is gone, and
+/// the router will have heard of it by then.
+const ROWS_APART_FOR: Duration = Duration::from_secs(60);
+
+/// No call has more rows, in records of many: a bound for what one answer settles.
+const MOST_ROWS: usize = 100_000;
 
 /// So many records in a row may be blamed without one that was stored. Whoever
 /// refuses more does not refuse these records: what is asked for is not accepted
@@ -50,63 +68,25 @@ pub enum Next {
     Nothing,
 }
 
-/// A row that is in the stream.
-#[derive(Debug)]
-pub struct Stored<T> {
-    /// The row.
-    pub row: T,
-    /// The shard it went to.
-    pub shard: ShardId,
-    /// Its sequence number there.
-    pub sequence: String,
-}
-
-/// What became of the rows of a call.
-#[derive(Debug)]
-pub struct Answer<T> {
-    /// In the stream.
-    pub stored: Vec<Stored<T>>,
-    /// Refused alone in a call: this very record is not acceptable. Nothing of its
-    /// key goes before [`Dispatch::pass_over`] or [`Dispatch::take_key`].
-    pub rejected: Option<Rejected<T>>,
-    /// To be sent again because the shard was over its limit.
-    pub throttled: usize,
-    /// To be sent again because the service failed on them.
-    pub failed: usize,
-    /// To be sent again because it is not known whether they were stored.
-    pub unknown: usize,
-    /// To be sent again because the whole call was refused.
-    pub refused: usize,
-}
-
-/// A record the service does not take.
-#[derive(Debug)]
-pub struct Rejected<T> {
-    /// Whose it is.
-    pub flow: FlowId,
-    /// The row.
-    pub row: T,
-    /// The service's error code.
-    pub code: String,
-    /// The service's message.
-    pub message: String,
-}
-
 /// The state of one writer.
 #[derive(Debug)]
 pub struct Dispatch<T> {
     queue: SendQueue<T>,
+    shard: ShardId,
     budget: SharedBudget,
-    in_flight: Vec<Taken<T>>,
+    in_flight: Vec<Parcel<T>>,
     /// The call in flight, as the budget knows it.
     call: CallNumber,
     passing: Backoff,
     lasting: Backoff,
     not_before: Moment,
-    most_records: usize,
+    most_rows: usize,
+    /// Told that it is not sure what hash keys the shard takes.
+    is_guessed: bool,
+    rows_apart_until: Option<Moment>,
     /// Rows of a refused call that may be the one that spoils it.
     suspects: usize,
-    /// Records given up since one was stored.
+    /// Rows given up since one was stored.
     unwitnessed: usize,
     violations: Violations,
     #[cfg(feature = "demo")]
@@ -114,18 +94,21 @@ pub struct Dispatch<T> {
 }
 
 impl<T: Sendable> Dispatch<T> {
-    /// An idle writer with this budget.
+    /// An idle writer of a shard with this budget.
     #[must_use]
-    pub fn new(budget: SharedBudget, now: Moment) -> Self {
+    pub fn new(shard: ShardId, budget: SharedBudget, now: Moment) -> Self {
         Self {
             queue: SendQueue::default(),
+            shard,
             budget,
             in_flight: Vec::new(),
             call: 0,
             passing: Backoff::new(SOON.0, SOON.1),
             lasting: Backoff::new(SLOWLY.0, SLOWLY.1),
             not_before: now,
-            most_records: most_call_records(),
+            most_rows: MOST_ROWS,
+            is_guessed: false,
+            rows_apart_until: None,
             suspects: 0,
             unwitnessed: 0,
             violations: Violations::default(),
@@ -157,9 +140,15 @@ impl<T: Sendable> Dispatch<T> {
         self.lasting.reset();
     }
 
-    /// The rows of the call in flight.
+    /// Whether the hash keys of the shard are guessed: then no record holds rows of
+    /// two, and which shard took it says nothing.
+    pub const fn guesses_range(&mut self, is_guessed: bool) {
+        self.is_guessed = is_guessed;
+    }
+
+    /// The records of the call in flight.
     #[must_use]
-    pub fn in_flight(&self) -> &[Taken<T>] {
+    pub fn in_flight(&self) -> &[Parcel<T>] {
         &self.in_flight
     }
 
@@ -202,18 +191,23 @@ impl<T: Sendable> Dispatch<T> {
             Grant::At(moment) => return Next::Wait(moment),
             Grant::Now(most) => most,
         };
-        let call_limit = Cost {
-            records: self.most_records as u64,
-            bytes: CALL_LIMIT.bytes,
+        let rules = CallRules {
+            limit: CALL_LIMIT,
+            rows: self.most_rows,
+            sharing: match self.rows_apart_until {
+                Some(until) if now < until => Sharing::Nothing,
+                Some(_) | None if self.is_guessed => Sharing::OneKey,
+                Some(_) | None => Sharing::AllKeys,
+            },
         };
         let before = self.in_flight.len();
-        self.in_flight = self.queue.take(most, call_limit);
+        self.in_flight = self.queue.take(most, rules);
         let cost = Cost {
             records: self.in_flight.len() as u64,
             bytes: self
                 .in_flight
                 .iter()
-                .map(|taken| taken.row.weight() as u64)
+                .map(|parcel| parcel.weight() as u64)
                 .sum(),
         };
         self.call = budget.charge(cost, now);
@@ -224,10 +218,10 @@ impl<T: Sendable> Dispatch<T> {
     }
 
     fn check_call(&mut self, before: usize, offered: Cost, limits: ShardLimits) {
-        let keys = self
-            .in_flight
-            .iter()
-            .map(|taken| (taken.flow, taken.row.hash()));
+        let keys = self.in_flight.iter().flat_map(|parcel| {
+            let flow = parcel.flow;
+            parcel.hashes().map(move |hash| (flow, hash))
+        });
         let is_one_per_key = invariants::one_per_key(keys);
         let found = &mut self.violations;
         found.check(
@@ -258,6 +252,21 @@ impl<T: Sendable> Dispatch<T> {
         self.violations.take()
     }
 
+    /// The records of the call in flight were made and weigh so much, each at most
+    /// what it was taken for: the budget gets the rest back.
+    pub fn weighed(&mut self, weights: &[usize]) {
+        let mut saved = 0;
+        for (parcel, weight) in self.in_flight.iter_mut().zip(weights) {
+            saved += parcel.weight().saturating_sub(*weight);
+            parcel.weighed(*weight);
+        }
+        if saved > 0 {
+            let bytes = self.in_flight.iter().map(|parcel| parcel.weight() as u64);
+            let bytes = bytes.sum();
+            self.budget().was_lighter(self.call, bytes);
+        }
+    }
+
     /// The call in flight has come back.
     pub fn answered(
         &mut self,
@@ -282,7 +291,7 @@ impl<T: Sendable> Dispatch<T> {
 
     fn answered_each(
         &mut self,
-        sent: Vec<Taken<T>>,
+        sent: Vec<Parcel<T>>,
         outcomes: Vec<RecordOutcome>,
         now: Moment,
         random: f64,
@@ -291,12 +300,25 @@ impl<T: Sendable> Dispatch<T> {
         #[cfg(feature = "demo")]
         let mut throttled_bytes = 0;
         let mut answer = Answer::nothing();
-        for (taken, outcome) in sent.into_iter().zip(outcomes) {
+        let mut stored_rows = 0;
+        for (parcel, outcome) in sent.into_iter().zip(outcomes) {
             match outcome {
                 RecordOutcome::Stored { shard, sequence } => {
-                    self.queue.confirmed(taken.flow, taken.row.hash());
+                    if shard != self.shard {
+                        answer.surprise = Some(shard.clone());
+                    }
+                    if self.is_misplaced(&parcel, &shard) {
+                        answer.misplaced += parcel.len();
+                        self.rows_apart_until = Some(now + ROWS_APART_FOR);
+                        self.queue.failed(parcel, Turn::Next);
+                        continue;
+                    }
+                    for hash in parcel.hashes() {
+                        self.queue.confirmed(parcel.flow, hash);
+                    }
+                    stored_rows += parcel.len();
                     answer.stored.push(Stored {
-                        row: taken.row,
+                        parcel,
                         shard,
                         sequence,
                     });
@@ -305,13 +327,13 @@ impl<T: Sendable> Dispatch<T> {
                     answer.throttled += 1;
                     #[cfg(feature = "demo")]
                     {
-                        throttled_bytes += taken.row.weight() as u64;
+                        throttled_bytes += parcel.weight() as u64;
                     }
-                    self.queue.failed(taken.flow, taken.row);
+                    self.queue.failed(parcel, Turn::Next);
                 }
                 RecordOutcome::Failed { .. } => {
                     answer.failed += 1;
-                    self.queue.failed(taken.flow, taken.row);
+                    self.queue.failed(parcel, Turn::Next);
                 }
             }
         }
@@ -332,13 +354,21 @@ impl<T: Sendable> Dispatch<T> {
         if !answer.stored.is_empty() {
             self.unwitnessed = 0;
         }
-        self.suspects = self.suspects.saturating_sub(answer.stored.len());
-        self.most_records = match self.suspects {
-            0 => (self.most_records * 2).min(most_call_records()),
-            // The bad record is among the rest: no larger call before it is found.
+        self.suspects = self.suspects.saturating_sub(stored_rows);
+        self.most_rows = match self.suspects {
+            0 => (self.most_rows * 2).min(MOST_ROWS),
+            // The bad row is among the rest: no larger call before it is found.
             rest => rest.div_ceil(2),
         };
         answer
+    }
+
+    /// Whether a record is in a shard where consumers may leave rows of it out.
+    #[must_use]
+    pub fn is_misplaced(&self, parcel: &Parcel<T>, shard: &ShardId) -> bool {
+        let is_guess = self.is_guessed && parcel.has_one_key();
+        let is_right = parcel.len() == 1 || *shard == self.shard || is_guess;
+        !is_right && !sabotage::is(Bug::MisplacedIsDelivered)
     }
 
     /// A rejected row is given up alone: the next of its key may go.
@@ -353,7 +383,7 @@ impl<T: Sendable> Dispatch<T> {
 
     fn answered_none(
         &mut self,
-        sent: Vec<Taken<T>>,
+        sent: Vec<Parcel<T>>,
         failure: CallFailure,
         now: Moment,
         random: f64,
@@ -409,69 +439,9 @@ impl<T: Sendable> Dispatch<T> {
         outcomes
     }
 
-    /// Halves the next call until the record that spoils it is alone. Suspects go
-    /// first, and no call grows before they are cleared, so each refusal is of half
-    /// the records of the one before: 500 are searched in at most 18 calls.
-    fn search_bad_record(
-        &mut self,
-        mut sent: Vec<Taken<T>>,
-        code: String,
-        message: String,
-    ) -> Answer<T> {
-        let mut answer = Answer::nothing();
-        if sent.len() == 1
-            && let Some(alone) = sent.pop()
-        {
-            self.suspects = 0;
-            self.unwitnessed += 1;
-            self.most_records = most_call_records();
-            answer.rejected = Some(Rejected {
-                flow: alone.flow,
-                row: alone.row,
-                code,
-                message,
-            });
-            return answer;
-        }
-        answer.refused = sent.len();
-        self.suspects = sent.len();
-        self.most_records = (sent.len() / 2).max(1);
-        for taken in sent.into_iter().rev() {
-            self.queue.failed_first(taken.flow, taken.row);
-        }
-        answer
-    }
-
-    /// No record is blamed any more: single ones are tried in turn, slowly, until
-    /// one is stored.
-    fn look_for_a_witness(&mut self, sent: Vec<Taken<T>>, now: Moment, random: f64) -> Answer<T> {
-        let mut answer = Answer::nothing();
-        answer.refused = sent.len();
-        self.suspects = 0;
-        self.most_records = 1;
-        self.not_before = now + self.lasting.after_failure(random);
-        for taken in sent {
-            self.queue.failed_last(taken.flow, taken.row);
-        }
-        answer
-    }
-
-    fn give_back(&mut self, sent: Vec<Taken<T>>) {
-        for taken in sent {
-            self.queue.failed(taken.flow, taken.row);
-        }
-    }
-}
-
-impl<T> Answer<T> {
-    const fn nothing() -> Self {
-        Self {
-            stored: Vec::new(),
-            rejected: None,
-            throttled: 0,
-            failed: 0,
-            unknown: 0,
-            refused: 0,
+    fn give_back(&mut self, sent: Vec<Parcel<T>>) {
+        for parcel in sent {
+            self.queue.failed(parcel, Turn::Next);
         }
     }
 }
@@ -483,11 +453,6 @@ fn taken_as_stored(records: usize) -> Vec<RecordOutcome> {
         sequence: String::new(),
     };
     vec![stored; records]
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "500")]
-const fn most_call_records() -> usize {
-    CALL_LIMIT.records as usize
 }
 
 #[cfg(test)]

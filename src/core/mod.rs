@@ -2,11 +2,13 @@
 //! actors. Time, randomness and answers come in as arguments.
 #![warn(missing_docs)]
 
+pub mod aggregation;
 pub mod backoff;
 pub mod body;
 pub mod budget;
 pub mod catalog;
 pub mod classify;
+pub mod compression;
 pub mod dead_letter;
 pub mod dispatch;
 pub mod event_id;

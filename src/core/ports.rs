@@ -383,6 +383,8 @@ pub struct StreamDescription {
 pub struct PutRecord {
     /// The partition key.
     pub key: Arc<str>,
+    /// The hash key that decides its shard in place of the partition key's.
+    pub explicit_hash_key: Option<u128>,
     /// The data.
     pub data: Bytes,
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::aggregation::Aggregation;
 use super::body::{BodyContext, BodyFormat};
+use super::compression::Compression;
 use super::event_id::event_id;
 use super::ports::Outbox;
 use super::position::{Seq, WindowNumber};
@@ -46,14 +48,14 @@ pub enum Poison {
         /// The variable, such as `payload.order`.
         name: String,
     },
-    /// Data and key together weigh more than the stream takes.
-    #[error("the record weighs {bytes} bytes with its key (the stream takes at most {limit})")]
+    /// Data and key together weigh more than can be sent.
+    #[error("the record weighs {bytes} bytes with its key (at most {limit} can be sent)")]
     RecordTooLarge {
         /// Its partition key.
         key: Arc<str>,
         /// What it weighs.
         bytes: usize,
-        /// What the stream takes.
+        /// What the stream takes, or what is tried to compress.
         limit: usize,
     },
 }
@@ -93,6 +95,10 @@ impl From<VariableError> for Poison {
     }
 }
 
+/// The largest payload that compression is tried on, in bytes: as much as the largest
+/// record that any stream takes. A row is in memory as it is before it is compressed.
+pub const MOST_TO_COMPRESS: usize = 10 * 1024 * 1024;
+
 /// Renders the rows of one pipeline.
 #[derive(Debug, Clone)]
 pub struct Renderer {
@@ -100,14 +106,18 @@ pub struct Renderer {
     pub template: KeyTemplate,
     /// What the data is made of.
     pub format: BodyFormat,
+    /// Whether the row will share a record, and in what form.
+    pub aggregation: Aggregation,
+    /// How the data, or the record it will share, is compressed.
+    pub compression: Compression,
     /// The outbox the rows are from.
     pub outbox: Outbox,
     /// The pipeline's tenant.
     pub tenant: Arc<str>,
     /// What stands for a variable that the row lacks, if anything may.
     pub on_missing: Option<Arc<str>>,
-    /// The most a record may weigh, data plus key, in bytes: what the stream
-    /// says of itself.
+    /// The most a record may weigh, data plus key, compressed, in bytes: what the
+    /// stream says of itself.
     pub max_record_bytes: usize,
 }
 
@@ -122,7 +132,7 @@ impl Renderer {
         let mut id_buffer = uuid::Uuid::encode_buffer();
         let event_id: &str = self.event_id(&row, &mut id_buffer);
         let key = self.key_of(&row, event_id)?;
-        let body = self.format.write(
+        let mut body = self.format.write(
             row,
             &BodyContext {
                 seq,
@@ -131,13 +141,33 @@ impl Renderer {
                 key: &key,
             },
         );
+        let key: Arc<str> = key.into();
+        let (body, bytes) = match self.aggregation {
+            Aggregation::None | Aggregation::Kpl => {
+                let body = self.compression.compress(body.into());
+                (body.clone(), body.len())
+            }
+            // A line, compressed together with others: how far is seen only where it
+            // matters.
+            Aggregation::Ndjson => {
+                body.push('\n');
+                let body = Bytes::from(body);
+                let is_large = body.len() + key.len() > self.max_record_bytes;
+                let bytes = if is_large {
+                    self.compression.compress(body.clone()).len()
+                } else {
+                    body.len()
+                };
+                (body, bytes)
+            }
+        };
+        let bytes = bytes + key.len();
         let envelope = Envelope {
             seq,
             hash: hash_key(&key),
-            key: key.into(),
-            body: Bytes::from(body),
+            key,
+            body,
         };
-        let bytes = envelope.weight();
         if bytes > self.max_record_bytes {
             return Err(Poison::RecordTooLarge {
                 key: envelope.key,
@@ -148,8 +178,18 @@ impl Renderer {
         Ok(envelope)
     }
 
+    /// A payload larger than this is not worth reading, in bytes: every body holds the
+    /// payload as it is.
+    #[must_use]
+    pub fn largest_payload(&self) -> usize {
+        match self.compression {
+            Compression::None => self.max_record_bytes,
+            Compression::Gzip | Compression::Zstd => self.max_record_bytes.max(MOST_TO_COMPRESS),
+        }
+    }
+
     /// What is wrong with a row whose payload alone weighs `payload_bytes`, more than
-    /// a record may: every body holds the payload as it is. `row` has of its payload
+    /// [`Self::largest_payload`]. `row` has of its payload
     /// what the key needs.
     #[must_use]
     pub fn too_large(&self, row: &OutboxRow, payload_bytes: usize) -> Poison {
@@ -159,7 +199,7 @@ impl Renderer {
             Ok(key) => Poison::RecordTooLarge {
                 bytes: payload_bytes + key.len(),
                 key: key.into(),
-                limit: self.max_record_bytes,
+                limit: self.largest_payload(),
             },
         }
     }
@@ -210,6 +250,8 @@ mod tests {
         Renderer {
             template: template.parse().expect("a template"),
             format: BodyFormat::Native,
+            aggregation: Aggregation::None,
+            compression: Compression::None,
             outbox: Outbox {
                 id: OutboxId(1),
                 name: "events".into(),
@@ -295,6 +337,41 @@ mod tests {
                 limit: weight - 1
             })
         );
+    }
+
+    #[test]
+    fn compressed_data_counts_against_the_limit_of_a_record() {
+        use crate::core::compression::decode::decompress;
+        let large = OutboxRow {
+            payload: format!("\"{}\"", "x".repeat(5_000)),
+            ..row(Some("k"))
+        };
+        for aggregation in Aggregation::ALL {
+            for compression in Compression::ALL {
+                let renderer = Renderer {
+                    aggregation,
+                    compression,
+                    max_record_bytes: 1_000,
+                    ..renderer("{dedup_key}")
+                };
+                let rendered = renderer.render(large.clone(), WindowNumber(1));
+                if compression == Compression::None {
+                    let error = rendered.expect_err("too large");
+                    assert_eq!(error.code(), "record_too_large");
+                    continue;
+                }
+                let body = rendered.expect("small enough").body;
+                let (is_line, plain) = match aggregation {
+                    Aggregation::Ndjson => (true, body.to_vec()),
+                    Aggregation::None | Aggregation::Kpl => {
+                        (false, decompress(compression, &body).expect("compressed"))
+                    }
+                };
+                assert_eq!(plain.ends_with(b"}\n"), is_line);
+                let json: serde_json::Value = serde_json::from_slice(&plain).expect("JSON");
+                assert_eq!(json["id"], 42);
+            }
+        }
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub enum Bug {
     ConfirmedLetterAgain,
     /// Rows of a replay are handed although rows were parked since they were read.
     ReplayPassesLetters,
+    /// Rows of an aggregated record that went to another shard count as delivered.
+    MisplacedIsDelivered,
 }
 
 #[cfg(feature = "demo")]

@@ -1,12 +1,14 @@
 //! What waits to be sent to one shard, and what may go in the next call.
 //!
 //! Rules (P-ORDER, kinesis-facts "Order"):
-//! - a call takes at most one record of each (flow, key);
-//! - a record that was sent stays first of its key until it is confirmed, and
-//!   keys whose first record failed or has an unknown outcome go before fresh
-//!   ones in the next call;
-//! - fresh records are taken in turns: tenants by weight, in each tenant its
-//!   flows by weight, in each flow its keys one after the other (P-FAIR);
+//! - each (flow, key) is in at most one record of a call: with one row, or, where
+//!   its flow aggregates, with as many of its first rows as the record has place
+//!   for: they are stored together or not at all;
+//! - a row that was sent stays first of its key until it is confirmed, and keys
+//!   whose first rows failed or have an unknown outcome go before fresh ones in the
+//!   next call;
+//! - fresh rows are taken in turns: tenants by weight, in each tenant its flows by
+//!   weight, in each flow its keys one after the other (P-FAIR);
 //! - a flow gets at most its own `batch_size` records into a call.
 //!
 //! A flow is one incarnation of a pipeline's reader. When it becomes void (its
@@ -14,16 +16,21 @@
 //! more: what is left of a key might follow a row that was lost.
 
 mod call;
+mod going_back;
+mod parcel;
 mod shares;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
+use super::aggregation::Packing;
 use super::budget::{Cost, Waiting};
 use super::fair_ring::FairRing;
-use super::sabotage::{self, Bug};
 use call::CallInMaking;
+
+pub use going_back::Turn;
+pub use parcel::Parcel;
 pub use shares::Shares;
 
 /// One incarnation of a pipeline's reader; never used twice in a process.
@@ -36,6 +43,10 @@ pub trait Sendable {
     fn hash(&self) -> u128;
     /// Data plus partition key, in bytes.
     fn weight(&self) -> usize;
+    /// The partition key, in bytes.
+    fn key_bytes(&self) -> usize;
+    /// Whether both have the same partition key, not only the same hash key.
+    fn is_of_key_of(&self, other: &Self) -> bool;
 }
 
 /// Whose rows they are.
@@ -47,20 +58,37 @@ pub struct Flow {
     pub tenant: Arc<str>,
     /// What it gets; everybody who has the flow sees a change.
     pub shares: Arc<Shares>,
+    /// How its rows share records, if they do.
+    pub packing: Option<Packing>,
 }
 
-/// A row that goes in a call.
-#[derive(Debug)]
-pub struct Taken<T> {
-    /// Whose it is.
-    pub flow: FlowId,
-    /// The row.
-    pub row: T,
+/// What a call may take, beside what the budget grants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallRules {
+    /// The limits of the service.
+    pub limit: Cost,
+    /// The most rows.
+    pub rows: usize,
+    /// Which rows may share a record.
+    pub sharing: Sharing,
+}
+
+/// Which rows of a flow that aggregates may share a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// Those of all keys.
+    AllKeys,
+    /// Those of one hash key: it is not sure what else the shard takes.
+    OneKey,
+    /// None.
+    Nothing,
 }
 
 /// The hash keys are MD5 already: hashing them again would be waste.
-#[derive(Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct KeyHasher(u64);
+
+type KeyHash = BuildHasherDefault<KeyHasher>;
 
 impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
@@ -79,16 +107,72 @@ impl Hasher for KeyHasher {
 #[derive(Debug)]
 struct KeyQueue<T> {
     rows: VecDeque<T>,
+    bytes: usize,
     in_flight: bool,
+    /// How many of the first rows were sent before.
+    again: usize,
 }
 
 #[derive(Debug)]
 struct FlowQueue<T> {
     flow: Flow,
-    keys: HashMap<u128, KeyQueue<T>, BuildHasherDefault<KeyHasher>>,
+    keys: HashMap<u128, KeyQueue<T>, KeyHash>,
     fresh: VecDeque<u128>,
+    /// While a call is made: keys in the open record that have more rows.
+    second: VecDeque<u128>,
     rows: usize,
     bytes: usize,
+    /// Of a flow that aggregates: keys that may go, and all their rows' bytes.
+    ready_keys: usize,
+    ready_bytes: usize,
+}
+
+impl<T: Sendable> KeyQueue<T> {
+    const fn new() -> Self {
+        Self {
+            rows: VecDeque::new(),
+            bytes: 0,
+            in_flight: false,
+            again: 0,
+        }
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        let row = self.rows.pop_front()?;
+        self.bytes -= row.weight();
+        self.again = self.again.saturating_sub(1);
+        Some(row)
+    }
+
+    fn first_weight(&self) -> usize {
+        self.rows.front().map_or(0, Sendable::weight)
+    }
+}
+
+impl<T> FlowQueue<T> {
+    /// The key whose row goes next: those that are not in the open record first,
+    /// unless each key has a record of its own.
+    fn next(&self, sharing: Sharing) -> Option<u128> {
+        let (one, other) = if sharing == Sharing::OneKey {
+            (&self.second, &self.fresh)
+        } else {
+            (&self.fresh, &self.second)
+        };
+        one.front().or_else(|| other.front()).copied()
+    }
+
+    fn pop_next(&mut self, sharing: Sharing) {
+        let takes_second = if sharing == Sharing::OneKey {
+            !self.second.is_empty()
+        } else {
+            self.fresh.is_empty()
+        };
+        if takes_second {
+            self.second.pop_front();
+        } else {
+            self.fresh.pop_front();
+        }
+    }
 }
 
 /// The queue of one shard.
@@ -149,108 +233,80 @@ impl<T: Sendable> SendQueue<T> {
             flow: flow.clone(),
             keys: HashMap::default(),
             fresh: VecDeque::new(),
+            second: VecDeque::new(),
             rows: 0,
             bytes: 0,
+            ready_keys: 0,
+            ready_bytes: 0,
         });
         queue.rows += 1;
         queue.bytes += weight;
         self.rows += 1;
         self.bytes += weight;
-        let key = queue.keys.entry(hash).or_insert_with(|| KeyQueue {
-            rows: VecDeque::new(),
-            in_flight: false,
-        });
+        let key = queue.keys.entry(hash).or_insert_with(KeyQueue::new);
         let is_first = key.rows.is_empty() && !key.in_flight;
         key.rows.push_back(row);
+        key.bytes += weight;
         if is_first {
-            self.make_ready(flow.id, hash, weight);
+            self.make_ready(flow.id, hash);
+        } else if queue.flow.packing.is_some() && !key.in_flight {
+            queue.ready_bytes += weight;
+            self.ready.bytes += weight as u64;
         }
     }
 
-    /// What one call could take: of each key its first record.
+    /// What one call could take: of each key its first row, or of a flow that
+    /// aggregates all rows.
     pub fn waiting(&mut self) -> Waiting {
+        let next = match self.retry.front() {
+            Some((flow, hash)) => Some((*flow, *hash)),
+            None => self.next_fresh(Sharing::AllKeys),
+        };
+        let first = next.and_then(|(flow, hash)| {
+            let queue = self.flows.get(&flow)?;
+            // With what compression may add: the budget must have room for it.
+            let row = queue.keys.get(&hash)?.rows.front()?;
+            let next = parcel::weight_alone(queue.flow.packing, row);
+            let record = queue.flow.packing.map_or(next, |packing| {
+                queue.ready_bytes.min(packing.max_bytes).max(next)
+            });
+            Some((next, record))
+        });
+        let (next_bytes, record_bytes) = first.unwrap_or_default();
         Waiting {
             all: self.ready,
-            next_bytes: self.next_weight() as u64,
+            next_bytes: next_bytes as u64,
+            record_bytes: record_bytes as u64,
         }
     }
 
-    /// Takes the rows of the next call: at most `most` (but always one when
-    /// there is any), at most `call_limit`.
-    pub fn take(&mut self, most: Cost, call_limit: Cost) -> Vec<Taken<T>> {
-        let mut call = CallInMaking::new(most, call_limit);
+    /// Takes the records of the next call: at most `most` (but always one when
+    /// there is any), within the rules.
+    pub fn take(&mut self, most: Cost, rules: CallRules) -> Vec<Parcel<T>> {
+        let mut call = CallInMaking::new(most, rules);
         self.take_retries(&mut call);
         self.take_fresh(&mut call);
         call.taken
     }
 
-    /// The record of this key is in the stream: the next one may go.
+    /// The rows of this key that were in flight are in the stream: the next ones may
+    /// go.
     pub fn confirmed(&mut self, flow: FlowId, hash: u128) {
         let Some(queue) = self.flows.get_mut(&flow) else {
             return;
         };
-        let Some(key) = queue.keys.get_mut(&hash) else {
+        let Some(key) = queue.keys.get_mut(&hash).filter(|key| key.in_flight) else {
             return;
         };
         key.in_flight = false;
-        match key.rows.front() {
-            Some(next) => {
-                let weight = next.weight();
-                self.make_ready(flow, hash, weight);
-            }
-            None => {
-                queue.keys.remove(&hash);
-                self.forget_flow_if_done(flow);
-            }
-        }
-    }
-
-    /// The row was not stored, or it is not known whether it was: it goes again
-    /// before anything newer of its key, in the next call. The row of a flow
-    /// that was purged meanwhile is dropped.
-    pub fn failed(&mut self, flow: FlowId, row: T) {
-        if let Some((hash, weight)) = self.put_back(flow, row) {
-            self.retry.push_back((flow, hash));
-            self.count_ready(weight);
-        }
-    }
-
-    /// The row was certainly not stored: it goes again before anything newer of its
-    /// key, after other keys have had their turn.
-    pub fn failed_last(&mut self, flow: FlowId, row: T) {
-        if let Some((hash, weight)) = self.put_back(flow, row) {
-            self.make_ready(flow, hash, weight);
-        }
-    }
-
-    /// Puts the row in flight of a key back; answers the key and the weight of its
-    /// first row.
-    fn put_back(&mut self, flow: FlowId, row: T) -> Option<(u128, usize)> {
-        let hash = row.hash();
-        let weight = row.weight();
-        let queue = self.flows.get_mut(&flow)?;
-        let key = queue.keys.get_mut(&hash)?;
-        key.in_flight = false;
-        if sabotage::is(Bug::FailedBehindItsKey) {
-            key.rows.push_back(row);
+        if key.rows.is_empty() {
+            queue.keys.remove(&hash);
+            self.forget_flow_if_done(flow);
+        } else if key.again > 0 {
+            self.retry.push_front((flow, hash));
+            self.count_ready(flow, hash);
         } else {
-            key.rows.push_front(row);
-        }
-        queue.rows += 1;
-        queue.bytes += weight;
-        self.rows += 1;
-        self.bytes += weight;
-        Some((hash, key.rows.front().map_or(weight, Sendable::weight)))
-    }
-
-    /// Like [`Self::failed`], for rows that must be first in the next call.
-    pub fn failed_first(&mut self, flow: FlowId, row: T) {
-        let queued = self.retry.len();
-        self.failed(flow, row);
-        if self.retry.len() > queued
-            && let Some(last) = self.retry.pop_back()
-        {
-            self.retry.push_front(last);
+            self.make_ready(flow, hash);
         }
     }
 
@@ -285,10 +341,13 @@ impl<T: Sendable> SendQueue<T> {
         self.bytes -= queue.bytes;
         self.retry.retain(|(id, _)| *id != flow);
         self.leave_ring(&queue.flow, FairRing::forget);
-        for key in queue.keys.values().filter(|key| !key.in_flight) {
-            if let Some(first) = key.rows.front() {
-                let weight = first.weight();
-                self.uncount_ready(weight);
+        if queue.flow.packing.is_some() {
+            self.ready.records -= u64::from(queue.ready_keys > 0);
+            self.ready.bytes -= queue.ready_bytes as u64;
+        } else {
+            for key in queue.keys.values().filter(|key| !key.in_flight) {
+                self.ready.records -= 1;
+                self.ready.bytes -= key.first_weight() as u64;
             }
         }
         queue.rows
@@ -315,18 +374,46 @@ impl<T: Sendable> SendQueue<T> {
         all
     }
 
-    fn count_ready(&mut self, weight: usize) {
-        self.ready.records += 1;
-        self.ready.bytes += weight as u64;
+    /// A key may go.
+    fn count_ready(&mut self, flow: FlowId, hash: u128) {
+        let Some(queue) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        let Some(key) = queue.keys.get(&hash) else {
+            return;
+        };
+        if queue.flow.packing.is_some() {
+            self.ready.records += u64::from(queue.ready_keys == 0);
+            self.ready.bytes += key.bytes as u64;
+            queue.ready_keys += 1;
+            queue.ready_bytes += key.bytes;
+        } else {
+            self.ready.records += 1;
+            self.ready.bytes += key.first_weight() as u64;
+        }
     }
 
-    fn uncount_ready(&mut self, weight: usize) {
-        self.ready.records -= 1;
-        self.ready.bytes -= weight as u64;
+    /// A key that might have gone is in flight now. Asked before a row is taken.
+    fn uncount_ready(&mut self, flow: FlowId, hash: u128) {
+        let Some(queue) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        let Some(key) = queue.keys.get(&hash) else {
+            return;
+        };
+        if queue.flow.packing.is_some() {
+            queue.ready_keys -= 1;
+            queue.ready_bytes -= key.bytes;
+            self.ready.records -= u64::from(queue.ready_keys == 0);
+            self.ready.bytes -= key.bytes as u64;
+        } else {
+            self.ready.records -= 1;
+            self.ready.bytes -= key.first_weight() as u64;
+        }
     }
 
-    fn make_ready(&mut self, flow: FlowId, hash: u128, weight: usize) {
-        self.count_ready(weight);
+    fn make_ready(&mut self, flow: FlowId, hash: u128) {
+        self.count_ready(flow, hash);
         let Some(queue) = self.flows.get_mut(&flow) else {
             return;
         };
@@ -375,24 +462,10 @@ impl<T: Sendable> SendQueue<T> {
         }
     }
 
-    fn next_weight(&mut self) -> usize {
-        let next = match self.retry.front() {
-            Some((flow, hash)) => Some((*flow, *hash)),
-            None => self.next_fresh(),
-        };
-        next.and_then(|(flow, hash)| self.first_weight(flow, hash))
-            .unwrap_or(0)
-    }
-
-    fn first_weight(&self, flow: FlowId, hash: u128) -> Option<usize> {
-        let key = self.flows.get(&flow)?.keys.get(&hash)?;
-        key.rows.front().map(Sendable::weight)
-    }
-
-    fn next_fresh(&mut self) -> Option<(FlowId, u128)> {
+    fn next_fresh(&mut self, sharing: Sharing) -> Option<(FlowId, u128)> {
         let tenant = self.tenants.front()?;
         let flow = *self.members.get_mut(tenant)?.front()?;
-        let hash = *self.flows.get(&flow)?.fresh.front()?;
+        let hash = self.flows.get(&flow)?.next(sharing)?;
         Some((flow, hash))
     }
 }

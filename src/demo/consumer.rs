@@ -4,7 +4,8 @@
 //! A shard is read until it is closed and empty. `MillisBehindLatest = 0` ends
 //! nothing: emulators say it too early. What arrives is kept in the order it was
 //! read, so that for each key it is the stream's order; [`StreamConsumer::drain`]
-//! takes it out, [`StreamConsumer::received`] counts it while it comes.
+//! takes it out, [`StreamConsumer::received`] counts it while it comes. Records of many
+//! rows are taken apart (see [`deaggregate`]), and each row counts as one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,6 +19,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::deaggregate;
 use crate::core::shard_map::{HashRange, ShardId};
 
 /// How often the list of shards is read, and a failed call tried again.
@@ -52,6 +54,7 @@ struct Shared {
     arrived: Mutex<Vec<Arrived>>,
     ranges: Mutex<BTreeMap<ShardId, HashRange>>,
     received: AtomicU64,
+    is_raw: bool,
     stopping: AtomicBool,
 }
 
@@ -87,7 +90,20 @@ impl StreamConsumer {
     /// yet.
     #[must_use]
     pub fn start(client: Client, stream: &str, poll_every: Duration) -> Self {
-        let shared = Arc::new(Shared::default());
+        Self::start_with(client, stream, poll_every, false)
+    }
+
+    /// The same, without taking records of many rows apart.
+    #[must_use]
+    pub fn start_raw(client: Client, stream: &str, poll_every: Duration) -> Self {
+        Self::start_with(client, stream, poll_every, true)
+    }
+
+    fn start_with(client: Client, stream: &str, poll_every: Duration, is_raw: bool) -> Self {
+        let shared = Arc::new(Shared {
+            is_raw,
+            ..Shared::default()
+        });
         let reader = Reader {
             client,
             stream: stream.to_owned(),
@@ -196,7 +212,7 @@ impl Reader {
             for shard in &shards {
                 let waits = ancestors_of(shard, &shards).any(|parent| !ended.contains(parent));
                 if !waits && started.insert(shard.id.clone()) {
-                    readers.spawn(self.clone().read_shard(shard.id.clone()));
+                    readers.spawn(self.clone().read_shard(shard.clone()));
                 }
             }
             tokio::time::sleep(LIST_EVERY.min(self.poll_every.max(LOOK_EVERY))).await;
@@ -251,7 +267,8 @@ impl Reader {
     }
 
     /// Reads a shard to its end: open ones until the consumer stops.
-    async fn read_shard(self, shard: ShardId) -> ShardId {
+    async fn read_shard(self, listed: Listed) -> ShardId {
+        let shard = listed.id;
         let mut last_sequence: Option<String> = None;
         let mut iterator: Option<String> = None;
         while !self.shared.is_stopping() {
@@ -276,7 +293,7 @@ impl Reader {
             if let Some(last) = answer.records.last() {
                 last_sequence = Some(last.sequence_number.clone());
             }
-            self.keep(&shard, answer.records);
+            self.keep(&shard, listed.range, answer.records);
             iterator = answer.next_shard_iterator;
             if iterator.is_none() {
                 return shard;
@@ -309,19 +326,31 @@ impl Reader {
         }
     }
 
-    fn keep(&self, shard: &ShardId, records: Vec<Record>) {
+    fn keep(&self, shard: &ShardId, range: HashRange, records: Vec<Record>) {
         let received_at = Instant::now();
-        let count = records.len() as u64;
-        let arrived = records.into_iter().map(|record| Arrived {
-            shard: shard.clone(),
-            sequence: record.sequence_number,
-            partition_key: record.partition_key.unwrap_or_default(),
-            data: Bytes::from(record.data.into_inner()),
-            arrived_unix_ms: record
+        let arrived = records.into_iter().flat_map(|record| {
+            let key = record.partition_key.unwrap_or_default();
+            let data = Bytes::from(record.data.into_inner());
+            let rows = if self.shared.is_raw {
+                vec![(key, data)]
+            } else {
+                deaggregate::rows(&key, &data, range)
+            };
+            let arrived_unix_ms = record
                 .approximate_arrival_timestamp
-                .and_then(|at| at.to_millis().ok()),
-            received_at,
+                .and_then(|at| at.to_millis().ok());
+            let sequence = record.sequence_number;
+            rows.into_iter().map(move |(partition_key, data)| Arrived {
+                shard: shard.clone(),
+                sequence: sequence.clone(),
+                partition_key,
+                data,
+                arrived_unix_ms,
+                received_at,
+            })
         });
+        let arrived: Vec<Arrived> = arrived.collect();
+        let count = arrived.len() as u64;
         self.shared.arrived().extend(arrived);
         self.shared.received.fetch_add(count, Ordering::AcqRel);
     }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::account::Account;
+use super::poison::Poison;
 use crate::core::shard_map::{HashRange, ShardId};
 
 /// The error code of a shard that is over its limit.
@@ -197,6 +198,7 @@ struct State {
 pub struct Faults {
     state: Mutex<State>,
     account: Account,
+    poison: Poison,
 }
 
 impl fmt::Debug for Faults {
@@ -224,6 +226,7 @@ impl Faults {
         Self {
             state: Mutex::new(state),
             account: Account::default(),
+            poison: Poison::default(),
         }
     }
 
@@ -231,6 +234,12 @@ impl Faults {
     #[must_use]
     pub const fn account(&self) -> &Account {
         &self.account
+    }
+
+    /// Rows that are not taken.
+    #[must_use]
+    pub const fn poison(&self) -> &Poison {
+        &self.poison
     }
 
     /// Lets every call wait between `least` and `most` before it is looked at.
@@ -312,6 +321,7 @@ impl Faults {
         state.connections_refused = false;
         drop(state);
         self.account.heal();
+        self.poison.heal();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -100,6 +100,7 @@ pub fn request_entries(
     let entry = |record: PutRecord| {
         PutRecordsRequestEntry::builder()
             .partition_key(&*record.key)
+            .set_explicit_hash_key(record.explicit_hash_key.map(|hash| hash.to_string()))
             .data(Blob::new(Vec::from(record.data)))
             .build()
     };

@@ -118,7 +118,8 @@ fn a_bad_pipeline_is_refused_with_every_reason() {
     refuses(
         &json!({
             "sink_type": "kafka", "partition_key": "{dedupkey}", "format": "avro", "batch_size": 0,
-            "weight": "5", "ordering": "none", "aggregation": "kpl", "compression": "gzip",
+            "weight": "5", "ordering": "none", "aggregation": "avro", "compression": "lz4",
+            "aggregation_max_bytes": 500,
             "on_poison": "skip", "endpoint_url": "http://evil", "strem_name": "s",
         }),
         &[
@@ -130,10 +131,17 @@ fn a_bad_pipeline_is_refused_with_every_reason() {
             "batch_size: got 0; expected a whole number from 1 to 500",
             "weight: got \"5\"; expected a whole number from 1 to 1000",
             "ordering: got \"none\"; expected \"key\": nothing else is supported in this version",
-            "aggregation: got \"kpl\"",
-            "compression: got \"gzip\"",
+            "aggregation: got \"avro\"; expected \"none\" or \"kpl\" or \"ndjson\"",
+            "aggregation_max_bytes: got 500; expected a whole number of bytes from 1000 to 1048576",
+            "compression: got \"lz4\"; expected \"none\" or \"gzip\" or \"zstd\"",
             "on_poison: got \"skip\"; expected \"park\" or \"block_key\" or \"halt\"",
             "strem_name: unknown key; expected stream_name, perhaps",
+        ],
+    );
+    refuses(
+        &json!({"stream_name": "s", "aggregation_max_bytes": 50_000}),
+        &[
+            "aggregation_max_bytes: given alone; expected aggregation = \"kpl\" or \"ndjson\" beside it",
         ],
     );
     refuses(

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tidegate::core::sabotage::{self, Bug};
 
 use crate::many::{hush, number, unplanned_panics};
+use crate::packed::KPL_SEEDS;
 use crate::plan::Plan;
 use crate::run::run;
 
@@ -18,7 +19,7 @@ enum Look {
 }
 
 /// Each mistake, and within how many seeds it must be found.
-const WITHIN: [(Bug, Look, u64); 22] = [
+const WITHIN: [(Bug, Look, u64); 23] = [
     (Bug::TwoOfAKeyInACall, Look::All, 5),
     (Bug::RefundThrottled, Look::All, 10),
     (Bug::CommitBeforeConfirm, Look::All, 10),
@@ -41,6 +42,7 @@ const WITHIN: [(Bug, Look, u64); 22] = [
     (Bug::ConfirmedLetterAgain, Look::Focus(3), 250),
     (Bug::BusyKeyStaysBlocked, Look::Own(Plan::busy_key), 20),
     (Bug::ReplayPassesLetters, Look::Own(Plan::replayed), 30),
+    (Bug::MisplacedIsDelivered, Look::Focus(KPL_SEEDS), 100),
 ];
 
 /// Looks for a mistake; answers how many seeds that took, the one that found it,

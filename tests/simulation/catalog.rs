@@ -50,18 +50,23 @@ fn definitions(world: &World) -> Vec<PipelineRow> {
             .find(|outbox| outbox.id == route.outbox);
         // Something harmless changes with each version.
         let batch_size = (i64::from(world.plan.batch_size) + version - 1).min(500);
+        let mut config = serde_json::json!({
+            "sink_type": "kinesis",
+            "stream_name": &*world.streams[route.stream].name,
+            "region": "us-east-1",
+            "partition_key": "{dedup_key}",
+            "batch_size": batch_size,
+            "tenant": format!("t{}", place % 2),
+            "on_poison": route.on_poison.name(),
+        });
+        let packed = world.plan.packed.config();
+        if let (Some(config), Some(packed)) = (config.as_object_mut(), packed.as_object()) {
+            config.extend(packed.clone());
+        }
         PipelineRow {
             outbox: outbox.expect("a route's outbox").name.to_string(),
             consumer_group: "simulation".to_owned(),
-            config: Ok(serde_json::json!({
-                "sink_type": "kinesis",
-                "stream_name": &*world.streams[route.stream].name,
-                "region": "us-east-1",
-                "partition_key": "{dedup_key}",
-                "batch_size": batch_size,
-                "tenant": format!("t{}", place % 2),
-                "on_poison": route.on_poison.name(),
-            })),
+            config: Ok(config),
             enabled: true,
             version,
             name,

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use tidegate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamDescription};
-use tidegate::core::shard_map::{HashRange, Shard, ShardId, hash_key};
+use tidegate::core::shard_map::{HashRange, Shard, ShardId};
 use tidegate::core::time::Moment;
 
 use crate::dice::Dice;
 use crate::limits::{Limiter, Model};
+use crate::packed::hash_of;
 
 pub(crate) struct ShardState {
     pub(crate) shard: Shard,
@@ -38,6 +39,7 @@ pub(crate) struct Stream {
 /// A record that is in the stream.
 pub(crate) struct InStream {
     pub(crate) shard: ShardId,
+    pub(crate) range: HashRange,
     pub(crate) record: PutRecord,
 }
 
@@ -199,7 +201,7 @@ impl Stream {
                     .collect();
                 *dice.pick(&open)
             } else {
-                self.shard_of(hash_key(&record.key))
+                self.shard_of(hash_of(record))
             };
             let state = &mut self.shards[shard];
             let failed = RecordOutcome::Failed {
@@ -230,12 +232,13 @@ impl Stream {
                 shard: state.shard.id.clone(),
                 sequence: format!("{:056}", self.sequence),
             };
-            kept.push((place, state.shard.id.clone()));
+            kept.push((place, state.shard.id.clone(), state.shard.range));
         }
         // Of one key a call has one record: the order within it is nobody's.
-        kept.sort_unstable_by_key(|(place, _)| *place);
-        stored.extend(kept.into_iter().map(|(place, shard)| InStream {
+        kept.sort_unstable_by_key(|(place, ..)| *place);
+        stored.extend(kept.into_iter().map(|(place, shard, range)| InStream {
             shard,
+            range,
             record: records[place].clone(),
         }));
         Ok(outcomes)

@@ -26,6 +26,7 @@ pub(crate) struct Body {
     pub(crate) seq: String,
     pub(crate) event_id: String,
     pub(crate) outbox: String,
+    pub(crate) key: String,
 }
 
 #[derive(Debug, Clone)]

@@ -4,9 +4,11 @@
 
 use std::time::Duration;
 
+use crate::database::Defect;
 use crate::dice::Dice;
 use crate::kinesis::Takes;
 use crate::limits::Model;
+use crate::packed::Packed;
 use crate::poison::PoisonPlan;
 
 /// Chances per call, 0 to 1.
@@ -118,6 +120,7 @@ pub(crate) struct Plan {
     pub(crate) budget_records: u32,
     pub(crate) budget_bytes: u64,
     pub(crate) takes: Takes,
+    pub(crate) packed: Packed,
     pub(crate) batch_size: u32,
     pub(crate) pipeline_rows: u32,
     pub(crate) store: StoreFaults,
@@ -184,6 +187,7 @@ impl Plan {
             budget_records,
             budget_bytes,
             takes,
+            packed: Packed::of(seed),
             batch_size: *dice.pick(&[1, 7, 100, 500]),
             pipeline_rows: *dice.pick(&[4, 30, 5_000]),
             store,
@@ -211,6 +215,9 @@ impl Plan {
         }
         plan.events = events;
         plan.focus(dice);
+        if plan.poison.kinds.contains(&Defect::TooLarge) {
+            plan.packed = plan.packed.plain();
+        }
         plan
     }
 

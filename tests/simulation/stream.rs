@@ -1,5 +1,6 @@
 //! The port to a stream, with what can happen to a call on its way.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,9 @@ use tidegate::core::budget::Cost;
 use tidegate::core::ports::{
     CallFailure, PutRecord, RecordOutcome, StreamDescription, StreamService,
 };
-use tidegate::core::shard_map::{Shard, hash_key};
+use tidegate::core::shard_map::Shard;
 
-use crate::ledger::Body;
+use crate::packed::hash_of;
 use crate::world::{Process, Shared, World, pass, silence};
 
 /// A reshard puts the relay's map, and so its budgets, out of date: they must be
@@ -154,8 +155,8 @@ impl SimStream {
             return None;
         }
         let is_bad = |record: &&PutRecord| {
-            let body: Option<Body> = serde_json::from_slice(&record.data).ok();
-            body.is_some_and(|body| {
+            let rows = world.plan.packed.rows(record).unwrap_or_default();
+            rows.iter().any(|(_, body)| {
                 let outbox = world.outbox_named(&body.outbox);
                 outbox.is_some_and(|outbox| world.database.is_refused(outbox, body.id))
             })
@@ -172,9 +173,12 @@ impl SimStream {
         world.calls += 1;
         let mut keys = Vec::with_capacity(records.len());
         for record in records {
-            let body: Option<Body> = serde_json::from_slice(&record.data).ok();
-            let outbox = body.and_then(|body| world.outbox_named(&body.outbox));
-            keys.extend(outbox.map(|outbox| (outbox, record.key.to_string())));
+            let rows = world.plan.packed.rows(record).unwrap_or_default();
+            let of_record: BTreeSet<_> = rows
+                .into_iter()
+                .filter_map(|(key, body)| Some((world.outbox_named(&body.outbox)?, key)))
+                .collect();
+            keys.extend(of_record);
         }
         world.ledger.sent(&keys);
         let Some(first) = records.first() else {
@@ -185,7 +189,7 @@ impl SimStream {
             return;
         }
         let stream = &world.streams[self.place];
-        let shard = stream.shards[stream.shard_of(hash_key(&first.key))]
+        let shard = stream.shards[stream.shard_of(hash_of(first))]
             .shard
             .id
             .clone();

@@ -114,36 +114,55 @@ impl World {
     /// Records are in a stream: the judge sees them.
     pub(crate) fn stored(&mut self, stream: usize, stored: Vec<InStream>) {
         let now = self.now();
-        for InStream { shard, record } in stored {
-            let body: Body = match serde_json::from_slice(&record.data) {
-                Ok(body) => body,
+        let packed = self.plan.packed;
+        for in_stream in stored {
+            let InStream {
+                shard,
+                range,
+                record,
+            } = in_stream;
+            let rows = match packed.rows(&record) {
+                Ok(rows) => rows,
                 Err(error) => {
                     let text = format!("a record that is none of ours: {error}");
                     self.ledger.violations.push((Invariant::LossPhantom, text));
                     continue;
                 }
             };
-            self.note(format_args!(
-                "stored {stream}/{shard} {} {} {}",
-                body.outbox, record.key, body.seq
-            ));
-            if let Some(outbox) = self.outbox_named(&body.outbox) {
-                let again = self.again(stream, outbox, &record.key, body.id);
-                if let Some(place) = self.ledger.place_of(stream, outbox)
-                    && !again.has_letter
-                {
-                    let of = (pipeline_name(place), record.key.to_string());
-                    self.streaks.remove(&of);
+            for (key, body) in rows {
+                let taken = packed.is_taken(&record, &key, range);
+                self.note(format_args!(
+                    "stored {stream}/{shard} {} {key} {}{}",
+                    body.outbox,
+                    body.seq,
+                    if taken { "" } else { " outside its shard" }
+                ));
+                if taken {
+                    self.arrived(stream, &key, &body, now);
                 }
-                let of = Of {
-                    stream,
-                    outbox,
-                    key: &record.key,
-                    again,
-                };
-                self.ledger.arrived(&of, &body, now);
             }
         }
+    }
+
+    /// A row is where its consumers find it.
+    fn arrived(&mut self, stream: usize, key: &str, body: &Body, now: Moment) {
+        let Some(outbox) = self.outbox_named(&body.outbox) else {
+            return;
+        };
+        let again = self.again(stream, outbox, key, body.id);
+        if let Some(place) = self.ledger.place_of(stream, outbox)
+            && !again.has_letter
+        {
+            let of = (pipeline_name(place), key.to_owned());
+            self.streaks.remove(&of);
+        }
+        let of = Of {
+            stream,
+            outbox,
+            key,
+            again,
+        };
+        self.ledger.arrived(&of, body, now);
     }
 
     /// What letters and replays say about a record that arrives.

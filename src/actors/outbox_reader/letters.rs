@@ -203,7 +203,7 @@ impl Work {
         let last_key = letters.last().and_then(|letter| letter.key.clone());
         // A letter that has no others before it is the first of the next round too.
         let go_on_behind = if letters.is_empty() { after } else { last_key };
-        let mut rows = self.render_letters(letters, window);
+        let mut rows = self.render_letters(letters, window).await;
         let end = match cut {
             None => End::All,
             Some(Cut::Before(row)) => End::Before(row),
@@ -216,7 +216,7 @@ impl Work {
                 let poison = Poison::RecordTooLarge {
                     key: "".into(),
                     bytes: large.payload_bytes,
-                    limit: self.renderer.max_record_bytes,
+                    limit: self.renderer.largest_payload(),
                 };
                 rows.poison.push((seq, poison));
                 End::Behind(seq.id)
@@ -233,7 +233,7 @@ impl Work {
 
     /// Renders letters in order; behind one that cannot be sent the others of its
     /// key are left for later.
-    fn render_letters(&self, letters: Vec<LetterAgain>, window: WindowNumber) -> Again {
+    async fn render_letters(&self, letters: Vec<LetterAgain>, window: WindowNumber) -> Again {
         let mut rendered = Again::default();
         let mut freeing = HashSet::new();
         let mut held: HashSet<String> = HashSet::new();
@@ -247,7 +247,7 @@ impl Work {
                 continue;
             }
             let seq = Seq { window, id: row.id };
-            match self.renderer.render(row, window) {
+            match self.envelope(row, window).await {
                 Ok(envelope) => {
                     if frees_key && key.as_deref() == Some(&*envelope.key) {
                         freeing.insert(seq.id);

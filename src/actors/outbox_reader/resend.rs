@@ -185,11 +185,11 @@ impl OutboxReader {
 }
 
 impl Work {
-    pub(super) fn render_again(&self, rows: Vec<OutboxRow>, window: WindowNumber) -> Again {
+    async fn render_again(&self, rows: Vec<OutboxRow>, window: WindowNumber) -> Again {
         let mut rendered = Again::default();
         for row in rows {
             let seq = Seq { window, id: row.id };
-            match self.renderer.render(row, window) {
+            match self.envelope(row, window).await {
                 Ok(envelope) => rendered.push(envelope),
                 Err(poison) => rendered.poison.push((seq, poison)),
             }
@@ -221,7 +221,7 @@ impl Work {
         let RowPage { rows: found, cut } = self.store.read_again(&request).await?;
         let mut ids: Vec<RowId> = found.iter().map(|row| row.id).collect();
         let is_last = ids.len() < bound.rows as usize && cut.is_none();
-        let mut rows = self.render_again(found, window);
+        let mut rows = self.render_again(found, window).await;
         let end = match cut {
             None => End::All,
             Some(Cut::Before(row)) => End::Before(row),

@@ -343,7 +343,7 @@ impl Work {
             let inserted = Moment::from_origin(now.since_origin().saturating_sub(row.age));
             let visible_since = floor.map_or(inserted, |floor| inserted.max(floor)).min(now);
             let weight = row.payload.len() + row.headers.len();
-            match self.renderer.render(row, seq.window) {
+            match self.envelope(row, seq.window).await {
                 Ok(envelope) => {
                     rendered.bytes += envelope.weight();
                     rendered.memory += envelope.memory();
@@ -380,7 +380,7 @@ impl Work {
 
     /// Whether a row is too large for its stream whatever is done: it need not be read.
     pub(super) fn never_fits(&self, large: &LargeRow) -> bool {
-        large.payload_bytes > self.renderer.max_record_bytes
+        large.payload_bytes > self.renderer.largest_payload()
     }
 
     /// What is wrong with such a row. Of its payload only what its key needs is read.

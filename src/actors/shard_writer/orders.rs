@@ -9,7 +9,6 @@ use crate::actors::fault;
 use crate::actors::messages::{CallRefused, Orders, RoutedRow, WentTo};
 use crate::core::dispatch::Answer;
 use crate::core::ports::{CallFailure, RecordOutcome};
-use crate::core::send_queue::Sendable;
 use crate::core::shard_map::{HashRange, ShardId};
 
 impl ShardWriter {
@@ -20,13 +19,14 @@ impl ShardWriter {
         }
         let mut places: HashMap<&ShardId, HashRange> = HashMap::new();
         for stored in &answer.stored {
-            let hash = stored.row.hash();
-            let range = places.entry(&stored.shard).or_insert(HashRange {
-                first: hash,
-                last: hash,
-            });
-            range.first = range.first.min(hash);
-            range.last = range.last.max(hash);
+            for hash in stored.parcel.hashes() {
+                let range = places.entry(&stored.shard).or_insert(HashRange {
+                    first: hash,
+                    last: hash,
+                });
+                range.first = range.first.min(hash);
+                range.last = range.last.max(hash);
+            }
         }
         let places = places.into_iter().map(|(id, range)| (id.clone(), range));
         let places = places.collect();
@@ -49,6 +49,8 @@ impl Handler<Orders> for ShardWriter {
 
     fn handle(&mut self, orders: Orders, context: &mut Context<Self>) {
         fault::point("shard_writer.Orders");
+        // Shards that are learnt from answers are guessed at their edges.
+        self.dispatch.guesses_range(orders.say_where);
         let was_held = std::mem::replace(&mut self.orders, orders).hold;
         if was_held && !orders.hold {
             self.dispatch.try_now(self.parts.clock.now());

@@ -20,6 +20,10 @@ const LATENCY_SECONDS: [f64; 17] = [
     120.0, 300.0,
 ];
 
+/// What AWS bills a provisioned stream by, a record at least one: "25 KB", here by
+/// the smaller reading (`aws.amazon.com/kinesis/data-streams/pricing`).
+const PUT_UNIT_BYTES: usize = 25_000;
+
 /// Why records are sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryReason {
@@ -33,14 +37,17 @@ pub enum RetryReason {
     Credentials,
     /// The operator must act first.
     Operator,
+    /// Its record of many rows went to another shard than it was gathered for.
+    Misplaced,
 }
 
-const RETRY_REASONS: [(RetryReason, &str); 5] = [
+const RETRY_REASONS: [(RetryReason, &str); 6] = [
     (RetryReason::Throttled, "throttled"),
     (RetryReason::Failed, "failed"),
     (RetryReason::Unknown, "unknown"),
     (RetryReason::Credentials, "credentials"),
     (RetryReason::Operator, "operator"),
+    (RetryReason::Misplaced, "misplaced"),
 ];
 
 /// Why rows are sent again, as metrics name it.
@@ -65,6 +72,9 @@ pub struct PipelineMetrics {
     bytes_read: IntCounter,
     rows_delivered: IntCounter,
     bytes_delivered: IntCounter,
+    records_stored: IntCounter,
+    bytes_stored: IntCounter,
+    put_units: IntCounter,
     retried: [(RetryReason, IntCounter); RETRY_REASONS.len()],
     throttled: IntCounter,
     blocked: IntCounter,
@@ -89,6 +99,9 @@ pub(super) struct PipelineFamilies {
     bytes_read: IntCounterVec,
     rows_delivered: IntCounterVec,
     bytes_delivered: IntCounterVec,
+    records_stored: IntCounterVec,
+    bytes_stored: IntCounterVec,
+    put_units: IntCounterVec,
     retried: IntCounterVec,
     throttled: IntCounterVec,
     blocked: IntCounterVec,
@@ -120,6 +133,15 @@ impl PipelineMetrics {
     pub fn delivered(&self, rows: usize, bytes: usize) {
         self.rows_delivered.inc_by(counter_value(rows));
         self.bytes_delivered.inc_by(counter_value(bytes));
+    }
+
+    /// A record of its rows, one or many, was stored; `bytes` counts data and key as
+    /// they were sent.
+    pub fn record_stored(&self, bytes: usize) {
+        self.records_stored.inc();
+        self.bytes_stored.inc_by(counter_value(bytes));
+        let units = bytes.div_ceil(PUT_UNIT_BYTES);
+        self.put_units.inc_by(counter_value(units));
     }
 
     /// Records will be sent again.
@@ -233,6 +255,18 @@ impl PipelineFamilies {
                 "tidegate_bytes_delivered_total",
                 "Bytes of data and keys confirmed by the stream",
             )?,
+            records_stored: counters(
+                "tidegate_records_stored_total",
+                "Kinesis records of one row or many that were stored, repeats included",
+            )?,
+            bytes_stored: counters(
+                "tidegate_bytes_stored_total",
+                "Bytes of data and keys of the records stored, as they were sent",
+            )?,
+            put_units: counters(
+                "tidegate_put_units_total",
+                "PUT payload units of 25,000 bytes of the records stored",
+            )?,
             retried: super::counters(
                 registry,
                 "tidegate_records_retried_total",
@@ -315,6 +349,9 @@ impl PipelineFamilies {
             bytes_read: self.bytes_read.with_label_values(&labels),
             rows_delivered: self.rows_delivered.with_label_values(&labels),
             bytes_delivered: self.bytes_delivered.with_label_values(&labels),
+            records_stored: self.records_stored.with_label_values(&labels),
+            bytes_stored: self.bytes_stored.with_label_values(&labels),
+            put_units: self.put_units.with_label_values(&labels),
             retried: RETRY_REASONS
                 .map(|(reason, name)| (reason, self.retried.with_label_values(&with(name)))),
             throttled: self.throttled.with_label_values(&labels),
@@ -359,6 +396,9 @@ impl PipelineFamilies {
             self.bytes_read,
             self.rows_delivered,
             self.bytes_delivered,
+            self.records_stored,
+            self.bytes_stored,
+            self.put_units,
             self.throttled,
             self.blocked,
             self.returned,

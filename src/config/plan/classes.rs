@@ -115,8 +115,10 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("pipelines[].external_id", Class::RestartsPipeline),
     ("pipelines[].endpoint_url", Class::RestartsPipeline),
     ("pipelines[].ordering", Class::NoEffect),
-    ("pipelines[].aggregation", Class::NoEffect),
-    ("pipelines[].compression", Class::NoEffect),
+    // A flow's rows share records in one way: those of the old one are settled first.
+    ("pipelines[].aggregation", Class::RestartsPipeline),
+    ("pipelines[].aggregation_max_bytes", Class::RestartsPipeline),
+    ("pipelines[].compression", Class::RestartsPipeline),
     // Which keys are held back by a letter, and whether the position may pass one,
     // must not change between two rows of the same key that are both in flight.
     ("pipelines[].on_poison", Class::RestartsPipeline),

@@ -12,6 +12,7 @@ fn waiting(records: u64, each: u64) -> Waiting {
             bytes: records * each,
         },
         next_bytes: each,
+        record_bytes: each,
     }
 }
 

@@ -1,3 +1,5 @@
+mod packing;
+
 use super::*;
 use crate::core::send_queue::Shares;
 
@@ -12,6 +14,14 @@ impl Sendable for Row {
     fn weight(&self) -> usize {
         usize::try_from(self.1).unwrap()
     }
+
+    fn key_bytes(&self) -> usize {
+        1
+    }
+
+    fn is_of_key_of(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 fn writer(keys: u128) -> Dispatch<Row> {
@@ -21,11 +31,12 @@ fn writer(keys: u128) -> Dispatch<Row> {
         fraction: 1.0,
     };
     let budget = ShardBudget::new(unlimited, Moment::ORIGIN);
-    let mut writer = Dispatch::new(Arc::new(Mutex::new(budget)), Moment::ORIGIN);
+    let mut writer = Dispatch::new("s".into(), Arc::new(Mutex::new(budget)), Moment::ORIGIN);
     let flow = Flow {
         id: 1,
         tenant: "t".into(),
         shares: Arc::new(Shares::new(1, 1, 500)),
+        packing: None,
     };
     for key in 0..keys {
         writer.push(&flow, Row(key, 100));
@@ -39,7 +50,11 @@ fn at(millis: u64) -> Moment {
 }
 
 fn keys(writer: &Dispatch<Row>) -> Vec<u128> {
-    writer.in_flight().iter().map(|taken| taken.row.0).collect()
+    writer
+        .in_flight()
+        .iter()
+        .map(|taken| taken.first().0)
+        .collect()
 }
 
 fn stored() -> RecordOutcome {
@@ -82,6 +97,7 @@ fn rows_behind_their_own_key_are_told_from_rows_behind_the_budget() {
         id: 2,
         tenant: "t".into(),
         shares: Arc::new(Shares::new(1, 1, 500)),
+        packing: None,
     };
     writer.push(&other, Row(7, 100));
     assert!(!writer.is_key_limited(), "another key could go");
@@ -117,6 +133,7 @@ fn a_call_stays_within_its_bytes() {
         id: 2,
         tenant: "large".into(),
         shares: Arc::new(Shares::new(1, 1, 500)),
+        packing: None,
     };
     for key in 1000..1010 {
         writer.push(&flow, Row(key, weight));
@@ -127,7 +144,7 @@ fn a_call_stays_within_its_bytes() {
         if call != Next::Call {
             continue;
         }
-        let weights = writer.in_flight().iter().map(|taken| taken.row.1);
+        let weights = writer.in_flight().iter().map(|taken| taken.first().1);
         let bytes: u64 = weights.sum();
         assert!(bytes <= CALL_LIMIT.bytes, "{bytes} bytes in a call");
         largest = largest.max(bytes);
@@ -159,7 +176,7 @@ fn drive(
             Ok(sent.iter().map(|_| stored()).collect())
         };
         let answer = writer.answered(outcome, at(10_000 + 100 * calls as u64), 0.0);
-        accepted.extend(answer.stored.iter().map(|stored| stored.row.0));
+        accepted.extend(answer.stored.iter().map(|stored| stored.parcel.first().0));
         if let Some(rejected) = answer.rejected {
             refused.push(rejected.row.0);
             given_up(&mut writer, rejected.row.0);

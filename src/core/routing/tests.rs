@@ -19,6 +19,14 @@ impl Sendable for Row {
     fn weight(&self) -> usize {
         1
     }
+
+    fn key_bytes(&self) -> usize {
+        1
+    }
+
+    fn is_of_key_of(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 fn map(cuts: &[(u128, &str)]) -> Arc<ShardMap> {

@@ -1,3 +1,5 @@
+mod packing;
+
 use std::collections::HashSet;
 
 use proptest::prelude::*;
@@ -19,6 +21,14 @@ impl Sendable for Row {
     fn weight(&self) -> usize {
         self.weight
     }
+
+    fn key_bytes(&self) -> usize {
+        1
+    }
+
+    fn is_of_key_of(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 fn flow(id: FlowId, tenant: &str, batch_size: usize) -> Flow {
@@ -26,6 +36,7 @@ fn flow(id: FlowId, tenant: &str, batch_size: usize) -> Flow {
         id,
         tenant: tenant.into(),
         shares: Arc::new(Shares::new(1, 1, batch_size)),
+        packing: None,
     }
 }
 
@@ -42,8 +53,17 @@ const ANY_COST: Cost = Cost {
     bytes: 10 << 20,
 };
 
-fn serials(taken: &[Taken<Row>]) -> Vec<usize> {
-    taken.iter().map(|taken| taken.row.serial).collect()
+const RULES: CallRules = CallRules {
+    limit: ANY_COST,
+    rows: usize::MAX,
+    sharing: Sharing::AllKeys,
+};
+
+fn serials(taken: &[Parcel<Row>]) -> Vec<usize> {
+    taken
+        .iter()
+        .flat_map(|taken| taken.rows().map(|row| row.serial))
+        .collect()
 }
 
 #[test]
@@ -54,11 +74,11 @@ fn one_record_of_a_key_in_a_call_and_the_next_after_its_confirmation() {
         queue.push(&a, row(7, serial));
     }
     queue.push(&a, row(8, 9));
-    let call = queue.take(ANY_COST, ANY_COST);
+    let call = queue.take(ANY_COST, RULES);
     assert_eq!(serials(&call), [0, 9]);
-    assert!(queue.take(ANY_COST, ANY_COST).is_empty());
+    assert!(queue.take(ANY_COST, RULES).is_empty());
     queue.confirmed(1, 7);
-    assert_eq!(serials(&queue.take(ANY_COST, ANY_COST)), [1]);
+    assert_eq!(serials(&queue.take(ANY_COST, RULES)), [1]);
 }
 
 #[test]
@@ -72,11 +92,11 @@ fn the_second_partial_failure_in_a_row_sends_the_right_records_again() {
     }
     let mut calls = Vec::new();
     for _ in 0..3 {
-        let call = queue.take(ANY_COST, ANY_COST);
+        let call = queue.take(ANY_COST, RULES);
         calls.push(serials(&call));
         for taken in call {
-            match taken.row.key {
-                1 | 3 => queue.failed(taken.flow, taken.row),
+            match taken.first().key {
+                1 | 3 => queue.failed(taken, Turn::Next),
                 key => queue.confirmed(taken.flow, key),
             }
         }
@@ -102,7 +122,7 @@ fn a_flood_of_one_tenant_leaves_the_others_their_turns() {
             records: 40,
             bytes: 1 << 20,
         },
-        ANY_COST,
+        RULES,
     );
     let of_quiet = call.iter().filter(|taken| taken.flow == 2).count();
     assert!((16..=20).contains(&of_quiet), "{of_quiet} of 40");
@@ -140,15 +160,15 @@ fn bytes_of_few_large_and_many_small(large: &Flow, small: &Flow) -> (usize, usiz
             records: 500,
             bytes: tokens,
         };
-        for taken in queue.take(most, ANY_COST) {
-            tokens = tokens.saturating_sub(taken.row.weight as u64);
+        for taken in queue.take(most, RULES) {
+            tokens = tokens.saturating_sub(taken.first().weight as u64);
             let sum = if taken.flow == large.id {
                 &mut of_large
             } else {
                 &mut of_small
             };
-            *sum += taken.row.weight;
-            queue.confirmed(taken.flow, taken.row.key);
+            *sum += taken.first().weight;
+            queue.confirmed(taken.flow, taken.first().key);
         }
     }
     (of_large, of_small)
@@ -180,12 +200,12 @@ fn a_purged_flow_is_gone_and_what_comes_back_of_it_is_dropped() {
             records: 1,
             bytes: 100,
         },
-        ANY_COST,
+        RULES,
     );
     assert_eq!(queue.purge(1), 2);
     let back = call.pop().expect("one row");
-    queue.failed(back.flow, back.row);
-    assert_eq!(serials(&queue.take(ANY_COST, ANY_COST)), [4]);
+    queue.failed(back, Turn::Next);
+    assert_eq!(serials(&queue.take(ANY_COST, RULES)), [4]);
     queue.confirmed(2, 1);
     assert!(queue.is_empty() && queue.flows().next().is_none());
     assert_eq!(queue.waiting(), Waiting::default());
@@ -238,29 +258,29 @@ proptest! {
                     failed_before.retain(|(id, _)| *id != flow);
                 }
                 Step::Call { records, bytes, fates } => {
-                    let call = queue.take(Cost { records, bytes }, ANY_COST);
+                    let call = queue.take(Cost { records, bytes }, RULES);
                     prop_assert_eq!(call.is_empty(), expected.values().all(VecDeque::is_empty));
                     prop_assert!(call.len() as u64 <= records);
-                    let total: usize = call.iter().map(|taken| taken.row.weight).sum();
+                    let total: usize = call.iter().map(|taken| taken.first().weight).sum();
                     prop_assert!(call.len() == 1 || total as u64 <= bytes);
-                    let keys: HashSet<_> = call.iter().map(|taken| (taken.flow, taken.row.key)).collect();
+                    let keys: HashSet<_> = call.iter().map(|taken| (taken.flow, taken.first().key)).collect();
                     prop_assert_eq!(keys.len(), call.len(), "two records of a key in one call");
                     for id in 1..4 {
                         prop_assert!(call.iter().filter(|taken| taken.flow == id).count() <= 3);
                     }
-                    let retried = call.iter().take_while(|taken| failed_before.contains(&(taken.flow, taken.row.key))).count();
-                    prop_assert!(call[retried..].iter().all(|taken| !failed_before.contains(&(taken.flow, taken.row.key))));
+                    let retried = call.iter().take_while(|taken| failed_before.contains(&(taken.flow, taken.first().key))).count();
+                    prop_assert!(call[retried..].iter().all(|taken| !failed_before.contains(&(taken.flow, taken.first().key))));
                     for (taken, stored) in call.into_iter().zip(fates.into_iter().cycle()) {
-                        let place = (taken.flow, taken.row.key);
+                        let place = (taken.flow, taken.first().key);
                         let order = expected.get_mut(&place).expect("known key");
-                        prop_assert_eq!(order.front(), Some(&taken.row.serial), "out of order");
+                        prop_assert_eq!(order.front(), Some(&taken.first().serial), "out of order");
                         if stored {
                             order.pop_front();
                             failed_before.remove(&place);
-                            queue.confirmed(taken.flow, taken.row.key);
+                            queue.confirmed(taken.flow, taken.first().key);
                         } else {
                             failed_before.insert(place);
-                            queue.failed(taken.flow, taken.row);
+                            queue.failed(taken, Turn::Next);
                         }
                     }
                 }
@@ -280,15 +300,15 @@ fn a_changed_share_holds_for_rows_that_wait_already() {
         queue.push(&one, row(key, 0));
         queue.push(&other, row(10_000 + key, 0));
     }
-    let of_one = |call: &[Taken<Row>]| call.iter().filter(|taken| taken.flow == 1).count();
-    let call = queue.take(ANY_COST, ANY_COST);
+    let of_one = |call: &[Parcel<Row>]| call.iter().filter(|parcel| parcel.flow == 1).count();
+    let call = queue.take(ANY_COST, RULES);
     assert_eq!(of_one(&call), 10);
     one.shares.change(1, 1, 20);
-    let call = queue.take(ANY_COST, ANY_COST);
+    let call = queue.take(ANY_COST, RULES);
     assert_eq!(of_one(&call), 20);
     one.shares.change(1, 3, 500);
     let calls: Vec<usize> = (0..3)
-        .map(|_| of_one(&queue.take(ANY_COST, ANY_COST)))
+        .map(|_| of_one(&queue.take(ANY_COST, RULES)))
         .collect();
     let last = *calls.last().expect("three");
     assert!(

@@ -139,7 +139,8 @@ pub(super) async fn serve(
     let stream = call.stream.as_deref();
     let account = faults.account();
     let refusal = account.refusal(call.operation, stream, &call.head.headers);
-    plan.fault = refusal.or(plan.fault);
+    let poison = || faults.poison().refusal(call.operation, &call.body);
+    plan.fault = refusal.or(plan.fault).or_else(poison);
     if !plan.delay.is_zero() {
         tokio::time::sleep(plan.delay).await;
     }
