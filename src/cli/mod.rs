@@ -8,6 +8,7 @@ mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod dlq;
+mod doctor;
 mod healthcheck;
 mod logging;
 mod migrate;
@@ -79,6 +80,10 @@ enum Command {
     /// Check the configuration offline and list everything that is wrong with it,
     /// or what a reload of it would do
     Validate(validate::Arguments),
+    /// Look at everything a relay needs (databases, privileges, credentials, streams)
+    /// and say what mends what is not good; writes nothing. Exit code 1 if something
+    /// fails
+    Doctor(doctor::Arguments),
     /// Ask the relay at `admin.listen` whether it makes progress: 0 if it does, 1 if it
     /// does not or does not answer; for containers, whose images have no curl
     Healthcheck(healthcheck::Arguments),
@@ -146,6 +151,9 @@ pub fn main() -> ExitCode {
         // Signals are heard before anything is read.
         Command::Run { check: false } => signals::Signals::listen()
             .and_then(|signals| run::run(arguments.config.clone(), signals)),
+        Command::Doctor(options) => {
+            settings().and_then(|settings| doctor::run(settings, &options, output))
+        }
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
         Command::Rebase(options) => {
             settings().and_then(|settings| rebase::run(&settings, &options, output))

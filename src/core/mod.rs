@@ -6,6 +6,7 @@ pub mod backoff;
 pub mod body;
 pub mod budget;
 pub mod catalog;
+pub mod checkup;
 pub mod classify;
 pub mod dead_letter;
 pub mod dispatch;
