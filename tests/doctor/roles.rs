@@ -110,7 +110,7 @@ async fn a_relay_needs_no_more_than_what_is_checked() {
         world
             .sql("UPDATE tide.outbox_message SET created_at = created_at - interval '2 days'")
             .await;
-        let swept = || relay.metric("tidegate_rows_removed_total", &[]) > 0.0;
+        let swept = || relay.metric("tidegate_retention_rows_removed_total", &[]) > 0.0;
         crate::scenario::until("rows are swept", crate::scenario::PATIENCE, swept).await;
         assert_eq!(relay.lines_with("permission denied"), Vec::<String>::new());
         assert_eq!(relay.lines_with("42501"), Vec::<String>::new());

@@ -22,8 +22,11 @@ use crate::postgres::schema;
 /// Enough to tell whether sessions are shared: one connection and three others.
 const CONNECTIONS: u32 = 4;
 
-/// How a pooler says that it does not take what a session is set up with.
-const NOT_TAKEN: &str = "startup parameter";
+/// How PgBouncer says that it does not take what a session is set up with.
+const NOT_TAKEN: &str = "unsupported startup parameter";
+
+/// What the driver asks for in every session; PgBouncer before 1.20 has to be told.
+const OF_THE_DRIVER: &str = "extra_float_digits";
 
 /// What was found.
 pub(super) struct Examined {
@@ -132,9 +135,23 @@ pub(super) async fn rates(
 // === Checks ===
 
 fn no_answer(error: &StoreError) -> Finding {
+    const CHECK: &str = "connection";
+    let said = error.to_string();
+    if said.contains(NOT_TAKEN) && said.contains(OF_THE_DRIVER) {
+        let message = format!("a pooler does not take what every session begins with: {said}");
+        let fix = "in pgbouncer.ini: ignore_startup_parameters = extra_float_digits; then RELOAD";
+        return Finding::fail(CHECK, message, fix);
+    }
+    if said.contains(NOT_TAKEN) {
+        let message =
+            format!("a pooler does not take what the relay's sessions are set up with: {said}");
+        let fix =
+            "set prepared_statements = false for this database, or connect to PostgreSQL itself";
+        return Finding::fail(CHECK, message, fix);
+    }
     let fix = "look at host, port, user and password of its url, at pg_hba.conf, and whether the server runs; the \
                relay waits for it by itself";
-    Finding::fail("connection", error.to_string(), fix)
+    Finding::fail(CHECK, said, fix)
 }
 
 /// A connection as the relay makes it.
@@ -153,11 +170,6 @@ async fn connection(database: &DatabaseSettings) -> Finding {
     pool.close().await;
     match asked {
         Ok(_) => Finding::ok(CHECK, "it answers"),
-        Err(error) if error.to_string().contains(NOT_TAKEN) => Finding::fail(
-            CHECK,
-            format!("a pooler does not take what the relay's sessions are set up with: {error}"),
-            "set prepared_statements = false for this database, or connect to PostgreSQL itself",
-        ),
         Err(error) => no_answer(&error),
     }
 }
