@@ -30,6 +30,7 @@ use crate::admin::metrics::{CallOutcome, Metrics, RetryReason, ShardMetrics};
 use crate::admin::status::{StatusBoard, WaitStatus};
 use crate::core::dead_letter::OnPoison;
 use crate::core::dispatch::{Answer, Dispatch, Next, Rejected, SharedBudget};
+use crate::core::hot_keys::{HotKeys, WATCHED};
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamService};
 use crate::core::position::Seq;
 use crate::core::routing::HandoverId;
@@ -79,6 +80,7 @@ pub struct ShardWriter {
     giving_back: Option<HandoverId>,
     orders: Orders,
     waits: Option<WaitStatus>,
+    hot_keys: HotKeys,
 }
 
 struct CallDone {
@@ -104,6 +106,7 @@ impl ShardWriter {
             giving_back: None,
             orders: Orders::default(),
             waits: None,
+            hot_keys: HotKeys::new(WATCHED, now),
         }
     }
 
@@ -304,6 +307,8 @@ impl ShardWriter {
             let RoutedRow {
                 envelope, ticket, ..
             } = stored.row;
+            let (hash, weight) = (envelope.hash, envelope.weight());
+            self.hot_keys.sent(hash, &envelope.key, weight);
             let flow = ticket.tag().flow.id;
             let tag = ticket.settle();
             tag.metrics.delivered(1, envelope.weight());

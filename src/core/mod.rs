@@ -14,6 +14,7 @@ pub mod event_id;
 pub mod examination;
 pub mod fair_ring;
 pub mod horizon;
+pub mod hot_keys;
 pub mod intake;
 pub mod invariants;
 mod json_scalar;

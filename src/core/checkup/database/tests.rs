@@ -100,7 +100,7 @@ fn indexes_are_there_and_valid() {
 
 #[test]
 fn an_old_transaction_is_named_with_its_end() {
-    let facts = |seconds, pid, sees_all| TransactionFacts {
+    let facts = |seconds, pid, sees_all: bool| TransactionFacts {
         oldest: Some(OldTransaction {
             pid,
             who: "app, idle in transaction".to_owned(),
