@@ -19,9 +19,13 @@ mod rebase;
 mod reload;
 mod replay;
 mod run;
+mod shards;
 mod signals;
+mod status;
+mod table;
 mod validate;
 mod watchdog;
+mod watching;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -80,6 +84,11 @@ enum Command {
     /// Check the configuration offline and list everything that is wrong with it,
     /// or what a reload of it would do
     Validate(validate::Arguments),
+    /// Show what a relay does: its pipelines, streams and what is wrong; or what the
+    /// databases know of their pipelines, if no relay answers
+    Status(status::Arguments),
+    /// Show the shards of a relay's streams, how full they are, and which keys fill them
+    Shards(shards::Arguments),
     /// Look at everything a relay needs (databases, privileges, credentials, streams)
     /// and say what mends what is not good; writes nothing. Exit code 1 if something
     /// fails
@@ -151,6 +160,8 @@ pub fn main() -> ExitCode {
         // Signals are heard before anything is read.
         Command::Run { check: false } => signals::Signals::listen()
             .and_then(|signals| run::run(arguments.config.clone(), signals)),
+        Command::Status(options) => status::run(arguments.config.as_deref(), &options, output),
+        Command::Shards(options) => shards::run(arguments.config.as_deref(), &options, output),
         Command::Doctor(options) => {
             settings().and_then(|settings| doctor::run(settings, &options, output))
         }
