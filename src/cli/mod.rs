@@ -5,6 +5,7 @@
 
 mod admin_port;
 mod check;
+mod completions;
 #[cfg(feature = "demo")]
 mod demo;
 mod dlq;
@@ -15,6 +16,7 @@ mod migrate;
 mod notify;
 mod output;
 mod pause;
+mod progress;
 mod rebase;
 mod reload;
 mod replay;
@@ -30,7 +32,7 @@ mod watching;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::environment::Environment;
 use crate::config::problem::ConfigError;
@@ -105,6 +107,11 @@ enum Command {
     Resume(pause::ResumeArguments),
     /// Have rows sent again that a pipeline has read; its position stays
     Replay(replay::Arguments),
+    /// Print what makes a shell complete this program's command lines; see
+    /// docs/commands.md for where it goes
+    Completions(completions::CompletionsArguments),
+    /// Print the man page, or write those of all commands into a folder
+    Man(completions::ManArguments),
     /// Publish, relay, read back and check: with a private PostgreSQL and a
     /// Kinesis emulator
     #[cfg(feature = "demo")]
@@ -181,6 +188,8 @@ pub fn main() -> ExitCode {
         Command::Dlq(options) => {
             settings().and_then(|settings| dlq::run(&settings, options, output))
         }
+        Command::Completions(options) => completions::completions(Arguments::command(), &options),
+        Command::Man(options) => completions::man(Arguments::command(), &options, output),
         #[cfg(feature = "demo")]
         Command::Demo(options) => demo::run(&options, output),
     };
@@ -196,3 +205,6 @@ pub fn main() -> ExitCode {
 fn load(file: Option<&std::path::Path>) -> Result<Settings, Failure> {
     Ok(Settings::load(file, Environment::of_process())?)
 }
+
+#[cfg(test)]
+mod tests;
