@@ -43,6 +43,9 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 78;
 
+/// What options that every command takes stand under in its help.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Relays PostgreSQL transactional outboxes to Amazon Kinesis Data Streams.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, propagate_version = true)]
@@ -58,11 +61,19 @@ struct Arguments {
         long,
         global = true,
         env = "TIDEGATE_CONFIG",
-        value_name = "FILE"
+        value_name = "FILE",
+        help_heading = EVERYWHERE
     )]
     config: Option<PathBuf>,
     /// How results are printed
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        help_heading = EVERYWHERE
+    )]
     output: Output,
     #[command(subcommand)]
     command: Command,

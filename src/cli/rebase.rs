@@ -16,14 +16,14 @@ use crate::postgres::rebase::{Rebased, outboxes, rebase};
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Only this database of the settings
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     database: Option<String>,
     /// Only this outbox
-    #[arg(long, conflicts_with = "pipeline")]
+    #[arg(long, value_name = "NAME", conflicts_with = "pipeline")]
     outbox: Option<String>,
     /// Only the outbox of this pipeline; other pipelines of it are rebased along,
     /// since they read the same messages
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
     /// Say what would be done and change nothing
     #[arg(long)]

@@ -22,9 +22,13 @@ use std::time::Duration;
 
 use super::time::Moment;
 
-/// How many keys of a shard are watched: a key with 1/64 of the shard or more is found,
-/// and a key has 1 KiB at most.
-pub const WATCHED: usize = 64;
+/// How many keys of a shard are watched: a key with 1/32 of the shard or more is found.
+/// With [`MOST_SHOWN`] that takes about 5 KiB a shard, 13 KiB at most.
+pub const WATCHED: usize = 32;
+
+/// A longer key is shown by its first so many characters: 256 of 4 bytes each, for
+/// thousands of shards, would be felt.
+const MOST_SHOWN: usize = 64;
 
 /// After so long what was seen counts half.
 pub const HALF_LIFE: Duration = Duration::from_secs(60);
@@ -39,7 +43,7 @@ const BYTES_PER_SECOND: f64 = 1_048_576.0;
 /// A hot key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HotKey {
-    /// The partition key.
+    /// The partition key, cut if it is long.
     pub key: Arc<str>,
     /// Its part of what the shard took lately: at most so much.
     pub share: f64,
@@ -137,11 +141,19 @@ impl HotKeys {
             }
         }
         let one = Watched {
-            key: Arc::clone(key),
+            key: shown(key),
             weight: error + weight,
             error,
         };
         self.watched.insert(hash, one);
+    }
+}
+
+/// The key as it is shown.
+fn shown(key: &Arc<str>) -> Arc<str> {
+    match key.char_indices().nth(MOST_SHOWN) {
+        None => Arc::clone(key),
+        Some((end, _)) => format!("{}...", &key[..end]).into(),
     }
 }
 
@@ -247,7 +259,19 @@ mod tests {
         assert_eq!(&*hottest[0].key, "hot");
         assert!(hottest[0].share_at_least <= 0.2 + ROUNDING);
         assert!(hottest[0].share >= 0.2 - ROUNDING);
-        assert!(hottest[0].share - hottest[0].share_at_least <= 1.0 / 64.0);
+        assert!(hottest[0].share - hottest[0].share_at_least <= 1.0 / 32.0);
+    }
+
+    #[test]
+    fn long_keys_are_cut_and_told_apart() {
+        let mut sketch = HotKeys::new(WATCHED, at(0));
+        let long = "\u{e9}".repeat(256);
+        sketch.sent(1, &long.as_str().into(), 10);
+        sketch.sent(2, &long.as_str().into(), 10);
+        sketch.sent(3, &"\u{e9}".repeat(64).into(), 10);
+        let keys = sketch.hottest(9);
+        let characters = keys.iter().map(|key| key.key.chars().count());
+        assert_eq!(characters.collect::<Vec<_>>(), [64, 67, 67]);
     }
 
     #[test]
