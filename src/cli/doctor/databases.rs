@@ -97,7 +97,7 @@ pub(super) async fn examine(database: &DatabaseSettings, most: f64) -> Examined 
     findings.push(prepared(&pool, most).await);
     findings.push(slots(&pool).await);
     if installed.is_some() {
-        match within(list_pipelines(&pool)).await {
+        match Box::pin(within(list_pipelines(&pool))).await {
             Ok(rows) => examined.rows = rows,
             Err(error) => findings.push(not_checked("pipelines", &error)),
         }

@@ -143,7 +143,12 @@ fn forgotten_prepared_transactions_and_slots_are_named() {
         seconds: 4_000.0,
     };
     check(&prepared(&[], 300.0), Level::Ok, "0 open", "");
-    check(&prepared(&[forgotten.clone()], 5_000.0), Level::Ok, "1", "");
+    check(
+        &prepared(std::slice::from_ref(&forgotten), 5_000.0),
+        Level::Ok,
+        "1",
+        "",
+    );
     check(
         &prepared(&[forgotten], 300.0),
         Level::Warn,
