@@ -1,10 +1,18 @@
 //! Structured logs to standard error, as text or JSON.
+//!
+//! Rule: no filter makes the log show a secret. The libraries beneath (the AWS SDK
+//! with its signer, HTTP) print credentials and headers at level TRACE and only
+//! there, so of them nothing of that level is ever logged.
 
 use std::fmt;
 use std::io::IsTerminal;
 use std::sync::Arc;
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Failure;
 use crate::config::settings::{LogFormat, LogSettings};
@@ -43,6 +51,11 @@ impl fmt::Debug for Log {
     }
 }
 
+/// Whether an event may be logged at all, whatever the filter says.
+fn may_be_shown(event: &Metadata<'_>) -> bool {
+    *event.level() != Level::TRACE || event.target().starts_with("tidegate")
+}
+
 /// Starts logging, and has panics logged too.
 pub(super) fn start(settings: &LogSettings) -> Result<Log, Failure> {
     let Filter(filter) = Filter::new(settings)?;
@@ -57,14 +70,16 @@ pub(super) fn start(settings: &LogSettings) -> Result<Log, Failure> {
             let handle = builder.reload_handle();
             let set: Arc<dyn Fn(EnvFilter) + Send + Sync> =
                 Arc::new(move |filter| drop(handle.reload(filter)));
-            (set, builder.try_init())
+            let log = builder.finish().with(filter_fn(may_be_shown));
+            (set, log.try_init())
         }
         LogFormat::Json => {
             let builder = builder.json().flatten_event(true).with_filter_reloading();
             let handle = builder.reload_handle();
             let set: Arc<dyn Fn(EnvFilter) + Send + Sync> =
                 Arc::new(move |filter| drop(handle.reload(filter)));
-            (set, builder.try_init())
+            let log = builder.finish().with(filter_fn(may_be_shown));
+            (set, log.try_init())
         }
     };
     started.map_err(|error| Failure::Failed(format!("log: {error}")))?;

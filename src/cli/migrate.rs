@@ -52,8 +52,25 @@ async fn migrate_all(settings: &Settings, output: Output) -> Result<ExitCode, Fa
                 migrated.to
             ),
         };
-        let value = json!({ "database": &**name, "from": migrated.from, "to": migrated.to });
-        output.result(&text, &value);
+        let asked = ask_for_roles(&migrated.roles_to_create);
+        let value = json!({
+            "database": &**name, "from": migrated.from, "to": migrated.to,
+            "roles_to_create": migrated.roles_to_create,
+        });
+        output.result(&format!("{text}{asked}"), &value);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be done about roles that do not exist; nothing is wrong without them.
+fn ask_for_roles(statements: &[String]) -> String {
+    if statements.is_empty() {
+        return String::new();
+    }
+    format!(
+        "\nThis role may not create roles, so some of those that docs/security.md speaks of are missing. \
+        The owner of the schema can do everything without them. To have them, let a role with CREATEROLE run\n  {};\n\
+        and then run `tidegate migrate` again, or as the owner of the schema: SELECT tide.grant_roles();",
+        statements.join(";\n  ")
+    )
 }

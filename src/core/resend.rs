@@ -93,7 +93,9 @@ pub struct Resend {
     most: usize,
     look: bool,
     replay: Option<Replay>,
-    handed: BTreeMap<Seq, RowId>,
+    /// Rows on their way, and the request that they are of: a row of a request that
+    /// was cancelled may be confirmed while the next one covers it too.
+    handed: BTreeMap<Seq, i64>,
     dirty: bool,
     saved_at: Moment,
     retry: Retry,
@@ -225,7 +227,7 @@ impl Resend {
     pub fn hand(&mut self, seq: Seq) {
         if let Some(replay) = &mut self.replay {
             replay.rows.insert(seq.id, Phase::Handed);
-            self.handed.insert(seq, seq.id);
+            self.handed.insert(seq, replay.request.id);
         }
     }
 
@@ -257,22 +259,24 @@ impl Resend {
     /// A row was not sent since another one of its key is refused: it is looked at
     /// again.
     pub fn came_back(&mut self, seq: Seq) {
-        if let Some(id) = self.handed.remove(&seq)
+        if let Some(request) = self.handed.remove(&seq)
             && let Some(replay) = &mut self.replay
-            && let Some(phase) = replay.rows.get_mut(&id)
+            && replay.request.id == request
+            && let Some(phase) = replay.rows.get_mut(&seq.id)
         {
             *phase = Phase::Seen;
         }
     }
 
     fn take_handed(&mut self, seq: Seq, count: impl FnOnce(&mut Replay)) -> bool {
-        let Some(id) = self.handed.remove(&seq) else {
+        let Some(request) = self.handed.remove(&seq) else {
             return false;
         };
         if let Some(replay) = &mut self.replay
-            && replay.rows.contains_key(&id)
+            && replay.request.id == request
+            && replay.rows.contains_key(&seq.id)
         {
-            replay.rows.insert(id, Phase::Settled);
+            replay.rows.insert(seq.id, Phase::Settled);
             count(replay);
             replay.advance();
             self.dirty = true;

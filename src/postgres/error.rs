@@ -113,7 +113,8 @@ fn hint(code: &str) -> Option<&'static str> {
     }
     match code {
         "42501" => Some(
-            "grant the relay's role usage of schema tide, select on its tables and views, insert and update on tide.relay_lease, tide.relay_position, tide.relay_server_life, tide.relay_dead_letter, tide.relay_replay, tide.relay_pipeline_state, tide.relay_database, tide.outbox_retention and tide.relay_retention_turn, update on tide.outbox (to lock its rows), delete on tide.outbox_message and tide.relay_pipeline_state (`tidegate doctor` prints the grants that are missing)",
+            "make the relay's role a member of tide_relay (GRANT tide_relay TO ...), or run `tidegate migrate` once \
+             more if it is one: docs/security.md says how the roles are made, `tidegate doctor` what is missing",
         ),
         "28P01" | "28000" => Some("check user and password in the database URL and pg_hba.conf"),
         "3D000" => Some("create the database or correct the database URL"),

@@ -26,6 +26,7 @@ pub mod rebase;
 mod removed;
 pub mod replay;
 mod retention;
+mod roles;
 pub mod schema;
 pub mod server;
 mod session;

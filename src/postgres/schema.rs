@@ -13,6 +13,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Executor, PgConnection, PgPool};
 
 use super::pool as connections;
+use super::roles;
 use crate::core::ports::StoreError;
 
 /// The oldest server with transaction ids that do not wrap (`xid8`).
@@ -100,12 +101,16 @@ impl From<SchemaError> for StoreError {
 }
 
 /// What [`migrate`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Migrated {
     /// The version before; `None` if there was no schema.
     pub from: Option<i64>,
     /// The version now.
     pub to: i64,
+    /// What somebody who may create roles has to run, so that the roles of
+    /// `docs/security.md` exist; the next migration then gives them their rights.
+    /// Empty if they do.
+    pub roles_to_create: Vec<String>,
 }
 
 fn migrator() -> Migrator {
@@ -127,7 +132,7 @@ pub fn latest_version() -> i64 {
         .unwrap_or(0)
 }
 
-/// Installs or updates schema `tide`. Needs the right to create a schema in the
+/// Installs or updates schema `tide`, and gives its roles their rights. Needs the right to create a schema in the
 /// database (or an empty schema `tide` of the caller's), nothing more.
 ///
 /// # Errors
@@ -172,8 +177,13 @@ pub async fn migrate(pool: &PgPool) -> Result<Migrated, SchemaError> {
         .execute("SET LOCAL search_path = pg_catalog")
         .await?;
     migrator.run(&mut *transaction).await?;
+    let roles_to_create = roles::grant(&mut transaction).await?;
     transaction.commit().await?;
-    Ok(Migrated { from, to: known })
+    Ok(Migrated {
+        from,
+        to: known,
+        roles_to_create,
+    })
 }
 
 /// The installed version; `None` if there is no schema of ours.

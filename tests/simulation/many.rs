@@ -13,6 +13,9 @@ use crate::run::{Outcome, run};
 /// Seeds of every test run.
 const FEW: u64 = 240;
 
+/// Seeds of each plan that is about one thing.
+const FEW_OF_ONE_THING: u64 = 20;
+
 /// Threads that run seeds: each run has one.
 const THREADS: usize = 2;
 
@@ -68,8 +71,19 @@ struct Total {
     simulated: Duration,
 }
 
+/// How a plan is made of a seed: `PLAN=busy_key` and `PLAN=replayed` name those that
+/// are about one thing.
+fn kind_of_plan() -> fn(u64) -> Plan {
+    match std::env::var("PLAN").as_deref() {
+        Err(_) => Plan::of,
+        Ok("busy_key") => Plan::busy_key,
+        Ok("replayed") => Plan::replayed,
+        Ok(other) => panic!("PLAN is {other}; expected busy_key or replayed"),
+    }
+}
+
 /// Runs seeds on some threads and answers what failed.
-fn run_seeds(first: u64, count: u64) -> Total {
+fn run_seeds(plan_of: fn(u64) -> Plan, first: u64, count: u64) -> Total {
     hush();
     let next = AtomicU64::new(first);
     let total = Mutex::new(Total::default());
@@ -82,7 +96,7 @@ fn run_seeds(first: u64, count: u64) -> Total {
                     if seed >= first + count {
                         break;
                     }
-                    let outcome = run(Plan::of(seed), false);
+                    let outcome = run(plan_of(seed), false);
                     let mut total = total.lock().expect("no thread panics");
                     total.rows += outcome.rows;
                     total.repeats += outcome.repeats;
@@ -115,7 +129,7 @@ fn run_seeds(first: u64, count: u64) -> Total {
 fn one_seed() {
     hush();
     let seed = number("SEED").unwrap_or(1);
-    let outcome = run(Plan::of(seed), true);
+    let outcome = run(kind_of_plan()(seed), true);
     println!("{:#?}\n{}", outcome.plan, outcome.text);
     println!("trace {:016x}, {} events", outcome.trace, outcome.events);
     assert!(outcome.violations.is_empty(), "{}", report(&outcome));
@@ -123,14 +137,23 @@ fn one_seed() {
 
 #[test]
 fn a_few_hundred_seeds() {
-    let total = run_seeds(1, FEW);
+    let total = run_seeds(Plan::of, 1, FEW);
     assert!(total.failed.is_empty(), "{}", total.failed.concat());
+}
+
+#[test]
+fn plans_about_one_thing() {
+    for plan_of in [Plan::busy_key as fn(u64) -> Plan, Plan::replayed] {
+        let total = run_seeds(plan_of, 1, FEW_OF_ONE_THING);
+        assert!(total.failed.is_empty(), "{}", total.failed.concat());
+    }
 }
 
 #[test]
 #[ignore = "as many as SEEDS says: make sim"]
 fn many_seeds() {
     let total = run_seeds(
+        kind_of_plan(),
         number("FIRST").unwrap_or(1),
         number("SEEDS").unwrap_or(1000),
     );

@@ -1,7 +1,5 @@
 //! Persons: they retry and discard letters, ask for replays, cure what is wrong.
 
-use std::time::Duration;
-
 use tidegate::admin::status::PipelineState;
 use tidegate::core::dead_letter::OnPoison;
 use tidegate::core::invariants::{self, Invariant};
@@ -10,6 +8,7 @@ use tidegate::core::position::RowId;
 use crate::database::letters::State;
 use crate::dice::Dice;
 use crate::node::Node;
+use crate::poison::Habit;
 use crate::world::{Shared, World, pass, pipeline_name};
 
 /// The most rows of a replay.
@@ -54,7 +53,12 @@ pub(crate) fn cure(world: &mut World) {
 fn does_something(world: &mut World, dice: &mut Dice) {
     let place = dice.below(world.ledger.routes.len());
     let pipeline = pipeline_name(place);
-    match dice.below(10) {
+    let what = match world.plan.poison.habit {
+        Habit::Mixed => dice.below(10),
+        Habit::Replaying if dice.chance(0.9) => return ask_replay(world, place, dice),
+        Habit::Replaying => 0,
+    };
+    match what {
         0..=3 => {
             if let Some(row) = letter(world, &pipeline, dice, &[State::Parked]) {
                 let done = world.database.letters.retry(&pipeline, row);
@@ -102,7 +106,11 @@ fn ask_replay(world: &mut World, place: usize, dice: &mut Dice) {
         return;
     };
     let number = |id: RowId| u64::try_from(id).expect("positive");
-    let from = dice.range(number(first), number(last));
+    let oldest = match world.plan.poison.habit {
+        Habit::Mixed => number(first),
+        Habit::Replaying => number(first).max(number(last).saturating_sub(MOST_OF_A_REPLAY / 2)),
+    };
+    let from = dice.range(oldest, number(last));
     let to = from + dice.below(usize::try_from(MOST_OF_A_REPLAY).expect("few")) as u64;
     let id = |number: u64| RowId::try_from(number).expect("small");
     let (from, to) = (id(from), id(to));
@@ -186,7 +194,3 @@ pub(crate) fn look_at_halted(shared: &Shared, nodes: &[Node]) {
         }
     }
 }
-
-/// A key that was released is free, however many rows of it come: nothing of it
-/// is parked any more so long after.
-pub(crate) const FREE_WITHIN: Duration = Duration::from_secs(2);

@@ -214,6 +214,70 @@ impl Plan {
         plan
     }
 
+    /// A key whose letters are sent while its rows come faster than letters can go.
+    pub(crate) fn busy_key(seed: u64) -> Self {
+        let plan = Self::of(seed);
+        let dice = &mut Dice::new(seed ^ 0x0b05_7ee1);
+        Self {
+            outboxes: 1,
+            keys: 1,
+            free_keys: 0,
+            step_millis: 50.0,
+            put: PutFaults {
+                slow: 0.03,
+                ..PutFaults::default()
+            },
+            load: Duration::from_secs(16),
+            poison: PoisonPlan {
+                // Some of its letters' calls take seconds.
+                free_within: Some(Duration::from_secs(6)),
+                ..PoisonPlan::busy_key(dice)
+            },
+            ..plan.calm_and_wide()
+        }
+    }
+
+    /// Rows are parked while a replay of them waits for its number to be written.
+    pub(crate) fn replayed(seed: u64) -> Self {
+        let plan = Self::of(seed);
+        let dice = &mut Dice::new(seed ^ 0x07e9_1a7e);
+        Self {
+            outboxes: 1,
+            keys: 1 + dice.below(2),
+            free_keys: 0,
+            step_millis: 5.0,
+            store: StoreFaults {
+                slow: 0.1,
+                ..StoreFaults::default()
+            },
+            poison: PoisonPlan::replayed(dice),
+            ..plan.calm_and_wide()
+        }
+    }
+
+    /// One node that nothing happens to, and shards that take everything.
+    fn calm_and_wide(self) -> Self {
+        Self {
+            nodes: 1,
+            load: Duration::from_secs(8),
+            batch_size: 500,
+            pipeline_rows: 5_000,
+            budget_records: 1000,
+            budget_bytes: 1 << 20,
+            takes: Takes {
+                records: 1000.0,
+                bytes: f64::from(1 << 20),
+                ..self.takes
+            },
+            store: StoreFaults::default(),
+            put: PutFaults::default(),
+            panics: 0.0,
+            forgets: 0.0,
+            events: Vec::new(),
+            ..self
+        }
+    }
+
     /// Five of eight seeds look at what chance alone seldom makes.
     fn focus(&mut self, dice: &mut Dice) {
         let wide_open = Takes {

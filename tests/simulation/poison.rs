@@ -8,6 +8,19 @@ use tidegate::core::dead_letter::OnPoison;
 use crate::database::Defect;
 use crate::dice::Dice;
 
+/// A key that was released is free, however many rows of it come: nothing of it
+/// is parked any more so long after.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
+
+/// What persons do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Habit {
+    /// Something of everything.
+    Mixed,
+    /// Again and again they ask for the newest rows once more.
+    Replaying,
+}
+
 /// What a plan says about poison.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PoisonPlan {
@@ -24,8 +37,9 @@ pub(crate) struct PoisonPlan {
     pub(crate) is_curable: bool,
     /// The largest record of the streams, in bytes.
     pub(crate) max_record_bytes: usize,
-    /// A released key must be free while its rows go on coming.
-    pub(crate) judges_busy_keys: bool,
+    /// A released key must be free so soon while its rows go on coming.
+    pub(crate) free_within: Option<Duration>,
+    pub(crate) habit: Habit,
 }
 
 impl PoisonPlan {
@@ -38,7 +52,8 @@ impl PoisonPlan {
             cured_after: Duration::ZERO,
             is_curable: true,
             max_record_bytes: 1 << 20,
-            judges_busy_keys: false,
+            free_within: None,
+            habit: Habit::Mixed,
         }
     }
 
@@ -73,7 +88,8 @@ impl PoisonPlan {
             cured_after: dice.evenly(500.0, 8_000.0),
             is_curable: dice.chance(0.7),
             max_record_bytes: 4096,
-            judges_busy_keys: false,
+            free_within: None,
+            habit: Habit::Mixed,
         }
     }
 
@@ -87,7 +103,8 @@ impl PoisonPlan {
             cured_after: dice.evenly(300.0, 1_500.0),
             is_curable: true,
             max_record_bytes: 4096,
-            judges_busy_keys: true,
+            free_within: Some(FREE_WITHIN),
+            habit: Habit::Mixed,
         }
     }
 
@@ -97,7 +114,20 @@ impl PoisonPlan {
             rows: 0.1,
             policies: vec![*dice.pick(&[OnPoison::BlockKey, OnPoison::Park])],
             operator_every_millis: 40.0,
-            judges_busy_keys: false,
+            free_within: None,
+            ..Self::busy_key(dice)
+        }
+    }
+
+    /// Rows are parked while replays of them are under way.
+    pub(crate) fn replayed(dice: &mut Dice) -> Self {
+        Self {
+            rows: 0.1,
+            operator_every_millis: 30.0,
+            is_curable: false,
+            cured_after: Duration::from_secs(60),
+            free_within: None,
+            habit: Habit::Replaying,
             ..Self::busy_key(dice)
         }
     }

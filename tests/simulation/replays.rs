@@ -52,6 +52,11 @@ impl Database {
         self.replays.iter().filter(is_open).count()
     }
 
+    pub(crate) fn has_cancelled_replays(&self) -> bool {
+        let mut all = self.replays.iter();
+        all.any(|one| one.state == ReplayState::Cancelled)
+    }
+
     /// `relay_replay`.
     pub(crate) fn ask_replay(
         &mut self,

@@ -249,14 +249,15 @@ fn unsettled_positions(world: &World) -> usize {
 
 /// All is written down as settled: processes that start now send nothing.
 async fn start_again(shared: &Shared, nodes: &mut [Node]) {
-    let (has_settled, calls) = {
+    let has_settled = {
         let world = shared.lock();
-        let has_settled = world.left_over() + unsettled_positions(&world) == 0;
-        (has_settled, world.calls)
+        world.left_over() + unsettled_positions(&world) == 0
     };
     if !has_settled {
         return;
     }
+    let_cancelled_replays_end(shared, nodes).await;
+    let calls = shared.lock().calls;
     // The status is brought up to date once a second.
     pass(Duration::from_millis(1_100)).await;
     check_at_rest(shared, nodes);
@@ -273,6 +274,21 @@ async fn start_again(shared: &Shared, nodes: &mut [Node]) {
             .ledger
             .violations
             .push((Invariant::RepeatsCaused, text));
+    }
+}
+
+/// Rows of a replay that was cancelled may be on their way, in slow calls, when all
+/// that is wanted has been settled.
+async fn let_cancelled_replays_end(shared: &Shared, nodes: &[Node]) {
+    let has_cancelled = shared.lock().database.has_cancelled_replays();
+    let began = shared.lock().now();
+    while has_cancelled && shared.lock().now().since(began) < SETTLES_WITHIN {
+        let pipelines = |node: &Node| node.board.status().pipelines;
+        let mut all = nodes.iter().flat_map(pipelines);
+        if all.all(|pipeline| pipeline.in_flight_bytes == 0) {
+            return;
+        }
+        pass(Duration::from_millis(250)).await;
     }
 }
 

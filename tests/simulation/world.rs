@@ -20,7 +20,6 @@ use crate::database::letters::State;
 use crate::dice::Dice;
 use crate::kinesis::{InStream, Stream};
 use crate::ledger::{Again, Body, Ledger, Of};
-use crate::operator::FREE_WITHIN;
 use crate::plan::Plan;
 use crate::trace::Trace;
 
@@ -189,9 +188,9 @@ impl World {
 
     /// Letters were written: none may be of a key that should be free by now.
     pub(crate) fn judge_busy_keys(&mut self, pipeline: &str, letters: &[DeadLetter]) {
-        if !self.plan.poison.judges_busy_keys {
+        let Some(free_within) = self.plan.poison.free_within else {
             return;
-        }
+        };
         let now = self.now();
         for letter in letters {
             let Some(key) = letter.key.as_deref() else {
@@ -204,7 +203,7 @@ impl World {
                 continue;
             }
             let since = *self.streaks.entry(of).or_insert(now);
-            let time_is_up = now.since(since) > FREE_WITHIN;
+            let time_is_up = now.since(since) > free_within;
             if !invariants::settles_in_time(1, time_is_up) {
                 let text = format!(
                     "{pipeline}: row {} of {key} is parked although its key was released {:?} ago",

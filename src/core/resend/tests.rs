@@ -418,3 +418,31 @@ fn a_cancelled_replay_is_dropped_and_the_next_one_looked_for() {
     assert_eq!(resend.next_wish(true, 9, Moment::ORIGIN), ResendWish::Look);
     assert!(resend.settled(seq(2, 3)), "its row is still no live one");
 }
+
+#[test]
+fn a_row_of_a_cancelled_replay_settles_nothing_of_the_next_one() {
+    let mut resend = replay(1, 9);
+    resend.rows_read(0, &[3, 5], true);
+    resend.hand(seq(2, 3));
+    resend.hand(seq(2, 5));
+    let progress = resend.last_progress().expect("it moved");
+    resend.saved(&progress, false, Moment::ORIGIN);
+    let cancelled = progress.request;
+    resend.looked(Some(ReplayRequest {
+        id: cancelled + 1,
+        from: 1,
+        to: 9,
+        next: 1,
+        sent: 0,
+        skipped: 0,
+    }));
+    resend.rows_read(0, &[3, 5], true);
+    resend.hand(seq(4, 5));
+    assert!(resend.settled(seq(2, 3)) && resend.settled(seq(2, 5)));
+    assert!(resend.is_wanted(3), "it was sent before it was asked for");
+    let progress = resend.last_progress().expect("it was looked at");
+    assert_eq!((progress.sent, progress.next, progress.done), (0, 3, false));
+    resend.hand(seq(6, 3));
+    assert!(resend.settled(seq(6, 3)) && resend.settled(seq(4, 5)));
+    assert!(resend.last_progress().expect("it moved").done);
+}

@@ -1,40 +1,30 @@
-//! What the relay's role must be allowed: everything the statements of
-//! [`crate::postgres`] do. A test runs a relay as a role that has this and nothing
-//! else.
+//! What the relay's role must be allowed: the rights of `tide_relay`, whether the role is
+//! a member of it or was granted the same by hand.
+//!
+//! They are read from the list that `tidegate migrate` grants by (`roles.sql`), so that
+//! there is one list. `tide.role_rights()` itself may be asked by the schema's owner alone.
 
 use sqlx::{PgPool, Row};
 
 use super::question;
 use crate::core::ports::StoreError;
 
-/// A relation of schema `tide`, and what the relay does to it.
-pub type Needed = (&'static str, &'static [&'static str]);
+/// The list. Its lines are `('ROLE ...', 'PRIVILEGE ...', 'OBJECT', 'COLUMN ...' or NULL)`.
+const RIGHTS: &str = include_str!("../roles.sql");
 
-const READ: &[&str] = &["SELECT"];
-const KEEP: &[&str] = &["SELECT", "INSERT", "UPDATE"];
+/// The role whose rights a relay needs.
+const RELAY: &str = "tide_relay";
 
-/// The relations. `outbox` is updated in no column: its rows are locked, which asks
-/// for the same right.
-pub const RELATIONS: &[Needed] = &[
-    ("migration", READ),
-    ("outbox", &["SELECT", "UPDATE"]),
-    ("outbox_message", &["SELECT", "DELETE"]),
-    ("outbox_reader", READ),
-    ("outbox_retention", KEEP),
-    ("relay_database", KEEP),
-    ("relay_dead_letter", KEEP),
-    ("relay_lease", KEEP),
-    ("relay_pause", READ),
-    ("relay_pipeline", READ),
-    (
-        "relay_pipeline_state",
-        &["SELECT", "INSERT", "UPDATE", "DELETE"],
-    ),
-    ("relay_position", KEEP),
-    ("relay_replay", KEEP),
-    ("relay_retention_turn", KEEP),
-    ("relay_server_life", &["SELECT", "INSERT"]),
-];
+/// One privilege on one thing of schema `tide`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Need {
+    /// `schema`, a function (`name()`), or a table or view.
+    pub object: String,
+    /// The privilege.
+    pub privilege: String,
+    /// The columns it is needed on; none for the whole.
+    pub columns: Vec<String>,
+}
 
 /// What a role lacks.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,98 +39,128 @@ pub struct Lacking {
     pub grants: Vec<String>,
 }
 
-/// Relations that are not there are the schema's matter. Functions of the schema may
-/// be executed by everybody unless that was revoked.
+/// What a relay needs, sorted.
+#[must_use]
+pub fn needed() -> Vec<Need> {
+    let values = RIGHTS.split_once("VALUES").map_or("", |(_, after)| after);
+    let values = values.split_once("$$;").map_or(values, |(list, _)| list);
+    let is_comment = |line: &&str| line.trim_start().starts_with("--");
+    let lines: Vec<&str> = values.lines().filter(|line| !is_comment(line)).collect();
+    let mut needs = Vec::new();
+    for tuple in lines.join("\n").split("\n    (") {
+        let texts: Vec<&str> = tuple.split('\'').skip(1).step_by(2).collect();
+        let [roles, privileges, object, columns @ ..] = texts.as_slice() else {
+            continue;
+        };
+        if !roles.split(' ').any(|role| role == RELAY) {
+            continue;
+        }
+        let columns = columns
+            .first()
+            .map_or("", |columns| columns)
+            .split_whitespace();
+        let columns: Vec<String> = columns.map(str::to_owned).collect();
+        // A function may be said to run as its owner; that is no privilege.
+        let privileges = privileges.trim_end_matches(" as owner").split(' ');
+        needs.extend(privileges.map(|privilege| Need {
+            object: (*object).to_owned(),
+            privilege: privilege.to_owned(),
+            columns: columns.clone(),
+        }));
+    }
+    needs.sort();
+    needs
+}
+
+/// What is not there is the schema's matter.
 const ASK: &str = "
 SELECT quote_ident(current_user), current_user::text,
-    coalesce(has_schema_privilege(current_user, to_regnamespace('tide'), 'USAGE'), true),
+    CASE WHEN to_regrole('tide_relay') IS NULL THEN NULL
+        ELSE pg_has_role(current_user, to_regrole('tide_relay'), 'USAGE') END,
     ARRAY(
-        SELECT w.relation || ' ' || w.privilege
-        FROM unnest($1::text[], $2::text[]) AS w (relation, privilege)
-        JOIN pg_class AS c ON c.relname = w.relation AND c.relnamespace = to_regnamespace('tide')
-        WHERE NOT has_table_privilege(current_user, c.oid, w.privilege)
-        ORDER BY w.relation, w.privilege
-    ),
-    ARRAY(
-        SELECT DISTINCT p.proname::text FROM pg_proc AS p
-        WHERE p.pronamespace = to_regnamespace('tide') AND NOT has_function_privilege(current_user, p.oid, 'EXECUTE')
-            AND p.proname = ANY ($3::text[])
-        ORDER BY 1
+        SELECT w.place::int FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY
+            AS w (object, privilege, columns, place)
+        LEFT JOIN pg_class AS c ON c.relname = w.object AND c.relnamespace = to_regnamespace('tide')
+        WHERE NOT CASE
+            WHEN w.object = 'schema'
+                THEN coalesce(has_schema_privilege(current_user, to_regnamespace('tide'), w.privilege), true)
+            WHEN w.object LIKE '%()' THEN NOT EXISTS (
+                SELECT FROM pg_proc AS p
+                WHERE p.pronamespace = to_regnamespace('tide') AND p.proname || '()' = w.object
+                    AND NOT has_function_privilege(current_user, p.oid, w.privilege))
+            WHEN c.oid IS NULL THEN true
+            WHEN w.columns = '' THEN has_table_privilege(current_user, c.oid, w.privilege)
+            ELSE (
+                SELECT bool_and(has_column_privilege(current_user, c.oid, a.name, w.privilege))
+                FROM unnest(string_to_array(w.columns, ' ')) AS a (name))
+        END
+        ORDER BY w.place
     )";
-
-/// Functions that the relay's statements call.
-const FUNCTIONS: &[&str] = &[
-    "outbox_oldest_kept",
-    "outbox_unseen",
-    "relay_is_here",
-    "relay_this_database",
-];
 
 /// Asks the server what the role may do; nothing is tried.
 ///
 /// # Errors
 /// The database did not answer, or refused.
 pub async fn lacking(pool: &PgPool) -> Result<Lacking, StoreError> {
-    let pairs = || {
-        let all = RELATIONS.iter();
-        all.flat_map(|(relation, privileges)| privileges.iter().map(|one| (*relation, *one)))
-    };
-    let relations: Vec<&str> = pairs().map(|(relation, _)| relation).collect();
-    let privileges: Vec<&str> = pairs().map(|(_, privilege)| privilege).collect();
-    let checked = relations.len() + FUNCTIONS.len() + 1;
+    let needs = needed();
+    let texts = |of: fn(&Need) -> String| needs.iter().map(of).collect::<Vec<String>>();
     let mut transaction = question(pool).await?;
     let row = sqlx::query(ASK)
-        .bind(relations)
-        .bind(privileges)
-        .bind(FUNCTIONS)
+        .bind(texts(|need| need.object.clone()))
+        .bind(texts(|need| need.privilege.clone()))
+        .bind(texts(|need| need.columns.join(" ")))
         .persistent(false)
         .fetch_one(&mut *transaction)
         .await?;
     let grantee: String = row.try_get(0)?;
-    let is_usable: bool = row.try_get(2)?;
-    let of_tables: Vec<String> = row.try_get(3)?;
-    let of_functions: Vec<String> = row.try_get(4)?;
-    let mut lacking = Lacking {
-        role: row.try_get(1)?,
-        checked,
-        ..Lacking::default()
-    };
-    if !is_usable {
-        lacking.missing.push("USAGE on schema tide".to_owned());
-        let grant = format!("GRANT USAGE ON SCHEMA tide TO {grantee}");
-        lacking.grants.push(grant);
-    }
-    let pairs: Vec<(&str, &str)> = of_tables
+    let is_member: Option<bool> = row.try_get(2)?;
+    let places: Vec<i32> = row.try_get(3)?;
+    let missing: Vec<&Need> = places
         .iter()
-        .filter_map(|pair| pair.split_once(' '))
+        .filter_map(|place| needs.get(usize::try_from(*place).ok()?.checked_sub(1)?))
         .collect();
-    for (relation, privilege) in &pairs {
-        let missing = format!("{privilege} on tide.{relation}");
-        lacking.missing.push(missing);
-    }
-    for (relation, privileges) in by_relation(&pairs) {
-        let privileges = privileges.join(", ");
-        let grant = format!("GRANT {privileges} ON tide.{relation} TO {grantee}");
-        lacking.grants.push(grant);
-    }
-    for function in of_functions {
-        lacking
-            .missing
-            .push(format!("EXECUTE on tide.{function}()"));
-        let grant = format!("GRANT EXECUTE ON FUNCTION tide.{function} TO {grantee}");
-        lacking.grants.push(grant);
-    }
-    Ok(lacking)
+    let grants = match is_member {
+        _ if missing.is_empty() => Vec::new(),
+        Some(false) => vec![format!("GRANT {RELAY} TO {grantee}")],
+        // Its own rights are not what they should be: only the owner may give them.
+        Some(true) => vec!["SELECT * FROM tide.grant_roles()".to_owned()],
+        None => missing.iter().map(|need| need.grant(&grantee)).collect(),
+    };
+    Ok(Lacking {
+        role: row.try_get(1)?,
+        checked: needs.len(),
+        missing: missing.iter().map(|need| need.words()).collect(),
+        grants,
+    })
 }
 
-/// Pairs of relation and privilege, sorted by relation, as one entry per relation.
-fn by_relation<'a>(pairs: &[(&'a str, &'a str)]) -> Vec<(&'a str, Vec<&'a str>)> {
-    let mut grouped: Vec<(&str, Vec<&str>)> = Vec::new();
-    for (relation, privilege) in pairs {
-        match grouped.last_mut() {
-            Some((last, privileges)) if last == relation => privileges.push(privilege),
-            Some(_) | None => grouped.push((relation, vec![privilege])),
+// === impl Need ===
+
+impl Need {
+    /// In words.
+    fn words(&self) -> String {
+        match self.object.as_str() {
+            "schema" => format!("{} on schema tide", self.privilege),
+            object => format!("{} on tide.{object}", self.privilege),
         }
     }
-    grouped
+
+    /// The statement that grants it.
+    #[must_use]
+    pub fn grant(&self, grantee: &str) -> String {
+        let Self {
+            object,
+            privilege,
+            columns,
+        } = self;
+        let columns = match columns.as_slice() {
+            [] => String::new(),
+            columns => format!(" ({})", columns.join(", ")),
+        };
+        match object.strip_suffix("()") {
+            _ if object == "schema" => format!("GRANT {privilege} ON SCHEMA tide TO {grantee}"),
+            Some(function) => format!("GRANT {privilege} ON FUNCTION tide.{function} TO {grantee}"),
+            None => format!("GRANT {privilege}{columns} ON tide.{object} TO {grantee}"),
+        }
+    }
 }
