@@ -314,3 +314,30 @@ async fn shards_are_shown_and_their_keys_to_who_asks() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_not_look_is_told_which_may() {
+    scenario(Duration::from_secs(120), async {
+        let world = World::new(1).await;
+        let statement = "CREATE ROLE status_nobody LOGIN";
+        database::server()
+            .administer(statement)
+            .await
+            .expect("a role");
+        let name = world.url.rsplit('/').next().expect("a name");
+        let url = database::server().url_as("status_nobody", name);
+        let settings = world.settings(&[("DATABASE_URL", &url)]);
+        let mut command = program(&settings);
+        let output = command
+            .args(["status", "--database"])
+            .output()
+            .expect("it runs");
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert!(
+            said.contains("a member of tide_reader or tide_operator"),
+            "{said}"
+        );
+    })
+    .await;
+}

@@ -31,6 +31,13 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
 ) ORDER BY s.pipeline), '[]')::text
 FROM tide.relay_status AS s LEFT JOIN tide.outbox_lag AS l ON l.pipeline = s.pipeline";
 
+/// The SQLSTATE of a missing privilege, as errors show it.
+const DENIED: &str = "(42501)";
+
+/// The relay's own role sees no more than it needs.
+const NO_READER: &str = "the role of its url may not read tide.relay_status and tide.outbox_lag: use one that owns \
+    the schema, or is a member of tide_reader or tide_operator (docs/security.md)";
+
 /// The picture; `instead` says why no relay was asked, if that is a substitute.
 pub(super) fn picture(
     settings: &Settings,
@@ -76,7 +83,12 @@ async fn look(database: &DatabaseSettings) -> Result<Value, StoreError> {
     })?;
     let known = ask(&pool).await;
     pool.close().await;
-    known
+    known.map_err(|error| match error {
+        StoreError::Refused(reason) if reason.contains(DENIED) => {
+            StoreError::Refused(NO_READER.to_owned())
+        }
+        StoreError::Refused(_) | StoreError::Unavailable(_) => error,
+    })
 }
 
 async fn ask(pool: &PgPool) -> Result<Value, StoreError> {
