@@ -29,6 +29,7 @@ use super::violations;
 use crate::admin::metrics::{CallOutcome, Metrics, ShardMetrics};
 use crate::admin::status::{StatusBoard, WaitStatus};
 use crate::core::dispatch::{Answer, Dispatch, Next, SharedBudget};
+use crate::core::hot_keys::{HotKeys, WATCHED};
 use crate::core::ports::{CallFailure, RecordOutcome, StreamService};
 use crate::core::routing::HandoverId;
 use crate::core::send_queue::{FlowId, Parcel};
@@ -78,6 +79,7 @@ pub struct ShardWriter {
     giving_back: Option<HandoverId>,
     orders: Orders,
     waits: Option<WaitStatus>,
+    hot_keys: HotKeys,
 }
 
 struct CallDone {
@@ -103,6 +105,7 @@ impl ShardWriter {
             giving_back: None,
             orders: Orders::default(),
             waits: None,
+            hot_keys: HotKeys::new(WATCHED, now),
         }
     }
 

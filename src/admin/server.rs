@@ -9,12 +9,14 @@
 //! | `/livez` | 200 while the supervisor's heartbeat is younger than [`LIVE_WITHIN`], else 503: restart the process. Says nothing of databases or streams, which a restart does not mend |
 //! | `/readyz` | 200 once started, 503 before that and while draining, with the state of the databases either way |
 //! | `/api/status` | the whole status board as JSON |
+//! | `/api/shards` | the shards of each stream: hash keys, use of their budget, queues; with `?keys=N` their hottest keys too, which may be secrets of the application |
 //! | `/api/config` | the settings and definitions that the relay runs by, as JSON, with marks for secrets; 503 before it has begun |
 //! | `/` | a page that lists these |
 //!
 //! Only GET is answered. There is no authentication: the default address is
 //! reachable from the machine itself alone.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -25,6 +27,7 @@ use actix_web::http::header::ContentType;
 use actix_web::{App, HttpResponse, HttpServer, web};
 
 use super::metrics::Metrics;
+use super::shards;
 use super::status::{Phase, StatusBoard};
 
 /// How old the supervisor's heartbeat may be in a live process.
@@ -39,6 +42,7 @@ const PAGE: &str = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
 <li><a href=\"/livez\">/livez</a>: whether the process makes progress\n\
 <li><a href=\"/readyz\">/readyz</a>: whether it has started and is not draining\n\
 <li><a href=\"/api/status\">/api/status</a>: pipelines, streams, shards and databases as JSON\n\
+<li><a href=\"/api/shards\">/api/shards</a>: shards and, asked with ?keys=N, their hottest keys as JSON\n\
 <li><a href=\"/api/config\">/api/config</a>: what the relay runs by, without secrets, as JSON\n\
 </ul>\n</html>\n";
 
@@ -117,6 +121,7 @@ async fn serve(
             .service(web::resource("/livez").get(livez))
             .service(web::resource("/readyz").get(readyz))
             .service(web::resource("/api/status").get(status))
+            .service(web::resource("/api/shards").get(shards))
             .service(web::resource("/api/config").get(config))
     };
     let server = HttpServer::new(app)
@@ -185,6 +190,16 @@ async fn readyz(shared: web::Data<Shared>) -> HttpResponse {
 
 async fn status(shared: web::Data<Shared>) -> HttpResponse {
     HttpResponse::Ok().json(shared.board.status())
+}
+
+async fn shards(
+    shared: web::Data<Shared>,
+    asked: web::Query<BTreeMap<String, String>>,
+) -> HttpResponse {
+    match shards::most_keys(&asked) {
+        Ok(keys) => HttpResponse::Ok().json(shards::shown(&shared.board.status(), keys)),
+        Err(reason) => HttpResponse::BadRequest().body(reason),
+    }
 }
 
 async fn config(shared: web::Data<Shared>) -> HttpResponse {

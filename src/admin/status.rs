@@ -7,10 +7,13 @@
 //! than the one that should.
 //!
 //! No key, payload, URL or credential belongs on the board: it is shown to
-//! whoever may reach the admin port. What the relay runs by ([`Loaded`]) is the one
-//! exception, and is shown with marks in their place.
+//! whoever may reach the admin port. What the relay runs by ([`Loaded`]) is one
+//! exception, and is shown with marks in their place; the hottest keys of each shard
+//! are the other one, and are no part of [`Status`]: `/api/shards` gives them to who
+//! asks for them.
 
 mod config;
+mod hash_range;
 mod loaded;
 mod pipeline;
 mod retention;
@@ -23,7 +26,10 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::core::hot_keys::HotKey;
+
 pub use config::{ConfigStatus, ReloadStatus};
+pub use hash_range::HashRangeStatus;
 pub use loaded::Loaded;
 pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
@@ -77,6 +83,11 @@ pub struct ShardStatus {
     pub problem: Option<String>,
     /// What its writer waits for.
     pub waits: Option<WaitStatus>,
+    /// The hash keys it takes.
+    pub hash_range: Option<HashRangeStatus>,
+    /// Its hottest keys: shown only to who asks for them.
+    #[serde(skip)]
+    pub hot_keys: Vec<HotKey>,
 }
 
 /// A database on the board.

@@ -2,9 +2,20 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::time::Duration;
 
+use clap::Args;
+use serde_json::Value;
 use tokio::time::Instant;
+
+use super::Failure;
+use crate::config::admin_listen::admin_listen;
+use crate::config::environment::Environment;
+
+/// How long an answer may take: the admin port has a thread of its own, so it is there
+/// in milliseconds, however busy the relay is.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest answer that is read: 64 MiB are tens of thousands of pipelines.
 const LONGEST: usize = 64 << 20;
@@ -15,6 +26,57 @@ pub(super) struct Answer {
     /// The HTTP status.
     pub(super) status: u16,
     pub(super) body: String,
+}
+
+/// Which relay is asked.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Relay {
+    /// Ask the relay whose admin port is there, as in http://127.0.0.1:9464. (Default:
+    /// admin.listen of the configuration, on this machine)
+    #[arg(long, value_name = "URL")]
+    relay: Option<String>,
+}
+
+impl Relay {
+    /// Whether one was named.
+    pub(super) const fn is_given(&self) -> bool {
+        self.relay.is_some()
+    }
+
+    /// Its host and port. Only `admin.listen` is read of the configuration.
+    pub(super) fn address(&self, file: Option<&Path>) -> Result<String, Failure> {
+        if let Some(url) = &self.relay {
+            let address = url.trim_start_matches("http://").trim_end_matches('/');
+            return Ok(address.to_owned());
+        }
+        let listen = admin_listen(file, &Environment::of_process())?;
+        if listen.port() == 0 {
+            return Err(Failure::Failed(
+                "admin.listen has port 0, so nobody knows where the relay listens; give it a port, or use --relay"
+                    .to_owned(),
+            ));
+        }
+        Ok(address_of(listen))
+    }
+}
+
+/// What a relay answers, as JSON.
+pub(super) fn json_of(address: &str, path: &str) -> Result<Value, Failure> {
+    let failed = |reason: &str| {
+        Failure::Failed(format!(
+            "no relay answers at {address} (admin.listen): {reason}"
+        ))
+    };
+    let answer = ask(address, path, PATIENCE).map_err(|reason| failed(&reason))?;
+    if answer.status != 200 {
+        let Answer { status, body } = answer;
+        let what = match status {
+            404 => "it is an older release, or no relay of ours".to_owned(),
+            _ => body.trim().to_owned(),
+        };
+        return Err(failed(&format!("HTTP status {status}: {what}")));
+    }
+    serde_json::from_str(&answer.body).map_err(|error| failed(&format!("no JSON: {error}")))
 }
 
 /// Where a relay that listens there can be reached from this machine.

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::progress::Progress;
 use super::{Failure, Output};
 use crate::config::settings::{DatabaseSettings, Settings};
 use crate::postgres::pool::{PoolSettings, connect_lazily};
@@ -33,9 +34,10 @@ async fn migrate_all(settings: &Settings, output: Output) -> Result<ExitCode, Fa
         let failed =
             |error: &dyn std::fmt::Display| Failure::Failed(format!("database {name:?}: {error}"));
         let pool = connect_lazily(&pool_settings(database)).map_err(|error| failed(&error))?;
-        let migrated = schema::migrate(&pool)
-            .await
-            .map_err(|error| failed(&error))?;
+        let progress = Progress::spinner(output, &format!("migrating database {name:?}"));
+        let migrated = schema::migrate(&pool).await;
+        progress.clear();
+        let migrated = migrated.map_err(|error| failed(&error))?;
         pool.close().await;
         let text = match migrated.from {
             Some(from) if from == migrated.to => {

@@ -5,27 +5,34 @@
 
 mod admin_port;
 mod check;
+mod completions;
 #[cfg(feature = "demo")]
 mod demo;
 mod dlq;
+mod doctor;
 mod healthcheck;
 mod logging;
 mod migrate;
 mod notify;
 mod output;
 mod pause;
+mod progress;
 mod rebase;
 mod reload;
 mod replay;
 mod run;
+mod shards;
 mod signals;
+mod status;
+mod table;
 mod validate;
 mod watchdog;
+mod watching;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::environment::Environment;
 use crate::config::problem::ConfigError;
@@ -35,6 +42,9 @@ use output::Output;
 const FAILED: u8 = 1;
 const USAGE: u8 = 64;
 const BAD_CONFIGURATION: u8 = 78;
+
+/// What options that every command takes stand under in its help.
+const EVERYWHERE: &str = "Options of every command";
 
 /// Relays PostgreSQL transactional outboxes to Amazon Kinesis Data Streams.
 #[derive(Debug, Parser)]
@@ -51,11 +61,19 @@ struct Arguments {
         long,
         global = true,
         env = "TIDEGATE_CONFIG",
-        value_name = "FILE"
+        value_name = "FILE",
+        help_heading = EVERYWHERE
     )]
     config: Option<PathBuf>,
     /// How results are printed
-    #[arg(long, global = true, value_enum, default_value_t)]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        help_heading = EVERYWHERE
+    )]
     output: Output,
     #[command(subcommand)]
     command: Command,
@@ -79,6 +97,15 @@ enum Command {
     /// Check the configuration offline and list everything that is wrong with it,
     /// or what a reload of it would do
     Validate(validate::Arguments),
+    /// Show what a relay does: its pipelines, streams and what is wrong; or what the
+    /// databases know of their pipelines, if no relay answers
+    Status(status::Arguments),
+    /// Show the shards of a relay's streams, how full they are, and which keys fill them
+    Shards(shards::Arguments),
+    /// Look at everything a relay needs (databases, privileges, credentials, streams)
+    /// and say what mends what is not good; writes nothing. Exit code 1 if something
+    /// fails
+    Doctor(doctor::Arguments),
     /// Ask the relay at `admin.listen` whether it makes progress: 0 if it does, 1 if it
     /// does not or does not answer; for containers, whose images have no curl
     Healthcheck(healthcheck::Arguments),
@@ -91,6 +118,11 @@ enum Command {
     Resume(pause::ResumeArguments),
     /// Have rows sent again that a pipeline has read; its position stays
     Replay(replay::Arguments),
+    /// Print what makes a shell complete this program's command lines; see
+    /// docs/commands.md for where it goes
+    Completions(completions::CompletionsArguments),
+    /// Print the man page, or write those of all commands into a folder
+    Man(completions::ManArguments),
     /// Publish, relay, read back and check: with a private PostgreSQL and a
     /// Kinesis emulator
     #[cfg(feature = "demo")]
@@ -146,6 +178,11 @@ pub fn main() -> ExitCode {
         // Signals are heard before anything is read.
         Command::Run { check: false } => signals::Signals::listen()
             .and_then(|signals| run::run(arguments.config.clone(), signals)),
+        Command::Status(options) => status::run(arguments.config.as_deref(), &options, output),
+        Command::Shards(options) => shards::run(arguments.config.as_deref(), &options, output),
+        Command::Doctor(options) => {
+            settings().and_then(|settings| doctor::run(settings, &options, output))
+        }
         Command::Migrate => settings().and_then(|settings| migrate::run(&settings, output)),
         Command::Rebase(options) => {
             settings().and_then(|settings| rebase::run(&settings, &options, output))
@@ -162,6 +199,8 @@ pub fn main() -> ExitCode {
         Command::Dlq(options) => {
             settings().and_then(|settings| dlq::run(&settings, options, output))
         }
+        Command::Completions(options) => completions::completions(Arguments::command(), &options),
+        Command::Man(options) => completions::man(Arguments::command(), &options, output),
         #[cfg(feature = "demo")]
         Command::Demo(options) => demo::run(&options, output),
     };
@@ -177,3 +216,6 @@ pub fn main() -> ExitCode {
 fn load(file: Option<&std::path::Path>) -> Result<Settings, Failure> {
     Ok(Settings::load(file, Environment::of_process())?)
 }
+
+#[cfg(test)]
+mod tests;

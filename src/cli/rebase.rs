@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::migrate::pool_settings;
+use super::progress::Progress;
 use super::{Failure, Output};
 use crate::config::settings::Settings;
 use crate::postgres::pool::connect_lazily;
@@ -15,14 +16,14 @@ use crate::postgres::rebase::{Rebased, outboxes, rebase};
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Only this database of the settings
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     database: Option<String>,
     /// Only this outbox
-    #[arg(long, conflicts_with = "pipeline")]
+    #[arg(long, value_name = "NAME", conflicts_with = "pipeline")]
     outbox: Option<String>,
     /// Only the outbox of this pipeline; other pipelines of it are rebased along,
     /// since they read the same messages
-    #[arg(long)]
+    #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
     /// Say what would be done and change nothing
     #[arg(long)]
@@ -61,11 +62,15 @@ async fn rebase_all(
         let names = outboxes(&pool, outbox, pipeline)
             .await
             .map_err(|error| failed(&error))?;
-        for outbox in names {
+        let count = names.len();
+        for (number, outbox) in (1..).zip(names) {
             found += 1;
-            let rebased = rebase(&pool, &outbox, arguments.dry_run)
-                .await
-                .map_err(|error| failed(&format!("outbox {outbox:?}: {error}")))?;
+            let what = format!("rebasing outbox {outbox:?} ({number} of {count})");
+            let progress = Progress::spinner(output, &what);
+            let rebased = rebase(&pool, &outbox, arguments.dry_run).await;
+            progress.clear();
+            let rebased =
+                rebased.map_err(|error| failed(&format!("outbox {outbox:?}: {error}")))?;
             let text = text(name, &rebased, arguments.dry_run);
             output.result(&text, &value(name, &rebased, arguments.dry_run));
         }

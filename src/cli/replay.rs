@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::migrate::pool_settings;
+use super::progress::Progress;
 use super::{Failure, Output};
 use crate::config::pipeline::ShardBudgetSettings;
 use crate::config::settings::{DatabaseSettings, Settings};
@@ -125,12 +126,20 @@ async fn replay(
         &plan,
     );
     if arguments.wait {
-        return wait(pool, id, output).await;
+        return wait(pool, id, (from, to), output).await;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn wait(pool: &PgPool, id: i64, output: Output) -> Result<ExitCode, Failure> {
+/// Where nobody sees a bar each change is a line.
+async fn wait(
+    pool: &PgPool,
+    id: i64,
+    (from, to): (i64, i64),
+    output: Output,
+) -> Result<ExitCode, Failure> {
+    let ids = u64::try_from(to.saturating_sub(from).saturating_add(1)).unwrap_or(0);
+    let progress = Progress::bar(output, ids, &format!("replay {id}"));
     let mut shown = None;
     loop {
         let standing = replay::replay_standing(pool, id)
@@ -138,7 +147,14 @@ async fn wait(pool: &PgPool, id: i64, output: Output) -> Result<ExitCode, Failur
             .map_err(|error| failed(&error))?;
         let (state, next) = (&standing.state, standing.next_id);
         let (sent, skipped) = (standing.sent, standing.skipped);
-        if shown.as_ref() != Some(&standing) {
+        let done = u64::try_from(next.saturating_sub(from)).unwrap_or(0);
+        progress.at(done.min(ids), format!("{state}, {sent} rows sent"));
+        let is_over = matches!(state.as_str(), "done" | "cancelled");
+        let is_news = is_over || !progress.is_shown();
+        if is_over {
+            progress.clear();
+        }
+        if is_news && shown.as_ref() != Some(&standing) {
             let text = format!(
                 "replay {id}: {state}, {sent} rows sent, {skipped} cannot be sent, next id {next}"
             );

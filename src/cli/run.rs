@@ -279,22 +279,21 @@ struct KinesisSource {
     clients: ClientPool,
 }
 
-impl KinesisSource {
-    fn at(&self, target: &StreamTarget) -> KinesisStream {
-        let stream = match &target.stream {
-            StreamRef::Name(name) => KinesisTarget::Name(name.clone()),
-            StreamRef::Arn(arn) => KinesisTarget::Arn(arn.clone()),
-        };
-        KinesisStream::new(self.clients.clone(), target.client.clone(), stream)
-    }
+/// A stream through the pool's client for it.
+pub(super) fn kinesis_stream(clients: &ClientPool, target: &StreamTarget) -> KinesisStream {
+    let stream = match &target.stream {
+        StreamRef::Name(name) => KinesisTarget::Name(name.clone()),
+        StreamRef::Arn(arn) => KinesisTarget::Arn(arn.clone()),
+    };
+    KinesisStream::new(clients.clone(), target.client.clone(), stream)
 }
 
 impl StreamSource for KinesisSource {
     fn stream(&self, target: &StreamTarget) -> Arc<dyn StreamService> {
-        Arc::new(self.at(target))
+        Arc::new(kinesis_stream(&self.clients, target))
     }
 
     fn forget_client(&self, target: &StreamTarget) {
-        self.at(target).forget_client();
+        kinesis_stream(&self.clients, target).forget_client();
     }
 }

@@ -204,7 +204,8 @@ impl ClientPool {
         entry
     }
 
-    async fn build(&self, spec: &ClientSpec) -> Result<aws_sdk_kinesis::Client, ClientError> {
+    /// The configuration that the client for `spec` is built from.
+    pub(super) async fn configuration(&self, spec: &ClientSpec) -> Result<SdkConfig, ClientError> {
         let timeouts = *lock(&self.shared.timeouts);
         let loading = Box::pin(load_configuration(spec, self.shared.http.clone(), timeouts));
         let configuration = tokio::time::timeout(LOAD_CONFIGURATION, loading)
@@ -213,6 +214,12 @@ impl ClientPool {
         if configuration.region().is_none() {
             return Err(ClientError::NoRegion);
         }
+        Ok(configuration)
+    }
+
+    async fn build(&self, spec: &ClientSpec) -> Result<aws_sdk_kinesis::Client, ClientError> {
+        let timeouts = *lock(&self.shared.timeouts);
+        let configuration = self.configuration(spec).await?;
         let mut builder = aws_sdk_kinesis::config::Builder::from(&configuration)
             .retry_config(RetryConfig::disabled())
             .timeout_config(timeout_config(timeouts))

@@ -6,6 +6,8 @@
 //! the time it was told it expires, whatever the service says. When only the
 //! clock is wrong the client is kept: it has learnt by how much.
 
+mod checkup;
+
 use std::collections::HashSet;
 use std::fmt;
 
@@ -23,6 +25,8 @@ use crate::core::classify::{Action, Call, RawFailure, classify};
 use crate::core::ports::{CallFailure, PutRecord, RecordOutcome, StreamDescription, StreamService};
 use crate::core::shard_map::{HashRange, Shard, ShardId};
 use crate::core::trouble::TroubleKind;
+
+pub use checkup::Checkup;
 
 /// The service's default for `MaxRecordSizeInKiB`.
 const DEFAULT_MAX_RECORD_KIB: usize = 1024;
@@ -119,6 +123,12 @@ impl KinesisStream {
     pub fn with_shards_per_page(mut self, page_size: u16) -> Self {
         self.page_size = i32::from(page_size).clamp(1, SHARDS_PER_PAGE);
         self
+    }
+
+    /// What its client is made of: an ARN's region stands in it.
+    #[must_use]
+    pub const fn client_spec(&self) -> &ClientSpec {
+        &self.spec
     }
 
     /// Nobody writes through its client any more.

@@ -114,7 +114,7 @@ fn hint(code: &str) -> Option<&'static str> {
     match code {
         "42501" => Some(
             "make the relay's role a member of tide_relay (GRANT tide_relay TO ...), or run `tidegate migrate` once \
-             more if it is one: docs/security.md says how the roles are made",
+             more if it is one: docs/security.md says how the roles are made, `tidegate doctor` what is missing",
         ),
         "28P01" | "28000" => Some("check user and password in the database URL and pg_hba.conf"),
         "3D000" => Some("create the database or correct the database URL"),

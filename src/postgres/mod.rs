@@ -10,6 +10,7 @@
 //! - `xid8` and `pg_snapshot` travel as text.
 
 pub mod catalog;
+pub mod checkup;
 mod error;
 mod fields;
 mod highest_read;

@@ -58,6 +58,8 @@ impl ShardWriter {
             let RoutedRow {
                 envelope, ticket, ..
             } = row;
+            let (hash, weight) = (envelope.hash, envelope.weight());
+            self.hot_keys.sent(hash, &envelope.key, weight);
             let flow = ticket.tag().flow.id;
             let tag = ticket.settle();
             tag.metrics.delivered(1, envelope.weight());

@@ -13,6 +13,9 @@ use crate::core::wait::{Doing, Wait, judge_timer};
 /// How often it looks at itself and brings gauges up to date.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
+/// How many of its hottest keys are kept for who asks.
+const SHOWN_KEYS: usize = 20;
+
 impl ShardWriter {
     /// What it finds itself doing. Rows that wait while no call is in flight and no
     /// timer is set wait for a wake-up that was lost.
@@ -38,6 +41,7 @@ impl ShardWriter {
 
     pub(super) fn report(&mut self, context: &mut Context<Self>) {
         let now = self.parts.clock.now();
+        self.hot_keys.tick(now);
         let waits = self.parts.pulse.says(self.doing(now), now);
         self.waits = Some(WaitStatus::of(waits));
         self.show();
@@ -55,6 +59,7 @@ impl ShardWriter {
         self.parts.metrics.utilisation(records, bytes);
         self.parts.metrics.budget_factor(factor);
         self.parts.metrics.queued(queued, queued_bytes);
+        let hot_keys = self.hot_keys.hottest(SHOWN_KEYS);
         let (shard, trouble, waits) = (&self.parts.shard, &self.trouble, &self.waits);
         self.parts
             .board
@@ -70,6 +75,8 @@ impl ShardWriter {
                         queued_bytes: queued_bytes as u64,
                         problem: trouble.clone(),
                         waits: waits.clone(),
+                        hash_range: entry.hash_range.take(),
+                        hot_keys,
                     };
                 }
             });

@@ -232,7 +232,9 @@ impl StreamRouter {
                     id: Arc::clone(&shard.id.0),
                     ..ShardStatus::default()
                 };
-                place.map_or_else(fresh, |place| shown.swap_remove(place))
+                let mut entry = place.map_or_else(fresh, |place| shown.swap_remove(place));
+                entry.hash_range = Some(shard.range.into());
+                entry
             };
             entry.shards = map.shards().iter().map(&mut status).collect();
         });
