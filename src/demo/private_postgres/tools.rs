@@ -81,7 +81,8 @@ impl PrivatePostgres {
     }
 
     /// Copies a database into an empty one of another server, by `pg_dump` and
-    /// `psql`, with more options for the former.
+    /// `psql`, with more options for the former. The roles that the dump's grants name
+    /// are made before: they are of a server, not of a database.
     ///
     /// # Errors
     /// One of them is not installed, or failed.
@@ -98,6 +99,14 @@ impl PrivatePostgres {
         arguments.push(file.as_os_str());
         arguments.extend(options.iter().map(OsStr::new));
         self.run_program("pg_dump", &arguments)?;
+        let make_roles = ["publisher", "relay", "operator", "reader"].map(|role| {
+            format!(
+                "IF to_regrole('tide_{role}') IS NULL THEN CREATE ROLE tide_{role} NOLOGIN; END IF;"
+            )
+        });
+        let make_roles = format!("DO $$ BEGIN {} END $$", make_roles.concat());
+        let arguments = ["-d", to.as_str(), "-q", "-X", "-c", make_roles.as_str()];
+        self.run_program("psql", &arguments.map(OsStr::new))?;
         let arguments = [
             OsStr::new("-d"),
             OsStr::new(&to),
