@@ -7,8 +7,11 @@ use crate::named_tests::{all_tests, is_there, root};
 
 const PAGE: &str = "docs/kinesis.md";
 
-/// The page up to its table, and the lines of the table: number, claim, tests.
-fn parts(page: &str) -> (&str, Vec<(String, String, Vec<String>)>) {
+/// A line of the table: its number, the claim, its tests.
+type Claim = (String, String, Vec<String>);
+
+/// The page up to its table, and the lines of the table.
+fn parts(page: &str) -> (&str, Vec<Claim>) {
     let (text, table) = page
         .split_once("\n## Tests of these claims\n")
         .expect("a table");
