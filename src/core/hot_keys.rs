@@ -23,7 +23,7 @@ use std::time::Duration;
 use super::time::Moment;
 
 /// How many keys of a shard are watched: a key with 1/32 of the shard or more is found.
-/// With [`MOST_SHOWN`] that takes about 5 KiB a shard, 13 KiB at most.
+/// With `MOST_SHOWN` that takes about 5 KiB a shard, 13 KiB at most.
 pub const WATCHED: usize = 32;
 
 /// A longer key is shown by its first so many characters: 256 of 4 bytes each, for

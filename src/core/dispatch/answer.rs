@@ -20,7 +20,7 @@ pub struct Answer<T> {
     /// In the stream.
     pub stored: Vec<Stored<T>>,
     /// Refused alone in a call: this very record is not acceptable. Nothing of its
-    /// key goes before [`Dispatch::pass_over`] or [`Dispatch::take_key`].
+    /// key goes before [`pass_over`](super::Dispatch::pass_over) or [`take_key`](super::Dispatch::take_key).
     pub rejected: Option<Rejected<T>>,
     /// To be sent again because the shard was over its limit.
     pub throttled: usize,

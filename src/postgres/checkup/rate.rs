@@ -1,4 +1,4 @@
-//! What an outbox publishes, from its newest rows: at most [`MOST_ROWS`] are counted,
+//! What an outbox publishes, from its newest rows: at most `MOST_ROWS` are counted,
 //! whatever it holds.
 
 use sqlx::{PgPool, Row};
