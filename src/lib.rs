@@ -12,6 +12,7 @@
 //! | [`postgres`] | reading windows of committed rows, leases, positions |
 //! | [`core::intake`] | what a reader has read, handed on and seen settled; the position |
 //! | [`core::render`] | a row becomes a record: key, hash, body |
+//! | [`core::send_queue`] | which rows share a record ([`core::aggregation`]) and a call |
 //! | [`core::dispatch`] | what goes to a shard, when, and what an answer means |
 //! | [`kinesis`] | the calls to the service |
 //! | [`actors`] | thin shells round all that, and the supervisor of them |

@@ -1,7 +1,7 @@
 //! The Helm chart: rendered by Helm, linted, checked against the schemas of several
 //! versions of Kubernetes, and looked at for what a relay needs.
 //!
-//! Helm and the schemas come from PyPI by `scripts/helm-tools`. A test says clearly when
+//! Helm and the schemas come from PyPI by `scripts/python-tools`. A test says clearly when
 //! they cannot be had, and fails: a check that is skipped is none.
 #![allow(clippy::expect_used, reason = "a test may fail by panicking")]
 
@@ -18,7 +18,8 @@ fn root() -> &'static Path {
 }
 
 fn python() -> String {
-    let tools = Command::new(root().join("scripts/helm-tools"))
+    let tools = Command::new(root().join("scripts/python-tools"))
+        .arg("helm")
         .output()
         .expect("bash is there");
     assert!(

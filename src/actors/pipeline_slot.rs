@@ -228,6 +228,8 @@ impl Supervisor {
         }
         tracing::error!(pipeline = %key, %reason, "the pipeline's definition is not acceptable; it does not run");
         slot.invalid = Some(reason.to_owned());
+        // A reader that drains holds the stream it writes to by itself.
+        slot.stream = None;
         slot.attempt = attempt;
         if !slot.drain(until) {
             slot.run = Run::Invalid;
@@ -249,6 +251,7 @@ impl Supervisor {
         if let Some(slot) = self.pipelines.get(key) {
             self.show(key, slot, state);
         }
+        self.retire_unused_streams();
     }
 
     pub(super) fn retire_pipeline(&mut self, key: &PipelineKey) {

@@ -23,10 +23,11 @@ pub(crate) struct Row {
 /// The rows of these records, in order.
 pub(crate) fn rows_of(records: &[Arrived]) -> Vec<Row> {
     let root = env!("CARGO_MANIFEST_DIR");
-    let python = Command::new(format!("{root}/scripts/deaggregator"))
+    let python = Command::new(format!("{root}/scripts/python-tools"))
+        .arg("deaggregator")
         .stderr(Stdio::inherit())
         .output()
-        .expect("scripts/deaggregator");
+        .expect("scripts/python-tools");
     assert!(python.status.success(), "no Python with aws-kinesis-agg");
     let python = String::from_utf8(python.stdout).expect("a path");
     let mut library = Command::new(format!("{root}/{}", python.trim()))

@@ -189,3 +189,33 @@ async fn a_stuck_pipeline_that_becomes_invalid_is_shown_so_everywhere() {
     })
     .await;
 }
+
+/// Its router and writers end with it, and begin anew when it is mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalid_pipeline_leaves_its_stream() {
+    scenario(2 * PATIENCE, async {
+        let world = World::new(1).await;
+        world.pipeline("events", json!({})).await;
+        let relay = world.relay().await;
+        let first = world.publish_many("events", 10, 5, 10).await;
+        world.wait_for(&first, PATIENCE).await;
+        let streams = || relay.status()["streams"].as_array().map_or(0, Vec::len);
+        assert_eq!(streams(), 1);
+        assert!(relay.metric("tidegate_shard_records_offered_total", &[]) > 9.0);
+        let secret = json!({
+            "access_key_id": "AKIA", "secret_access_key": "${env:TIDEGATE_NOT_SET}"
+        });
+        world.set_pipeline("events", "events", secret).await;
+        relay.wait_for_state("events", "invalid").await;
+        until("its stream is not kept for it", PATIENCE, || {
+            streams() == 0 && relay.metric("tidegate_shard_records_offered_total", &[]) == 0.0
+        })
+        .await;
+        world.set_pipeline("events", "events", json!({})).await;
+        relay.wait_for_state("events", "running").await;
+        let second = world.publish_many("events", 10, 5, 10).await;
+        world.wait_for(&second, PATIENCE).await;
+        assert_eq!((streams(), relay.terminate().await), (1, 0));
+    })
+    .await;
+}

@@ -14,8 +14,8 @@ use crate::run::run;
 enum Look {
     All,
     Focus(u64),
-    /// Plans of their own.
-    Own(fn(u64) -> Plan),
+    /// Plans of their own, and how they are called.
+    Own(&'static str, fn(u64) -> Plan),
 }
 
 /// Each mistake, and within how many seeds it must be found.
@@ -39,9 +39,21 @@ const WITHIN: [(Bug, Look, u64); 23] = [
     (Bug::NumbersAgainAfterCrash, Look::Focus(5), 60),
     (Bug::PositionWithoutLetter, Look::Focus(3), 5),
     (Bug::LetterOvertakes, Look::Focus(3), 20),
-    (Bug::ConfirmedLetterAgain, Look::Focus(3), 250),
-    (Bug::BusyKeyStaysBlocked, Look::Own(Plan::busy_key), 20),
-    (Bug::ReplayPassesLetters, Look::Own(Plan::replayed), 30),
+    (
+        Bug::ConfirmedLetterAgain,
+        Look::Own("many_letters", Plan::many_letters),
+        100,
+    ),
+    (
+        Bug::BusyKeyStaysBlocked,
+        Look::Own("busy_key", Plan::busy_key),
+        20,
+    ),
+    (
+        Bug::ReplayPassesLetters,
+        Look::Own("replayed", Plan::replayed),
+        30,
+    ),
     (Bug::MisplacedIsDelivered, Look::Focus(KPL_SEEDS), 100),
 ];
 
@@ -52,7 +64,7 @@ fn look_for(bug: Bug, look: Look, seeds: u64) -> Option<(u64, u64, BTreeSet<&'st
     let plan_of = |number| match look {
         Look::All => Plan::of(number),
         Look::Focus(focus) => Plan::of(number * 8 + focus),
-        Look::Own(plan) => plan(number),
+        Look::Own(_, plan) => plan(number),
     };
     let found = (1..=seeds).find_map(|number| {
         let plan = plan_of(number);
@@ -99,4 +111,27 @@ fn every_mistake_is_found() {
     }
     let missed: Vec<_> = found.iter().filter(|(_, found)| found.is_none()).collect();
     assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+/// docs/invariants.md lists every mistake, in this order, with the same bound.
+#[test]
+fn the_page_lists_every_mistake() {
+    let page = include_str!("../../docs/invariants.md");
+    let table = page.split("| asserted within |").nth(1).expect("the table");
+    let rows = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let listed: Vec<&str> = rows
+        .map(|row| row.split('|').nth(2).expect("a bound").trim())
+        .collect();
+    let asserted: Vec<String> = WITHIN
+        .iter()
+        .map(|(_, look, within)| match look {
+            Look::All => within.to_string(),
+            Look::Focus(focus) => format!("{within} (focus {focus})"),
+            Look::Own(name, _) => format!("{within} ({name})"),
+        })
+        .collect();
+    assert_eq!(listed, asserted);
 }

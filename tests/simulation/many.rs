@@ -71,14 +71,15 @@ struct Total {
     simulated: Duration,
 }
 
-/// How a plan is made of a seed: `PLAN=busy_key` and `PLAN=replayed` name those that
-/// are about one thing.
+/// How a plan is made of a seed: `PLAN=busy_key`, `replayed` and `many_letters`
+/// name those that are about one thing.
 fn kind_of_plan() -> fn(u64) -> Plan {
     match std::env::var("PLAN").as_deref() {
         Err(_) => Plan::of,
         Ok("busy_key") => Plan::busy_key,
         Ok("replayed") => Plan::replayed,
-        Ok(other) => panic!("PLAN is {other}; expected busy_key or replayed"),
+        Ok("many_letters") => Plan::many_letters,
+        Ok(other) => panic!("PLAN is {other}; expected busy_key, replayed or many_letters"),
     }
 }
 
@@ -143,7 +144,11 @@ fn a_few_hundred_seeds() {
 
 #[test]
 fn plans_about_one_thing() {
-    for plan_of in [Plan::busy_key as fn(u64) -> Plan, Plan::replayed] {
+    for plan_of in [
+        Plan::busy_key as fn(u64) -> Plan,
+        Plan::replayed,
+        Plan::many_letters,
+    ] {
         let total = run_seeds(plan_of, 1, FEW_OF_ONE_THING);
         assert!(total.failed.is_empty(), "{}", total.failed.concat());
     }

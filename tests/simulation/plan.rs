@@ -262,6 +262,20 @@ impl Plan {
         }
     }
 
+    /// Letters are asked for again and again, and confirmed while others are read.
+    pub(crate) fn many_letters(seed: u64) -> Self {
+        let plan = Self::of(seed);
+        let dice = &mut Dice::new(seed ^ 0x0001_e77e);
+        Self {
+            outboxes: 1,
+            keys: 12,
+            free_keys: 0,
+            step_millis: 5.0,
+            poison: PoisonPlan::many_letters(dice),
+            ..plan.calm_and_wide()
+        }
+    }
+
     /// One node that nothing happens to, and shards that take everything.
     fn calm_and_wide(self) -> Self {
         Self {

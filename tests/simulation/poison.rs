@@ -119,6 +119,17 @@ impl PoisonPlan {
         }
     }
 
+    /// Letters of many keys come and go all the time.
+    pub(crate) fn many_letters(dice: &mut Dice) -> Self {
+        Self {
+            rows: 0.3,
+            policies: vec![OnPoison::Park],
+            operator_every_millis: 15.0,
+            free_within: None,
+            ..Self::busy_key(dice)
+        }
+    }
+
     /// Rows are parked while replays of them are under way.
     pub(crate) fn replayed(dice: &mut Dice) -> Self {
         Self {
