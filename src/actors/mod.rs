@@ -26,4 +26,5 @@ pub mod stream_router;
 mod stream_slot;
 pub mod stream_watch;
 pub mod supervisor;
+pub mod tenants;
 mod violations;

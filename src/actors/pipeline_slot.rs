@@ -44,6 +44,8 @@ pub(super) struct PipelineSlot {
     pub(super) refused: Option<PipelineState>,
     /// It is wanted no more: forget it when its reader has ended.
     retired: bool,
+    /// Another node was found to own it.
+    pub(super) is_elsewhere: bool,
     /// When its reader is stopped, done draining or not.
     pub(super) drain: Option<ReaderDrain>,
 }
@@ -85,6 +87,7 @@ impl PipelineSlot {
             version: None,
             refused: None,
             retired: false,
+            is_elsewhere: false,
             drain: None,
         }
     }
@@ -332,13 +335,15 @@ impl Supervisor {
         };
         slot.refusals.reset();
         slot.refused = None;
+        slot.is_elsewhere = false;
         slot.drain = None;
         let limits = &self.settings.limits;
         let plan = MemoryPlan::under(limits.memory.as_usize());
         let parts = ReaderParts {
             key: key.clone(),
             node: Arc::clone(&self.node),
-            tenant_weight: self.settings.tenant_weight(&spec.tenant),
+            tenant: self.tenants.get(&spec.tenant, now),
+            tenant_weight: self.desired.tenants.of(&spec.tenant).weight,
             spec,
             outbox,
             epoch,

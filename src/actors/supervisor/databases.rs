@@ -175,7 +175,8 @@ impl Supervisor {
                 self.databases.insert(Arc::clone(database), slot);
             }
             Next::Leave => {
-                self.catalogs.remove(database);
+                self.catalogs.pipelines.remove(database);
+                self.catalogs.tenants.remove(database);
                 self.pauses.remove(database);
                 self.metrics.remove_database(database);
                 tracing::info!(%database, "the database is removed");

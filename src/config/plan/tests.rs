@@ -92,7 +92,7 @@ fn row(name: &str, config: Value) -> PipelineRow {
 fn state(tree: &Value, rows: &[PipelineRow]) -> Desired {
     let settings = settings(tree).expect("good settings");
     let catalogs = BTreeMap::from([(Arc::from("orders"), rows.to_vec())]);
-    Desired::new(Arc::new(settings), &catalogs)
+    Desired::new(Arc::new(settings), &catalogs.into())
 }
 
 #[test]
