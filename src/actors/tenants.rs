@@ -160,8 +160,8 @@ impl QuotaSeat {
     }
 
     /// So many rows are read, of so many bytes as far as can be told.
-    pub fn reserve(&self, rows: usize, bytes: usize) {
-        self.tenant.quota().reserve(self.seat, rows, bytes);
+    pub fn reserve(&self, rows: usize, bytes: usize, now: Moment) {
+        self.tenant.quota().reserve(self.seat, rows, bytes, now);
     }
 
     /// What was reserved is not needed, or charged now.

@@ -320,7 +320,7 @@ impl PermitShares {
         let all: usize = self.tenants.iter().map(weight).sum();
         let half = self.total / 2;
         for tenant in &mut self.tenants {
-            let of_tenant = half / all.max(1) * weight(tenant);
+            let of_tenant = half * weight(tenant) / all.max(1);
             tenant.own_part = of_tenant / (tenant.seats() + 1);
         }
         self.used = self.parties.values().map(|party| party.used).sum();

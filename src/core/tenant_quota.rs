@@ -153,11 +153,15 @@ impl TenantQuota {
         rows.min(fair)
     }
 
-    /// A pipeline reads so many rows, of so many bytes as far as it can tell.
-    pub fn reserve(&mut self, id: SeatId, rows: usize, bytes: usize) {
+    /// A pipeline reads so many rows, of so many bytes as far as it can tell. If that
+    /// is all it may, it would have read more: it contends.
+    pub fn reserve(&mut self, id: SeatId, rows: usize, bytes: usize, now: Moment) {
         self.release(id);
         if self.limits.is_none() {
             return;
+        }
+        if rows >= self.rows(id, bytes / rows.max(1), now) {
+            self.contend(id, now);
         }
         if let Some(seat) = self.seats.get_mut(&id) {
             seat.reserved = (rows, bytes);
@@ -195,14 +199,19 @@ impl TenantQuota {
     /// contends until then.
     pub fn next_at(&mut self, id: SeatId, now: Moment) -> Moment {
         let again = self.limiter.next_at(now).max(now + LOOK_AGAIN);
+        self.contend(id, again);
+        again
+    }
+
+    /// A pipeline would read more, and asks again at this moment.
+    fn contend(&mut self, id: SeatId, asks_at: Moment) {
         let floor = self.floor;
         if let Some(seat) = self.seats.get_mut(&id) {
             if seat.contends_until.is_none() {
                 seat.took = seat.took.max(floor);
             }
-            seat.contends_until = Some(again + CONTENDS_FOR);
+            seat.contends_until = Some(asks_at + CONTENDS_FOR);
         }
-        again
     }
 
     /// A pipeline has no work: nobody waits for it.

@@ -107,7 +107,8 @@ impl OutboxReader {
     /// asked for.
     pub(super) fn reserve(&mut self, reading: Reading, rows: usize) -> Option<usize> {
         let bytes = self.reserve_bytes(reading, rows)?;
-        self.quota.reserve(rows, rows.saturating_mul(self.weight));
+        let weighing = rows.saturating_mul(self.weight);
+        self.quota.reserve(rows, weighing, self.now());
         Some(bytes)
     }
 

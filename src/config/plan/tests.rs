@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::environment::Environment;
+use crate::config::settings::Settings;
 use crate::config::settings_reader;
 use crate::config::table::{Report, Typing};
 use crate::core::ports::PipelineRow;

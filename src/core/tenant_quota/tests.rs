@@ -61,7 +61,7 @@ fn share(quota: &mut TenantQuota, mut readers: Vec<Reader>, seconds: u64) -> Vec
             match quota.rows(*seat, 100, now).min(reader.page) {
                 0 => reader.wakes_at = quota.next_at(*seat, now),
                 rows => {
-                    quota.reserve(*seat, rows, rows * 100);
+                    quota.reserve(*seat, rows, rows * 100, now);
                     reader.reading = rows;
                     reader.wakes_at = now + reader.read;
                 }
@@ -122,7 +122,7 @@ fn the_burst_is_of_all_together() {
     let mut taken = 0;
     for seat in seats {
         let rows = quota.rows(seat, 100, now).min(60);
-        quota.reserve(seat, rows, rows * 100);
+        quota.reserve(seat, rows, rows * 100, now);
         taken += rows;
     }
     assert_eq!(taken, 100);
@@ -153,7 +153,7 @@ fn a_change_holds_from_then_on_and_none_is_none() {
     let mut quota = TenantQuota::new(RateLimits::default(), at(0));
     let seat = quota.join(1);
     assert_eq!(quota.rows(seat, 1 << 30, at(0)), usize::MAX);
-    quota.reserve(seat, 1_000_000, 1 << 40);
+    quota.reserve(seat, 1_000_000, 1 << 40, at(0));
     quota.charge(seat, 1_000_000, 1 << 40);
     quota.change(limits(100.0, 100), at(0));
     assert_eq!(quota.rows(seat, 100, at(0)), 0, "nothing is saved up");
