@@ -127,6 +127,9 @@ fn the_burst_is_of_all_together() {
     }
     assert_eq!(taken, 100);
     assert_eq!(quota.rows(seats[0], 100, now), 0);
+    for seat in seats {
+        quota.rest(seat);
+    }
     // What was reserved and not used is there for the others.
     quota.release(seats[1]);
     assert_eq!(quota.rows(seats[2], 100, now), 40);
