@@ -206,9 +206,6 @@ impl Supervisor {
             }
             Ok(Claim::Held { owner, expires_in }) => {
                 self.metrics.lease_event(LeaseEvent::Held);
-                if let Some(slot) = self.pipelines.get_mut(&key) {
-                    slot.is_elsewhere = true;
-                }
                 if let Some(slot) = self.pipelines.get(&key) {
                     self.show(&key, slot, PipelineState::Standby { owner });
                 }

@@ -44,8 +44,6 @@ pub(super) struct PipelineSlot {
     pub(super) refused: Option<PipelineState>,
     /// It is wanted no more: forget it when its reader has ended.
     retired: bool,
-    /// Another node was found to own it.
-    pub(super) is_elsewhere: bool,
     /// When its reader is stopped, done draining or not.
     pub(super) drain: Option<ReaderDrain>,
 }
@@ -87,7 +85,6 @@ impl PipelineSlot {
             version: None,
             refused: None,
             retired: false,
-            is_elsewhere: false,
             drain: None,
         }
     }
@@ -282,6 +279,7 @@ impl Supervisor {
     }
 
     pub(super) fn show(&self, key: &PipelineKey, slot: &PipelineSlot, state: PipelineState) {
+        self.note_whereabouts(key, &state);
         if let Some(spec) = &slot.spec {
             let labels = [&*spec.name, &*spec.tenant, spec.stream.name()];
             self.metrics.pipeline_state(labels, &state);
@@ -335,7 +333,6 @@ impl Supervisor {
         };
         slot.refusals.reset();
         slot.refused = None;
-        slot.is_elsewhere = false;
         slot.drain = None;
         let limits = &self.settings.limits;
         let plan = MemoryPlan::under(limits.memory.as_usize());

@@ -6,14 +6,15 @@
 //! pipeline runs on one node at a time, so the parts of all nodes are at most 1, but for
 //! the second or two in which a pipeline that moves is counted on both sides.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Supervisor;
 use crate::actors::pipeline_slot::Run;
-use crate::admin::status::{LimitedSeconds, TenantStatus};
-use crate::config::desired::Wanted;
+use crate::admin::status::{LimitedSeconds, PipelineState, TenantStatus};
+use crate::config::desired::{PipelineKey, Wanted};
 use crate::core::permit_shares::TenantPart;
 use crate::core::tenant::Limit;
 use crate::core::time::Moment;
@@ -29,6 +30,9 @@ pub(super) struct TenantLooks {
     looked_at: Moment,
     limited: BTreeMap<Arc<str>, [Duration; Limit::ALL.len()]>,
     limited_by: BTreeMap<Arc<str>, Option<Limit>>,
+    /// Pipelines that another node was found to run, and that this one has not run
+    /// since.
+    elsewhere: RefCell<BTreeSet<PipelineKey>>,
 }
 
 /// The pipelines of a tenant, and their weights.
@@ -47,6 +51,7 @@ impl TenantLooks {
             looked_at: now,
             limited: BTreeMap::new(),
             limited_by: BTreeMap::new(),
+            elsewhere: RefCell::new(BTreeSet::new()),
         }
     }
 }
@@ -97,15 +102,28 @@ impl Supervisor {
             }
             count.to_run += 1;
             count.weight = count.weight.saturating_add(spec.weight);
-            let slot = self.pipelines.get(key);
-            if slot.is_some_and(|slot| matches!(slot.run, Run::Running { .. })) {
+            if self.runs_here(key) {
                 count.here += 1;
                 count.weight_here = count.weight_here.saturating_add(spec.weight);
-            } else if slot.is_some_and(|slot| slot.is_elsewhere) {
+            } else if self.tenant_looks.elsewhere.borrow().contains(key) {
                 count.is_elsewhere = true;
             }
         }
         counts
+    }
+
+    fn runs_here(&self, key: &PipelineKey) -> bool {
+        let slot = self.pipelines.get(key);
+        slot.is_some_and(|slot| matches!(slot.run, Run::Running { .. }))
+    }
+
+    /// A pipeline was found to be in a state. A node that loses sight of the others
+    /// goes on believing what it saw of them: so it does not use their part.
+    pub(in crate::actors) fn note_whereabouts(&self, key: &PipelineKey, state: &PipelineState) {
+        if matches!(state, PipelineState::Standby { .. }) {
+            let elsewhere = &self.tenant_looks.elsewhere;
+            elsewhere.borrow_mut().insert(key.clone());
+        }
     }
 
     pub(super) fn look_at_tenants_when_due(&mut self) {
@@ -118,6 +136,9 @@ impl Supervisor {
     pub(super) fn look_at_tenants(&mut self) {
         let now = self.clock.now();
         let passed = now.since(self.tenant_looks.looked_at);
+        let is_out = |key: &PipelineKey| self.pipelines.contains_key(key) && !self.runs_here(key);
+        let elsewhere = &self.tenant_looks.elsewhere;
+        elsewhere.borrow_mut().retain(is_out);
         let counts = self.count_tenants();
         // A look right after the last one would see nothing but chance.
         let is_due = passed >= LOOK_EVERY / 2;
