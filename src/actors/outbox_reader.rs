@@ -161,7 +161,7 @@ impl OutboxReader {
             id: parts.flow,
             tenant: Arc::clone(&spec.tenant),
             shares: Arc::new(Shares::new(
-                parts.tenant_weight,
+                parts.tenant.weight(),
                 spec.weight,
                 spec.batch_size,
             )),

@@ -340,7 +340,6 @@ impl Supervisor {
             key: key.clone(),
             node: Arc::clone(&self.node),
             tenant: self.tenants.get(&spec.tenant, now),
-            tenant_weight: self.desired.tenants.of(&spec.tenant).weight,
             spec,
             outbox,
             epoch,

@@ -5,7 +5,7 @@
 //! a tenant may have, and which part of it this node may use.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ pub struct Tenants {
 #[derive(Debug)]
 pub struct Tenant {
     name: Arc<str>,
+    weight: AtomicU32,
     quota: Mutex<TenantQuota>,
     /// Microseconds, by [`Limit::place`].
     limited: [AtomicU64; Limit::ALL.len()],
@@ -49,6 +50,7 @@ impl Tenants {
         let tenant = known.entry(Arc::clone(name)).or_insert_with(|| {
             Arc::new(Tenant {
                 name: Arc::clone(name),
+                weight: AtomicU32::new(1),
                 quota: Mutex::new(TenantQuota::new(RateLimits::default(), now)),
                 limited: Default::default(),
                 metrics: self.metrics.tenant(name),
@@ -90,6 +92,12 @@ impl Tenant {
     #[must_use]
     pub const fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Its share where tenants contend.
+    #[must_use]
+    pub fn weight(&self) -> u32 {
+        self.weight.load(Ordering::Relaxed)
     }
 
     /// For so long has something kept rows of it waiting.

@@ -43,8 +43,6 @@ pub struct ReaderParts {
     pub flow: FlowId,
     /// Its tenant.
     pub tenant: Arc<Tenant>,
-    /// Its tenant's weight.
-    pub tenant_weight: u32,
     /// The database.
     pub store: Arc<dyn OutboxStore>,
     /// Where rows go.
