@@ -61,7 +61,9 @@ impl Tenants {
 
     /// From now on these limits hold for a tenant.
     pub fn define(&self, limits: &TenantLimits, now: Moment) {
-        self.get(&limits.name, now).quota().change(limits.rate, now);
+        let tenant = self.get(&limits.name, now);
+        tenant.weight.store(limits.weight, Ordering::Relaxed);
+        tenant.quota().change(limits.rate, now);
     }
 
     /// This node may use such a part of a tenant's rate, 0 to 1. Whoever says it sees
