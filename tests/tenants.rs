@@ -26,6 +26,7 @@ mod statements;
 #[path = "common/world.rs"]
 mod world;
 
+#[allow(dead_code, reason = "the tests of reloads use all of it")]
 #[path = "reload/configured.rs"]
 mod configured;
 

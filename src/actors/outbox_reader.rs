@@ -362,6 +362,7 @@ impl OutboxReader {
         if matches!(wish, Wish::Open { .. }) {
             self.floor = self.intake.head_taken_at();
         }
+        self.note_read(wish.rows(), now);
         let Some(bytes) = self.reserve(Reading::Live, wish.rows()) else {
             self.wake_at(now + PERMIT_RETRY, context);
             return;
@@ -390,7 +391,6 @@ impl OutboxReader {
     ) {
         self.busy = true;
         self.busy_since = self.now();
-        self.note_limit(None, self.busy_since);
         let task = self.workers.spawn(task);
         let result = async move {
             task.await.unwrap_or_else(|error| {

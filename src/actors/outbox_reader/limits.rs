@@ -36,6 +36,12 @@ impl OutboxReader {
         (has_own && Reservation::most(&self.tag) == 0).then_some(Limit::Memory)
     }
 
+    /// So many rows are read: with all that the rates allow, it would have read more.
+    pub(super) fn note_read(&mut self, rows: usize, now: Moment) {
+        let is_all = rows >= self.rows_by_rates(now);
+        self.note_limit(is_all.then_some(Limit::Quota), now);
+    }
+
     /// The rows that the rates of the pipeline and its tenant allow now.
     pub(super) fn rows_by_rates(&mut self, now: Moment) -> usize {
         let weight = self.weight.max(1);
