@@ -430,6 +430,7 @@ impl OutboxReader {
                 self.opened = None;
                 self.opened_again = None;
                 self.intake.not_saved();
+                self.note_limit(None, self.now());
                 let pause = self.backoff.after_failure(fastrand::f64());
                 self.paused_until = Some(self.now() + pause);
                 self.set_state(PipelineState::Waiting {
