@@ -23,6 +23,7 @@ mod json_scalar;
 pub mod lane;
 pub mod learnt_map;
 pub mod memory_plan;
+pub mod nodes;
 pub mod page;
 pub mod pause;
 pub mod permit_shares;

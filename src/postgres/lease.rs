@@ -35,10 +35,11 @@ SELECT o.outbox_id, o.uuid::text, tide.relay_is_here(o.place),
 FROM tide.outbox AS o WHERE o.name = $1";
 
 const TAKE_LEASE: &str = "
-INSERT INTO tide.relay_lease AS l (pipeline, owner, epoch, expires_at)
-VALUES ($1, $2, 1, clock_timestamp() + $3::bigint * interval '1 microsecond')
+INSERT INTO tide.relay_lease AS l (pipeline, owner, epoch, expires_at, taken_at)
+VALUES ($1, $2, 1, clock_timestamp() + $3::bigint * interval '1 microsecond', clock_timestamp())
 ON CONFLICT (pipeline) DO UPDATE
-SET owner = excluded.owner, epoch = l.epoch + 1, expires_at = excluded.expires_at
+SET owner = excluded.owner, epoch = l.epoch + 1, expires_at = excluded.expires_at,
+    taken_at = CASE WHEN l.owner = excluded.owner THEN l.taken_at ELSE excluded.taken_at END
 WHERE l.owner = excluded.owner OR l.expires_at <= clock_timestamp()
 RETURNING l.epoch";
 
@@ -82,7 +83,7 @@ const RELEASE: &str = "
 UPDATE tide.relay_lease AS l SET owner = '', expires_at = '-infinity'
 WHERE l.pipeline = $1 AND l.owner = $2 AND l.epoch = $3";
 
-fn microseconds(duration: Duration) -> i64 {
+pub(super) fn microseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 

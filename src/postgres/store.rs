@@ -14,8 +14,9 @@ use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
 use super::server::ServerWatch;
 use super::session::Session;
-use super::{fields, lease, letters, position, probe, replay, retention, windows};
+use super::{fields, lease, letters, nodes, position, probe, replay, retention, windows};
 use crate::core::dead_letter::DeadLetter;
+use crate::core::nodes::{BeatDone, BeatRequest, NodeStore};
 use crate::core::page::{ReadBound, RowPage};
 use crate::core::pause::PausesVersion;
 use crate::core::ports::{
@@ -76,7 +77,7 @@ impl PgOutboxStore {
 
     /// The names under which a listener hears of calls
     /// ([`OutboxStore::tells`]): no call has another.
-    pub const QUERIES: [&'static str; 21] = [
+    pub const QUERIES: [&'static str; 23] = [
         "claim",
         "renew",
         "release",
@@ -98,6 +99,8 @@ impl PgOutboxStore {
         "save_letters",
         "retention_survey",
         "retention_batch",
+        "beat",
+        "leave",
     ];
 
     /// A store on these connections, with time-outs of 10 s and prepared
@@ -346,6 +349,18 @@ impl OutboxStore for PgOutboxStore {
 
     fn server(&self) -> Option<Arc<ServerInfo>> {
         self.watch.server()
+    }
+}
+
+// === impl NodeStore ===
+
+impl NodeStore for PgOutboxStore {
+    fn beat<'a>(&'a self, request: BeatRequest<'a>) -> BoxFuture<'a, Result<BeatDone, StoreError>> {
+        self.bounded("beat", 1, nodes::beat(self, request))
+    }
+
+    fn leave<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.bounded("leave", 1, nodes::leave(self, node))
     }
 }
 

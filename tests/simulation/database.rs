@@ -11,6 +11,7 @@
 //!   a relay says of letters and replays waits for the log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tidegate::core::page::RowPage;
 use tidegate::core::ports::{
@@ -26,6 +27,7 @@ use crate::dice::Dice;
 
 mod leases;
 pub(crate) mod letters;
+pub(crate) mod nodes;
 pub(crate) mod replays;
 
 use letters::{AllLetters, Before};
@@ -66,6 +68,7 @@ struct Lease {
     owner: String,
     epoch: Epoch,
     expires_at: Moment,
+    taken_at: Moment,
 }
 
 #[derive(Debug, Clone)]
@@ -93,6 +96,7 @@ pub(crate) struct Database {
     rows: BTreeMap<(OutboxId, RowId), Row>,
     by_xid: BTreeSet<(OutboxId, Xid, RowId)>,
     leases: BTreeMap<String, Lease>,
+    nodes: BTreeMap<Arc<str>, nodes::NodeRow>,
     pub(crate) positions: BTreeMap<String, Stored>,
     pub(crate) versions: BTreeMap<String, i64>,
     pub(crate) outboxes_of: BTreeMap<String, OutboxId>,
@@ -118,6 +122,7 @@ impl Database {
             rows: BTreeMap::new(),
             by_xid: BTreeSet::new(),
             leases: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             positions: BTreeMap::new(),
             versions: BTreeMap::new(),
             outboxes_of: BTreeMap::new(),
