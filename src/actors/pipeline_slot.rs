@@ -46,6 +46,10 @@ pub(super) struct PipelineSlot {
     retired: bool,
     /// When its reader is stopped, done draining or not.
     pub(super) drain: Option<ReaderDrain>,
+    /// The node that it is drained for.
+    pub(super) given_to: Option<Arc<str>>,
+    /// The node that it was shown to stand by for.
+    pub(super) behind: Option<String>,
 }
 
 /// The states of a pipeline, as the supervisor leads it.
@@ -86,6 +90,8 @@ impl PipelineSlot {
             refused: None,
             retired: false,
             drain: None,
+            given_to: None,
+            behind: None,
         }
     }
 
@@ -333,6 +339,9 @@ impl Supervisor {
         slot.refusals.reset();
         slot.refused = None;
         slot.drain = None;
+        slot.given_to = None;
+        let lease = self.settings.cluster.lease;
+        let lease_until = database.beats.may_send_until(asked_at, lease);
         let limits = &self.settings.limits;
         let plan = MemoryPlan::under(limits.memory.as_usize());
         let parts = ReaderParts {
@@ -377,7 +386,7 @@ impl Supervisor {
             stream: stream_key,
             incarnation,
             epoch,
-            lease_until: asked_at + self.settings.cluster.lease,
+            lease_until,
             pulse,
             void,
         };
@@ -414,13 +423,17 @@ impl Supervisor {
         let (stream, epoch) = (stream.clone(), *epoch);
         slot.run = Run::Waiting;
         slot.drain = None;
+        let given_to = slot.given_to.take();
         self.purge_void(&stream);
         self.retire_unused_streams();
         if self.is_draining() {
             self.ended_in_drain(key, epoch, exit, context);
             return;
         }
-        self.give_back_unless_it_goes_on(key, epoch, exit, context);
+        self.give_back_unless_it_goes_on(key, epoch, exit, given_to.is_some(), context);
+        if let Some(node) = given_to {
+            self.has_given(key, node);
+        }
         if self.pipelines.get(key).is_some_and(|slot| slot.retired) {
             self.forget_pipeline(key);
             return;
