@@ -12,6 +12,7 @@
 //! as messages. Restarts back off and forget failures only after a healthy
 //! period; no failure of one child delays another.
 
+mod balance;
 mod beats;
 mod databases;
 mod drain;

@@ -198,12 +198,27 @@ impl Cluster {
         self.digest.clear();
     }
 
-    /// How many nodes there are, this one included, and how many of them drain.
+    /// How many pipelines each node has that has any.
     #[must_use]
-    pub fn nodes(&self) -> (usize, usize) {
-        let others = self.heard.iter().flat_map(|heard| &heard.others);
-        let draining = others.clone().filter(|other| other.draining).count();
-        (others.count() + 1, draining)
+    pub fn held_by(&self) -> BTreeMap<&str, usize> {
+        let mut held: BTreeMap<&str, usize> = BTreeMap::new();
+        for owner in self.owners.values() {
+            *held.entry(&owner.node).or_default() += 1;
+        }
+        held
+    }
+
+    /// Whether this node had a pipeline when it was heard of last.
+    #[must_use]
+    pub fn is_own(&self, pipeline: &PipelineName) -> bool {
+        let owner = self.owners.get(pipeline);
+        owner.is_some_and(|owner| owner.node == self.me)
+    }
+
+    /// Whether this node asked for a pipeline of another one.
+    #[must_use]
+    pub fn asked_for(&self, pipeline: &PipelineName) -> bool {
+        self.asks.contains(pipeline)
     }
 }
 

@@ -1,15 +1,13 @@
 //! This node among others: one beat after the other in every database.
 //!
 //! A beat renews the node's row and its leases and answers what there is of others
-//! (`core::nodes`); what follows from that is worked out in `core::cluster`, and done
-//! here: free pipelines that fell to this node are claimed, asked-for ones are drained.
+//! (`core::nodes`). What follows from that is in `balance`.
 //!
 //! Every database has beats of its own: one that does not answer harms no other.
 //!
 //! Time is this process's monotonic clock. A lease and a node's row count from when
 //! the beat was *begun*, so they end here before they do in the database.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +17,11 @@ use super::{DatabaseSlot, Supervisor};
 use crate::actors::child::Exit;
 use crate::actors::fault;
 use crate::actors::messages::{BeatAnswered, LeaseGivenBack, StopAs};
-use crate::actors::pipeline_slot::{PipelineSlot, Run};
+use crate::actors::pipeline_slot::Run;
 use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::PipelineState;
 use crate::config::desired::PipelineKey;
-use crate::core::cluster::{Claimable, Cluster, Give, Own};
+use crate::core::cluster::Cluster;
 use crate::core::nodes::{BeatDone, BeatRequest};
 use crate::core::ports::{Epoch, PipelineName, StoreError};
 use crate::core::time::Moment;
@@ -40,9 +38,9 @@ pub(in crate::actors) struct Beats {
     pub(in crate::actors) cluster: Cluster,
     /// One is under way.
     beating: bool,
-    due: Moment,
+    pub(super) due: Moment,
     /// When the last one that was answered was begun.
-    renewed_at: Option<Moment>,
+    pub(super) renewed_at: Option<Moment>,
     failed: Option<StoreError>,
     /// It takes the node's row away when the beat under way has come back.
     leaves: bool,
@@ -212,7 +210,8 @@ impl Supervisor {
                 slot.beats.cluster.heard(&done, asked_at);
                 self.renewed(&database, held, &done, asked_at);
                 self.heard_beat(&database, asked_at, &done);
-                self.act(&database, asked_at, context);
+                let plan = self.act(&database, asked_at, context);
+                self.show_nodes(&database, &done, plan);
             }
             Err(error) => {
                 tracing::debug!(%database, %error, "a beat was not answered: leases were not renewed");
@@ -283,129 +282,6 @@ impl Supervisor {
             reader.try_send(StopAs(Exit::LeaseExpired)).ok();
             let reason = "the lease could not be renewed in time".to_owned();
             self.show(key, slot, PipelineState::Waiting { reason });
-        }
-    }
-
-    // === What follows ===
-
-    /// The pipelines of a database that are to run, wherever.
-    fn wanted_of(&self, database: &Arc<str>) -> BTreeMap<PipelineName, Own> {
-        let own = self.pipelines.iter().filter_map(|(key, slot)| {
-            let spec = slot.spec.as_ref()?;
-            let is_of_it = key.database == *database && slot.is_wanted();
-            if !is_of_it || self.why_paused(spec).is_some() {
-                return None;
-            }
-            let stream = slot.stream.as_ref();
-            let stream = stream.and_then(|stream| self.streams.get(stream));
-            let own = Own {
-                able: stream.is_some_and(|stream| stream.ready().is_some()),
-                gives: matches!(slot.run, Run::Running { .. }) && slot.drain.is_none(),
-            };
-            Some((Arc::clone(&key.name), own))
-        });
-        own.collect()
-    }
-
-    /// Other pipelines are wanted than before: some of them may fall to this node.
-    pub(super) fn plan_anew(&mut self, context: &mut Context<Self>) {
-        let names: Vec<Arc<str>> = self.databases.keys().cloned().collect();
-        for database in names {
-            self.plan(&database);
-            self.claim_all_waiting(&database, context);
-        }
-    }
-
-    fn plan(&mut self, database: &Arc<str>) -> Vec<Give> {
-        let now = self.clock.now();
-        let wanted = self.wanted_of(database);
-        let of_it = self.pipelines.iter();
-        let of_it = of_it.filter(|(key, _)| key.database == *database);
-        let giving = of_it.filter(|(_, slot)| slot.given_to.is_some()).count();
-        let is_draining = self.is_draining();
-        let Some(slot) = self.databases.get_mut(database) else {
-            return Vec::new();
-        };
-        let is_draining = is_draining || slot.is_ending();
-        let cluster = &mut slot.beats.cluster;
-        let plan = cluster.plan(&wanted, giving, is_draining, now);
-        let last = slot.beats.renewed_at.unwrap_or(now);
-        slot.beats.due = last + plan.next_in;
-        plan.give
-    }
-
-    fn act(&mut self, database: &Arc<str>, asked_at: Moment, context: &mut Context<Self>) {
-        let gives = self.plan(database);
-        if self.is_draining() {
-            return;
-        }
-        let until = asked_at + self.settings.limits.drain_grace;
-        for Give { pipeline, to } in gives {
-            let key = PipelineKey {
-                database: Arc::clone(database),
-                name: pipeline,
-            };
-            let Some(slot) = self.pipelines.get_mut(&key) else {
-                continue;
-            };
-            if slot.drain(until) {
-                tracing::info!(pipeline = %key, %to, "the pipeline is given to another node; draining it");
-                slot.given_to = Some(to);
-            }
-        }
-        self.claim_all_waiting(database, context);
-    }
-
-    /// Claims what fell to this node of what waits, and shows who has the rest.
-    pub(super) fn claim_all_waiting(&mut self, database: &Arc<str>, context: &mut Context<Self>) {
-        let now = self.clock.now();
-        let Some(beats) = self.databases.get(database).map(|slot| &slot.beats) else {
-            return;
-        };
-        let is_news = |key: &PipelineKey, slot: &PipelineSlot| match beats
-            .cluster
-            .claimable(&key.name, now)
-        {
-            Claimable::Yes | Claimable::Unknown => true,
-            Claimable::No(owner) => slot.behind.as_deref() != owner,
-        };
-        let waiting = self.pipelines.iter().filter(|(key, slot)| {
-            key.database == *database
-                && matches!(slot.run, Run::Waiting)
-                && !self.claims.contains_key(key)
-                && is_news(key, slot)
-        });
-        let waiting: Vec<PipelineKey> = waiting.map(|(key, _)| key.clone()).collect();
-        for key in waiting {
-            self.claim(&key, context);
-        }
-    }
-
-    /// The pipeline is this node's now.
-    pub(in crate::actors) fn has_taken(&mut self, key: &PipelineKey) {
-        if let Some(slot) = self.databases.get_mut(&key.database) {
-            slot.beats.cluster.took(&key.name);
-        }
-    }
-
-    /// The pipeline was drained for another node.
-    pub(in crate::actors) fn has_given(&mut self, key: &PipelineKey, node: Arc<str>) {
-        if let Some(slot) = self.databases.get_mut(&key.database) {
-            slot.beats.cluster.is_of(&key.name, node);
-        }
-    }
-
-    /// The pipeline is another node's: it is claimed when it falls to this one.
-    pub(in crate::actors) fn is_held(&mut self, key: &PipelineKey, owner: String) {
-        if let Some(database) = self.databases.get_mut(&key.database) {
-            let owner = Arc::from(&*owner);
-            database.beats.cluster.is_of(&key.name, owner);
-        }
-        if let Some(slot) = self.pipelines.get_mut(key) {
-            slot.run = Run::Waiting;
-        }
-        if let Some(slot) = self.pipelines.get(key) {
-            self.show(key, slot, PipelineState::Standby { owner });
         }
     }
 

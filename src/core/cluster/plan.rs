@@ -125,10 +125,7 @@ impl Cluster {
         let others = heard.others.iter().filter(|other| other.is_member);
         let nodes = others.map(|other| Arc::clone(&other.node));
         let nodes = nodes.chain(am_member.then(|| Arc::clone(&self.me)));
-        let mut held: BTreeMap<&str, usize> = BTreeMap::new();
-        for owner in self.owners.values() {
-            *held.entry(&owner.node).or_default() += 1;
-        }
+        let held = self.held_by();
         let members = nodes.map(|node| {
             let held = held.get(&*node).copied().unwrap_or_default();
             Member {
