@@ -27,4 +27,5 @@ pub mod stream_router;
 mod stream_slot;
 pub mod stream_watch;
 pub mod supervisor;
+pub mod tenants;
 mod violations;

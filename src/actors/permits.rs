@@ -20,10 +20,11 @@ use tokio::sync::Notify;
 
 use super::holder::Holder;
 use super::messages::Outcomes;
+use super::tenants::Tenant;
 use crate::admin::metrics::{MemoryMetrics, PipelineMetrics};
 use crate::core::dead_letter::OnPoison;
 use crate::core::invariants;
-use crate::core::permit_shares::{PartyId, PermitShares};
+use crate::core::permit_shares::{PartyId, PermitShares, TenantPart};
 use crate::core::ports::{Epoch, PipelineName};
 use crate::core::sabotage::{self, Bug};
 use crate::core::send_queue::Flow;
@@ -142,15 +143,21 @@ impl SharedPool {
         self.shares().resize(total);
     }
 
-    /// So many pipelines are to run.
-    pub fn expect(&self, pipelines: usize) {
-        self.shares().expect(pipelines);
+    /// These tenants are to have parts.
+    pub fn expect(&self, parts: &[TenantPart]) {
+        self.shares().expect(parts);
     }
 
-    /// A share for one incarnation of a reader.
+    /// What the pipelines of a tenant have, in bytes.
     #[must_use]
-    pub fn join(self: Arc<Self>) -> Share {
-        let party = self.shares().join();
+    pub fn used_by(&self, tenant: &str) -> usize {
+        self.shares().used_by(tenant)
+    }
+
+    /// A share for one incarnation of a reader of a tenant.
+    #[must_use]
+    pub fn join(self: Arc<Self>, tenant: &Arc<str>) -> Share {
+        let party = self.shares().join(tenant);
         Share { pool: self, party }
     }
 
@@ -179,6 +186,18 @@ impl Share {
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.pool.shares().free(self.party)
+    }
+
+    /// Whether a row of so many bytes may go now, or could if it went alone.
+    #[must_use]
+    pub fn pool_has(&self, bytes: usize) -> bool {
+        bytes <= self.pool.shares().free_of_pool(self.party)
+    }
+
+    /// Whether one more row may go, however large, for all that its tenant may have.
+    #[must_use]
+    pub fn tenant_takes_more(&self) -> bool {
+        self.pool.shares().free_of_tenant(self.party) > 0
     }
 
     /// Whether all pipelines together use no more than the pool has; the last row,
@@ -288,6 +307,8 @@ pub struct FlowTag {
     pub own: Pool,
     /// Its share of the permits of the process.
     pub shared: Share,
+    /// Whom it belongs to.
+    pub tenant: Arc<Tenant>,
     /// Whether nothing of it may be sent any more.
     pub void: Void,
     /// What becomes of a row the service does not take.

@@ -284,6 +284,7 @@ impl Supervisor {
     }
 
     pub(super) fn show(&self, key: &PipelineKey, slot: &PipelineSlot, state: PipelineState) {
+        self.note_whereabouts(key, &state);
         if let Some(spec) = &slot.spec {
             let labels = [&*spec.name, &*spec.tenant, spec.stream.name()];
             self.metrics.pipeline_state(labels, &state);
@@ -346,7 +347,7 @@ impl Supervisor {
         let parts = ReaderParts {
             key: key.clone(),
             node: Arc::clone(&self.node),
-            tenant_weight: self.settings.tenant_weight(&spec.tenant),
+            tenant: self.tenants.get(&spec.tenant, now),
             spec,
             outbox,
             epoch,

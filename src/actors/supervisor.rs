@@ -25,6 +25,7 @@ mod retentions;
 mod secrets;
 mod server;
 mod states;
+mod tenancy;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -50,22 +51,25 @@ use super::retention::Retention;
 use super::stage::Stage;
 use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
+use super::tenants::Tenants;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::{Loaded, Phase, StatusBoard};
 use crate::config::byte_size::ByteSize;
-use crate::config::desired::{Desired, PipelineKey, Wanted};
+use crate::config::desired::{Catalogs, Desired, PipelineKey, Wanted};
 use crate::config::pipeline::StreamTarget;
 use crate::config::plan::diff;
 use crate::config::settings::Settings;
+use crate::config::tenant::Tenancy;
 use crate::core::memory_plan::MemoryPlan;
 use crate::core::pause::Pauses;
-use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
+use crate::core::ports::{Catalog, OutboxStore, ServerInfo, StreamService};
 use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
 use crate::core::state_notes::StateNotes;
 use crate::core::supervision::Life;
 use crate::core::time::Moment;
 use drain::Draining;
+use tenancy::TenantLooks;
 
 pub use drain::LAST_ACTS;
 pub use drain_report::{DrainReport, LeftBehind};
@@ -157,6 +161,10 @@ pub struct Supervisor {
     looked_at: Moment,
     reread_at: Moment,
     pub(super) shared: Arc<SharedPool>,
+    pub(super) tenants: Tenants,
+    tenant_looks: TenantLooks,
+    /// What was wrong with tenants, as it was said last.
+    tenant_problems: BTreeMap<Arc<str>, String>,
     /// The memory, and by how many pipelines it is divided.
     memory_divided: Option<(ByteSize, usize)>,
     pub(super) budgets: Budgets,
@@ -166,10 +174,10 @@ pub struct Supervisor {
     pub(super) claims: BTreeMap<PipelineKey, u64>,
     pub(super) last_flow: FlowId,
     pub(super) last_incarnation: u64,
-    catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
+    catalogs: Catalogs,
     pauses: BTreeMap<Arc<str>, Pauses>,
     /// What was wanted when it was looked at last.
-    desired: Desired,
+    pub(super) desired: Desired,
     draining: Option<Draining>,
     /// Leases on their way back.
     pub(super) leases_returning: usize,
@@ -188,6 +196,7 @@ impl Supervisor {
         let memory = parts.metrics.memory();
         let rows = MemoryPlan::under(ceiling).rows;
         memory.may_use(ceiling, rows);
+        let tenants = Tenants::new(parts.metrics.clone());
         Self {
             databases: databases
                 .map(|one| {
@@ -205,11 +214,15 @@ impl Supervisor {
             looked_at: now,
             reread_at: now,
             shared: Arc::new(SharedPool::new(rows, memory)),
+            tenants,
+            tenant_looks: TenantLooks::new(now),
+            tenant_problems: BTreeMap::new(),
             memory_divided: None,
             budgets: Budgets::default(),
             desired: Desired {
                 settings: Arc::clone(&parts.settings),
                 pipelines: BTreeMap::new(),
+                tenants: Tenancy::default(),
             },
             settings: parts.settings,
             streams: HashMap::default(),
@@ -217,7 +230,7 @@ impl Supervisor {
             claims: BTreeMap::new(),
             last_flow: 0,
             last_incarnation: 0,
-            catalogs: BTreeMap::new(),
+            catalogs: Catalogs::default(),
             pauses: BTreeMap::new(),
             draining: None,
             leases_returning: 0,
@@ -248,8 +261,7 @@ impl Supervisor {
         let plan = diff(&self.desired, &wanted);
         self.desired = wanted.clone();
         let wanted = wanted.pipelines;
-        let readers = wanted.values().filter(|wanted| self.is_to_run(wanted));
-        self.shared.expect(readers.count());
+        self.define_tenants();
         for (key, step) in &plan.pipelines {
             say(key, step);
             match wanted.get(key) {
@@ -266,6 +278,7 @@ impl Supervisor {
         self.plan_anew(context);
         self.share_memory();
         self.retire_unused_streams();
+        self.look_at_tenants();
     }
 
     pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
@@ -294,6 +307,7 @@ impl Supervisor {
         self.board.beat();
         self.beat_where_due(context);
         self.drop_expired_leases();
+        self.look_at_tenants_when_due();
         self.end_long_drains();
         self.go_on_with_databases(context);
         self.reread_secrets(context);
@@ -351,8 +365,10 @@ impl Handler<CatalogRead> for Supervisor {
                 slot.look_at_server(&self.board);
                 if let Some(content) = changed {
                     self.take_pauses(database, content.pauses);
-                    self.catalogs
-                        .insert(Arc::clone(database), content.pipelines);
+                    let (database, catalogs) = (Arc::clone(database), &mut self.catalogs);
+                    let tenants = content.tenants;
+                    catalogs.tenants.insert(Arc::clone(&database), tenants);
+                    catalogs.pipelines.insert(database, content.pipelines);
                     self.reconcile(context);
                 }
                 self.database_is_known(database, context);

@@ -18,6 +18,7 @@ mod hash_range;
 mod loaded;
 mod pipeline;
 mod retention;
+mod tenant;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,6 +36,7 @@ pub use hash_range::HashRangeStatus;
 pub use loaded::Loaded;
 pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
+pub use tenant::{LimitedSeconds, TenantStatus};
 
 /// A stream on the board.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -155,6 +157,8 @@ pub struct Status {
     pub pipelines: Vec<PipelineStatus>,
     /// The streams, by key.
     pub streams: Vec<StreamStatus>,
+    /// The tenants that pipelines name or somebody has defined, by name.
+    pub tenants: Vec<TenantStatus>,
     /// What the outboxes of each database keep, as far as this node sweeps it.
     pub retention: Vec<RetentionStatus>,
 }
@@ -176,6 +180,7 @@ struct Entries {
     databases: BTreeMap<Arc<str>, DatabaseStatus>,
     pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
+    tenants: Vec<TenantStatus>,
     retention: BTreeMap<Arc<str>, RetentionStatus>,
     loaded: Option<Loaded>,
 }
@@ -201,6 +206,7 @@ impl StatusBoard {
                 databases: BTreeMap::new(),
                 pipelines: BTreeMap::new(),
                 streams: BTreeMap::new(),
+                tenants: Vec::new(),
                 retention: BTreeMap::new(),
                 loaded: None,
             }),
@@ -343,6 +349,11 @@ impl StatusBoard {
         self.write().streams.remove(key);
     }
 
+    /// These are the tenants, by name.
+    pub fn set_tenants(&self, tenants: Vec<TenantStatus>) {
+        self.write().tenants = tenants;
+    }
+
     /// The relay runs by these settings and definitions.
     pub fn set_loaded(&self, loaded: Loaded) {
         self.write().loaded = Some(loaded);
@@ -374,6 +385,7 @@ impl StatusBoard {
             databases: entries.databases.values().cloned().collect(),
             pipelines: entries.pipelines.values().cloned().collect(),
             streams: entries.streams.values().cloned().collect(),
+            tenants: entries.tenants.clone(),
             retention: entries.retention.values().cloned().collect(),
         }
     }

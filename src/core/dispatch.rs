@@ -25,6 +25,7 @@ use super::ports::{CallFailure, RecordOutcome};
 use super::sabotage::{self, Bug};
 use super::send_queue::{CallRules, Flow, FlowId, Parcel, SendQueue, Sendable, Sharing, Turn};
 use super::shard_map::ShardId;
+use super::tenant::Limit;
 use super::time::Moment;
 
 pub use answer::{Answer, Rejected, Stored};
@@ -156,6 +157,11 @@ impl<T: Sendable> Dispatch<T> {
     #[must_use]
     pub const fn queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// The flows whose rows wait, and what for.
+    pub fn waiting_flows(&self) -> impl Iterator<Item = (FlowId, Limit)> + '_ {
+        self.queue.waiting_flows()
     }
 
     /// Bytes waiting, those in flight not counted.

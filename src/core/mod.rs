@@ -46,6 +46,8 @@ pub mod state_notes;
 pub mod stream_health;
 pub mod supervision;
 pub mod template;
+pub mod tenant;
+pub mod tenant_quota;
 pub mod time;
 pub mod trouble;
 pub mod wait;

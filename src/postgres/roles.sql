@@ -32,6 +32,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ('tide_relay', 'SELECT INSERT UPDATE', 'relay_retention_turn', NULL),
     ('tide_relay', 'SELECT', 'relay_pipeline', NULL),
     ('tide_relay', 'SELECT', 'relay_pause', NULL),
+    ('tide_relay', 'SELECT', 'relay_tenant', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE', 'relay_lease', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE DELETE', 'relay_node', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE', 'relay_position', NULL),
@@ -58,6 +59,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ('tide_reader tide_operator', 'SELECT', 'relay_pipeline',
         'name outbox consumer_group enabled version created_at updated_at'),
     ('tide_reader tide_operator', 'SELECT', 'relay_pause', NULL),
+    ('tide_reader tide_operator', 'SELECT', 'relay_tenant', NULL),
     ('tide_reader tide_operator', 'SELECT', 'relay_lease', NULL),
     ('tide_reader tide_operator', 'SELECT', 'relay_node', NULL),
     ('tide_reader tide_operator', 'SELECT', 'relay_nodes', NULL),
@@ -81,6 +83,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ('tide_reader tide_operator', 'EXECUTE as owner', 'relay_list_configs()', NULL),
     ('tide_reader tide_operator', 'EXECUTE as owner', 'relay_get_config()', NULL),
     ('tide_reader tide_operator', 'EXECUTE as owner', 'relay_pauses()', NULL),
+    ('tide_reader tide_operator', 'EXECUTE as owner', 'relay_list_tenants()', NULL),
 
     -- === Operators: they decide through functions, and write no table ===
     -- What was not delivered is theirs to judge, so they read it.
@@ -98,6 +101,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ('tide_operator', 'EXECUTE as owner', 'relay_disable()', NULL),
     ('tide_operator', 'EXECUTE as owner', 'relay_delete()', NULL),
     ('tide_operator', 'EXECUTE as owner', 'relay_forget()', NULL),
+    ('tide_operator', 'EXECUTE as owner', 'relay_set_tenant()', NULL),
+    ('tide_operator', 'EXECUTE as owner', 'relay_delete_tenant()', NULL),
     ('tide_operator', 'EXECUTE as owner', 'relay_pause()', NULL),
     ('tide_operator', 'EXECUTE as owner', 'relay_resume()', NULL),
     ('tide_operator', 'EXECUTE as owner', 'relay_accept_removed()', NULL),
@@ -130,6 +135,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     (NULL, NULL, 'check_on_missing()', NULL),
     (NULL, NULL, 'check_config()', NULL),
     (NULL, NULL, 'check_pause()', NULL),
+    (NULL, NULL, 'check_tenant()', NULL),
     (NULL, NULL, 'mask_config()', NULL),
     (NULL, NULL, 'refuse_value()', NULL),
     (NULL, NULL, 'refuse_pipeline()', NULL),

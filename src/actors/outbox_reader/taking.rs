@@ -225,6 +225,7 @@ impl OutboxReader {
         }
         let bytes = envelopes.iter().map(|envelope| envelope.weight()).sum();
         self.limiter.charge(envelopes.len(), bytes);
+        self.quota.charge(envelopes.len(), bytes);
         let last_row = envelopes.last().map_or(0, Envelope::memory);
         if self.reading_room.reserved.is_some() {
             self.end_reservation();
