@@ -19,6 +19,7 @@ mod forgotten;
 mod pauses;
 mod probes;
 mod reload;
+mod restarts;
 mod retentions;
 mod secrets;
 mod server;
@@ -261,25 +262,6 @@ impl Supervisor {
         self.apply_pauses(context);
         self.share_memory();
         self.retire_unused_streams();
-    }
-
-    pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
-        self.metrics.actor_restarted(child.kind(), exit.cause());
-        match exit {
-            Exit::Panicked(text) => {
-                tracing::error!(%child, panic = %text, ?pause, "an actor panicked; it is started again");
-            }
-            Exit::Stopped
-            | Exit::Drained
-            | Exit::LeaseLost
-            | Exit::LeaseExpired
-            | Exit::RowsLost
-            | Exit::Blocked(_)
-            | Exit::Refused(_)
-            | Exit::Stuck => {
-                tracing::warn!(%child, cause = exit.cause(), ?pause, "an actor ended; it is started again");
-            }
-        }
     }
 
     // === Time ===
