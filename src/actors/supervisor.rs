@@ -37,7 +37,7 @@ use tokio::sync::{Mutex, oneshot};
 use self::databases::Next;
 use self::reload::say;
 use super::budgets::Budgets;
-use super::child::{ChildId, ChildSlot, Exit};
+use super::child::{ChildId, ChildSlot};
 use super::clock::Clock;
 use super::fault;
 use super::messages::{
@@ -253,8 +253,8 @@ impl Supervisor {
                 Some(Wanted::Run { spec, version }) => {
                     self.want_pipeline(key, step, spec, *version, context);
                 }
-                Some(Wanted::Invalid { outbox, reason }) => {
-                    self.refuse_pipeline(key, outbox, reason);
+                Some(Wanted::Invalid { named, reason }) => {
+                    self.refuse_pipeline(key, named, reason);
                 }
                 None => self.retire_pipeline(key),
             }

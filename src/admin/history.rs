@@ -102,9 +102,7 @@ impl Rates {
                 continue;
             };
             // A count that fell began anew.
-            let rows = delivered
-                .checked_sub(series.delivered)
-                .unwrap_or(delivered);
+            let rows = delivered.checked_sub(series.delivered).unwrap_or(delivered);
             if series.rates.len() == POINTS {
                 series.rates.pop_front();
             }
@@ -118,13 +116,16 @@ impl Rates {
         // A number from before a restart of the process asks for everything.
         let new = after.and_then(|after| self.looks.checked_sub(after));
         let new = new.map_or(POINTS, |new| usize::try_from(new).unwrap_or(POINTS));
-        let pipelines = self.pipelines.iter().filter_map(|((database, name), series)| {
-            let skipped = series.rates.len().saturating_sub(new);
-            let rates: Vec<f64> = series.rates.iter().skip(skipped).map(short).collect();
-            // What flows is short beside what exists.
-            let flows = rates.iter().any(|rate| *rate > 0.0);
-            flows.then(|| json!({"database": database, "name": name, "rows_per_second": rates}))
-        });
+        let pipelines = self
+            .pipelines
+            .iter()
+            .filter_map(|((database, name), series)| {
+                let skipped = series.rates.len().saturating_sub(new);
+                let rates: Vec<f64> = series.rates.iter().skip(skipped).map(short).collect();
+                // What flows is short beside what exists.
+                let flows = rates.iter().any(|rate| *rate > 0.0);
+                flows.then(|| json!({"database": database, "name": name, "rows_per_second": rates}))
+            });
         json!({
             "every_seconds": EVERY.as_secs(),
             "points": POINTS,
@@ -205,9 +206,8 @@ mod tests {
 
     #[test]
     fn a_query_is_understood_or_refused() {
-        let asks = |name: &str, value: &str| {
-            after(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
-        };
+        let asks =
+            |name: &str, value: &str| after(&BTreeMap::from([(name.to_owned(), value.to_owned())]));
         assert_eq!(after(&BTreeMap::new()), Ok(None));
         assert_eq!(asks("after", "7"), Ok(Some(7)));
         assert!(asks("after", "x").is_err_and(|reason| reason.contains("expected a number")));

@@ -114,7 +114,10 @@ impl Writer<'_> {
         while let Some(place) = rest.find(['`', '[', '*']) {
             html.push_str(&escaped(&rest[..place]));
             rest = &rest[place..];
-            let known = self.code(rest).or_else(|| self.link(rest)).or_else(|| self.bold(rest));
+            let known = self
+                .code(rest)
+                .or_else(|| self.link(rest))
+                .or_else(|| self.bold(rest));
             if let Some((part, after)) = known {
                 html.push_str(&part);
                 rest = after;

@@ -120,8 +120,17 @@ mod tests {
     #[test]
     fn no_file_makes_markup_of_data_or_asks_another_server() {
         let never = [
-            "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(",
-            "https://", " style=", " onclick=", "<script>", "<style>",
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "Function(",
+            "https://",
+            " style=",
+            " onclick=",
+            "<script>",
+            "<style>",
         ];
         for File { path, text, .. } in &FILES {
             for word in never {

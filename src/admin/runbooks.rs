@@ -55,10 +55,12 @@ async fn list() -> HttpResponse {
 }
 
 async fn one(name: web::Path<String>) -> HttpResponse {
-    let found = RUNBOOKS.iter().find(|(known, _)| *known == **name);
+    let found = RUNBOOKS.iter().find(|(known, _)| **known == **name);
     match found {
         Some((name, text)) => answer(name, &markdown::html(text, "docs/runbooks")),
-        None => HttpResponse::NotFound().body("there is no such runbook; / and /runbooks/ list them"),
+        None => {
+            HttpResponse::NotFound().body("there is no such runbook; / and /runbooks/ list them")
+        }
     }
 }
 

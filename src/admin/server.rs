@@ -314,7 +314,12 @@ mod tests {
         answers(&server, "/runbooks/", 200, &["\"TidegateThrottled\""]);
         answers(&server, "/runbooks/TidegateThrottled", 200, &[page::POLICY]);
         answers(&server, "/runbooks/..%2Fsecrets", 404, &[]);
-        answers(&server, "/api/history", 200, &["\"pipelines\":[]", "\"points\":60"]);
+        answers(
+            &server,
+            "/api/history",
+            200,
+            &["\"pipelines\":[]", "\"points\":60"],
+        );
         answers(&server, "/api/history?after=x", 400, &["expected a number"]);
         answers(
             &server,

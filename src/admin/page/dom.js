@@ -15,6 +15,13 @@ export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** A sentence in which what stands between ` is code. */
+export function setProse(node, text) {
+  const parts = text.split("`");
+  if (node.textContent === parts.join("")) return;
+  node.replaceChildren(...parts.map((part, place) => (place % 2 === 1 ? element("code", {}, part) : part)));
+}
+
 export function setAttribute(node, name, value) {
   if (value === undefined || value === null) node.removeAttribute(name);
   else if (node.getAttribute(name) !== value) node.setAttribute(name, value);

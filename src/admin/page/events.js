@@ -14,7 +14,7 @@ const WHAT = {
 export class Events {
   constructor() {
     const key = (event) => [event.kind, event.subject, event.cause, event.first_at].join(" ");
-    this.rows = tableRows(document.getElementById("event-rows"), key, ["", "", "", "", "number"], (event) => [
+    this.rows = tableRows(document.getElementById("event-rows"), key, ["word", "", "why", "word", "number"], (event) => [
       event.count > 1 && event.first_at !== event.at ? `${moment(event.first_at)} to ${moment(event.at)}` : moment(event.at),
       WHAT[event.kind]?.(event) ?? event.kind,
       event.kind === "reload" ? `configuration ${event.subject.slice(0, 12)}` : event.subject,

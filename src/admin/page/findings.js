@@ -48,9 +48,11 @@ export function severities(found) {
   return worst;
 }
 
+const sentence = (text) => (/[.!?]$/.test(text) ? text : `${text}.`);
+
 /** `pipelines` are in trouble, `users` are those whom it concerns; without any: all. */
-function finding(severity, kind, subject, what, todo, runbook, pipelines = [], users = pipelines) {
-  return { severity, key: `${kind} ${subject}`, subject, what, todo, runbook, pipelines, users };
+function finding(severity, kind, subject, told, todo, runbook, pipelines = [], users = pipelines) {
+  return { severity, key: `${kind} ${subject}`, subject, what: sentence(told), todo, runbook, pipelines, users };
 }
 
 const usersOf = (status, stream) => status.pipelines.filter((one) => one.stream === stream.name);
@@ -119,9 +121,9 @@ export function troubleOf(stream) {
 function* ofStreams(status) {
   for (const stream of status.streams) {
     if (hasTrouble(stream)) {
-      const waiting = status.pipelines.filter((one) => one.stream === stream.name && one.state === "waiting");
+      const waiting = status.pipelines.filter((one) => one.stream === stream.name && one.state === "waiting" && !one.leaving);
       const whose = waiting.length === 0 ? "" : ` ${subjectOf(waiting)} ${waiting.length === 1 ? "waits" : "wait"} for it.`;
-      yield finding(ACT, "stream", `Stream ${stream.name}`, `takes no records: ${troubleOf(stream)}${whose}`,
+      yield finding(ACT, "stream", `Stream ${stream.name}`, `takes no records: ${sentence(troubleOf(stream))}${whose}`,
         "Mend the stream or the permission; the pipelines go on by themselves.", "TidegateStreamTrouble", waiting,
         usersOf(status, stream));
     }
@@ -136,7 +138,7 @@ function* ofPipelines(status) {
   const troubled = new Set(status.streams.filter(hasTrouble).map((stream) => stream.name));
   const down = new Set(status.databases.filter((one) => !one.up).map((one) => one.name));
   const isExplained = (one) => down.has(one.database) || (one.state === "waiting" && troubled.has(one.stream));
-  const open = status.pipelines.filter((one) => !isExplained(one));
+  const open = status.pipelines.filter((one) => !isExplained(one) && !one.leaving);
   const ofState = (state) => groups(open.filter((one) => one.state === state), (one) => one.reason ?? "");
   for (const [state, todo] of Object.entries(BROKEN)) {
     for (const group of ofState(state)) {
@@ -161,7 +163,7 @@ function* ofPipelines(status) {
       `${group.length === 1 ? "is" : "are"} behind: ${counted(rows, "row waits", "rows wait")}, the oldest for ${duration(oldest)}.`,
       `See whether stream ${group[0].stream} has a full shard below.`, "TidegateOldestRow", group);
   }
-  const parked = status.pipelines.filter((one) => one.dead_letters_open > 0);
+  const parked = status.pipelines.filter((one) => one.dead_letters_open > 0 && !one.leaving);
   for (const group of groups(parked, (one) => one.tenant)) {
     const letters = group.reduce((sum, one) => sum + one.dead_letters_open, 0);
     const keys = group.reduce((sum, one) => sum + one.blocked_keys, 0);

@@ -1,7 +1,7 @@
 // Asks the relay how it is every two seconds, and shows it. When it does not answer, the
 // page says since when what it shows is old, and asks less and less often.
 
-import { element, KeyedList, setAttribute, setHidden, setText } from "./dom.js";
+import { element, KeyedList, setAttribute, setHidden, setProse, setText } from "./dom.js";
 import { Events } from "./events.js";
 import { Filter } from "./filter.js";
 import { ACT, findings, NOTE, pipelineKey, severities, WATCH } from "./findings.js";
@@ -45,14 +45,16 @@ const found = new KeyedList(get("findings"), (one) => one.key, () => {
     todo: element("span", { class: "todo" }),
     link: element("a"),
   };
-  part.node = element("li", {}, part.label, " ", part.subject, " ", part.what, " ", part.todo, " ", part.link);
+  const said = element("p", {}, part.subject, " ", part.what);
+  const help = element("p", {}, part.todo, " ", part.link);
+  part.node = element("li", {}, part.label, " ", element("div", {}, said, help));
   return part;
 }, (part, one) => {
   setAttribute(part.node, "data-severity", SEVERITIES[one.severity]);
   setText(part.label, LABELS[one.severity]);
   setText(part.subject, one.subject);
   setText(part.what, one.what);
-  setText(part.todo, one.todo);
+  setProse(part.todo, one.todo);
   setHidden(part.link, !one.runbook);
   setAttribute(part.link, "href", one.runbook && `runbooks/${one.runbook}`);
   setText(part.link, one.runbook ? `Runbook ${one.runbook}` : "");

@@ -11,9 +11,9 @@ export class Nodes {
   constructor() {
     const head = COLUMNS.map((text) => element("th", { scope: "col", class: text === "Leases" ? "number" : null }, text));
     document.getElementById("node-head").append(element("tr", {}, ...head));
-    this.nodes = tableRows(document.getElementById("node-rows"), (node) => node.name, ["", "", "number", ""],
+    this.nodes = tableRows(document.getElementById("node-rows"), (node) => node.name, ["word", "", "number", ""],
       (node) => [node.name, node.state, count(node.leases), names([...node.tenants].sort()) || "-"]);
-    this.databases = tableRows(document.getElementById("database-rows"), (database) => database.name, ["", "why", "", "why"],
+    this.databases = tableRows(document.getElementById("database-rows"), (database) => database.name, ["word", "why", "word", "why"],
       (database) => [database.name, database.up ? "up" : `in trouble: ${database.problem ?? ""}`, server(database), database.kept]);
   }
 

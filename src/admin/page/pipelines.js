@@ -87,8 +87,10 @@ export class Pipelines {
     setText(row.outbox, `outbox ${one.outbox}`);
     setText(row.tenant, one.tenant);
     setText(row.stream, one.stream);
-    setText(row.state, one.state);
-    setAttribute(row.state, "data-state", one.state);
+    // Of one that was deleted its troubles are nobody's any more.
+    const state = one.leaving ? "leaving" : one.state;
+    setText(row.state, state);
+    setAttribute(row.state, "data-state", state);
     const why = reason(one);
     setHidden(row.reason, !why);
     setText(row.reason, why);
@@ -105,6 +107,7 @@ export class Pipelines {
 
 /** What is to be said beside the state. */
 function reason(one) {
+  if (one.leaving) return "it was deleted or disabled, and finishes what it has read";
   const told = [];
   if (one.row_id !== undefined) told.push(`row ${one.row_id}:`);
   if (one.reason) told.push(one.reason);
@@ -117,8 +120,8 @@ function makeRow() {
   const row = {
     name: element("span", { class: "name" }),
     outbox: element("span", { class: "under" }),
-    tenant: element("td"),
-    stream: element("td"),
+    tenant: element("td", { class: "word" }),
+    stream: element("td", { class: "word" }),
     state: element("span", { class: "state" }),
     reason: element("span", { class: "reason" }),
     lag: element("td", { class: "number" }),
@@ -130,10 +133,10 @@ function makeRow() {
     epoch: element("span", { class: "under" }),
   };
   row.node = element("tr", {},
-    element("th", { scope: "row" }, row.name, row.outbox), row.tenant, row.stream,
+    element("th", { scope: "row", class: "word" }, row.name, row.outbox), row.tenant, row.stream,
     element("td", { class: "why" }, row.state, row.reason), row.lag, row.oldest,
     element("td", { class: "number rates" }, row.spark.svg, row.rate), row.letters,
-    element("td", {}, row.owner, row.epoch));
+    element("td", { class: "word" }, row.owner, row.epoch));
   return row;
 }
 

@@ -98,7 +98,7 @@ function showBar({ cell, fill, text }, part) {
 
 function makeShard() {
   const shard = {
-    id: element("th", { scope: "row" }),
+    id: element("th", { scope: "row", class: "word" }),
     records: bar(),
     bytes: bar(),
     factor: element("td", { class: "number" }),

@@ -89,9 +89,8 @@ impl Events {
     pub(super) fn add(&mut self, what: Happened, count: u64, at: SystemTime) {
         let now = seconds(at);
         let ring = &mut self.rings[what.ring()];
-        let is_same = |event: &EventStatus| {
-            event.what == what && now - event.at < SAME_WITHIN.as_secs_f64()
-        };
+        let is_same =
+            |event: &EventStatus| event.what == what && now - event.at < SAME_WITHIN.as_secs_f64();
         let known = ring.iter().rposition(is_same);
         let before = known.and_then(|place| ring.remove(place));
         if ring.len() == MOST_OF_A_KIND {
@@ -186,10 +185,7 @@ mod tests {
             .map(|event| (event.first_at, event.at, event.count))
             .collect();
         // The second of p2 came too late to be the same.
-        assert_eq!(
-            times,
-            [(100.0, 100.0, 1), (10.0, 89.0, 3), (20.0, 20.0, 1)]
-        );
+        assert_eq!(times, [(100.0, 100.0, 1), (10.0, 89.0, 3), (20.0, 20.0, 1)]);
     }
 
     #[test]
