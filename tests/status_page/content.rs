@@ -95,7 +95,12 @@ async fn a_relay_with_nothing_to_do_has_nothing_wrong() {
         let node = browser.texts("#node-rows tr:first-child > *");
         assert_eq!(
             node,
-            ["relay-a", "this one, started", "3", "acme and globex"]
+            [
+                status["node"].as_str().expect("a name"),
+                "this one, started",
+                "3",
+                "acme and globex"
+            ]
         );
         let server = browser.text("#database-rows tr");
         assert!(server.contains("PostgreSQL"), "{server}");
@@ -137,6 +142,12 @@ async fn who_is_in_trouble_is_said_first_with_what_to_do() {
         let scene = scenes::trouble().await;
         let browser = Browser::open(scene.relay.admin(), "").await;
         shows_the_status(&browser, &scene.relay).await;
+        // How full a shard is goes up and down.
+        browser
+            .wait("a full shard is found", || {
+                browser.text("#findings").contains("near the budget")
+            })
+            .await;
         let headline = browser.text("#headline");
         assert!(headline.contains("somebody now"), "{headline}");
         let stream = finding(&browser, &["Act now", "not-made-yet", "visits", "globex"]);
@@ -179,10 +190,45 @@ async fn who_is_in_trouble_is_said_first_with_what_to_do() {
         assert!(reasons.iter().any(|reason| reason.contains(MARKUP)), "{reasons:#?}");
         assert_eq!(browser.run("return document.querySelectorAll('main img').length"), 0);
         let title = browser.run("return document.title");
-        assert_eq!(title, "(!) tidegate relay-a");
+        let node = scene.relay.status()["node"].clone();
+        assert_eq!(title, format!("(!) tidegate {}", node.as_str().expect("a name")));
+        every_field_is_described(&scene.relay.status());
+
+        // What is deleted is nobody's trouble any more, though a row holds it.
+        scene.world.sql("SELECT tide.relay_delete('payments')").await;
+        browser
+            .wait("a deleted pipeline is gone", || {
+                !browser.text("main").contains("default/payments")
+            })
+            .await;
+        assert_eq!(scene.relay.state("payments"), "");
         scene.end().await;
     })
     .await;
+}
+
+/// Asserts that the documentation names every field of a status.
+fn every_field_is_described(status: &Value) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/status-page.md");
+    let text = std::fs::read_to_string(path).expect("the documentation");
+    let mut open = vec![status];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let is_named = text.contains(&format!("`{name}`"))
+                        || text.contains(&format!("`{name}[]`"));
+                    assert!(
+                        is_named,
+                        "docs/status-page.md does not name {name}: {value}"
+                    );
+                    open.push(value);
+                }
+            }
+            Value::Array(values) => open.extend(values),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

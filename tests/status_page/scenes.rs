@@ -39,7 +39,9 @@ pub(crate) async fn idle() -> Scene {
     ] {
         world.pipeline(name, json!({"tenant": tenant})).await;
     }
-    let relay = world.relay_with(&[("TIDEGATE__NODE_ID", "relay-a")]).await;
+    let relay = world
+        .relay_with(&[("TIDEGATE__CLUSTER__NODE_ID", "relay-a")])
+        .await;
     let mut rows = Vec::new();
     for name in ["orders", "invoices", "visits"] {
         relay.wait_for_state(name, "running").await;
@@ -73,7 +75,9 @@ pub(crate) async fn busy() -> Scene {
     for (name, tenant, _) in pipelines {
         world.pipeline(name, json!({"tenant": tenant})).await;
     }
-    let relay = world.relay_with(&[("TIDEGATE__NODE_ID", "relay-a")]).await;
+    let relay = world
+        .relay_with(&[("TIDEGATE__CLUSTER__NODE_ID", "relay-a")])
+        .await;
     for (name, ..) in pipelines {
         relay.wait_for_state(name, "running").await;
     }
@@ -129,7 +133,7 @@ pub(crate) async fn trouble() -> Scene {
         ))
         .await;
     let settings = [
-        ("TIDEGATE__NODE_ID", "relay-a"),
+        ("TIDEGATE__CLUSTER__NODE_ID", "relay-a"),
         ("TIDEGATE_TEST_FAULTS", "probe.Answered=3:panic"),
     ];
     let relay = world.relay_with(&settings).await;

@@ -32,7 +32,7 @@ async fn the_page_says_since_when_it_is_old_and_goes_on_by_itself() {
         let listen = admin.to_string();
         let settings = world.settings(&[
             ("TIDEGATE__ADMIN__LISTEN", &listen),
-            ("TIDEGATE__NODE_ID", "relay-b"),
+            ("TIDEGATE__CLUSTER__NODE_ID", "relay-b"),
         ]);
         let next = world.keeps_book_of(Relay::start(&settings).await);
         browser
