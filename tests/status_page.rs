@@ -22,6 +22,8 @@ mod world;
 
 #[path = "status_page/access.rs"]
 mod access;
+#[path = "status_page/bounds.rs"]
+mod bounds;
 #[path = "status_page/browser.rs"]
 mod browser;
 #[path = "status_page/content.rs"]

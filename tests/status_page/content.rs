@@ -198,7 +198,8 @@ async fn who_is_in_trouble_is_said_first_with_what_to_do() {
         scene.world.sql("SELECT tide.relay_delete('payments')").await;
         browser
             .wait("a deleted pipeline is gone", || {
-                !browser.text("main").contains("default/payments")
+                let shown = browser.text("#pipelines-section") + &browser.text("#findings");
+                !shown.contains("default/payments")
             })
             .await;
         assert_eq!(scene.relay.state("payments"), "");
