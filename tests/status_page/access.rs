@@ -63,7 +63,7 @@ fn looked_at(browser: &Browser, axe: &str) -> (Vec<String>, usize) {
 async fn axe_finds_nothing_in_light_and_dark() {
     scenario(5 * PATIENCE, async {
         let axe = axe();
-        let scene = scenes::trouble().await;
+        let scene = scenes::trouble(scenes::MARKUP).await;
         let browser = Browser::open(scene.relay.admin(), "").await;
         for scheme in ["light", "dark"] {
             browser.prefer(scheme);

@@ -139,7 +139,7 @@ async fn a_busy_relay_shows_its_rates() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_in_trouble_is_said_first_with_what_to_do() {
     scenario(5 * PATIENCE, async {
-        let scene = scenes::trouble().await;
+        let scene = scenes::trouble(MARKUP).await;
         let browser = Browser::open(scene.relay.admin(), "").await;
         shows_the_status(&browser, &scene.relay).await;
         // How full a shard is goes up and down.

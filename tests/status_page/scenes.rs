@@ -104,7 +104,7 @@ pub(crate) async fn busy() -> Scene {
 /// A stream that is missing, rows that cannot be sent, a pipeline that is held by one, a
 /// paused one, one with a mistake, a shard with more than it takes, and an actor that
 /// panicked.
-pub(crate) async fn trouble() -> Scene {
+pub(crate) async fn trouble(why_paused: &str) -> Scene {
     let world = World::new(2).await;
     let one_shard = world.emulator.create_stream("clicks-of-all", 1);
     one_shard.await.expect("a stream");
@@ -126,7 +126,7 @@ pub(crate) async fn trouble() -> Scene {
         .await;
     let clicks = json!({"tenant": "globex", "stream_name": "clicks-of-all"});
     world.pipeline("clicks", clicks).await;
-    let reason = MARKUP.replace('\'', "''");
+    let reason = why_paused.replace('\'', "''");
     world
         .sql(&format!(
             "SELECT tide.relay_pause('pipeline', 'audit', '{reason}')"

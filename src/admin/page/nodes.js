@@ -51,7 +51,8 @@ export class Nodes {
 }
 
 function server({ server }) {
-  return server ? `PostgreSQL ${server.version}` : "-";
+  // Packagers add to the number what nobody needs here.
+  return server ? `PostgreSQL ${server.version.split(" ")[0]}` : "-";
 }
 
 function kept(retention) {
@@ -60,5 +61,5 @@ function kept(retention) {
   if (!retention.sweeps) return "another node sweeps";
   const held = retention.outboxes.flatMap((outbox) =>
     outbox.held_by.map((hold) => `${outbox.outbox} by ${hold.pipeline} (${duration(hold.held_seconds)})`));
-  return held.length > 0 ? names(held) : `nothing (${counted(retention.outboxes.length, "outbox", "outboxes")})`;
+  return held.length > 0 ? names(held) : `nobody (${counted(retention.outboxes.length, "outbox", "outboxes")})`;
 }

@@ -6,6 +6,8 @@ import { count, counted, duration, percent } from "./format.js";
 
 /** Shards of a stream that are shown at first: the fullest. */
 const STEP = 32;
+/** A wait of this many seconds is said to be long. */
+const LONG_SECONDS = 60;
 
 export class Streams {
   constructor(filter, changed) {
@@ -116,7 +118,14 @@ function updateShard(row, shard) {
   // Below 100 % the service has throttled, and the relay has slowed down.
   setText(row.factor, percent(shard.budget_factor));
   setText(row.queued, count(shard.queued_rows));
-  const waits = shard.waits;
-  setText(row.waits, shard.problem ?? (waits?.stalled ? `nobody: ${waits.stalled}` :
-    waits && waits.waits_for !== "work" ? `${waits.waits_for} for ${duration(waits.seconds)}` : "-"));
+  setText(row.waits, waiting(shard));
+}
+
+/** What it waits for; for how long, when that is long: calls follow each other all the time. */
+function waiting({ problem, waits }) {
+  if (problem) return problem;
+  if (waits?.stalled) return `nobody: ${waits.stalled}`;
+  if (!waits || waits.waits_for === "work") return "-";
+  const name = waits.waits_for.replaceAll("_", " ");
+  return waits.seconds < LONG_SECONDS ? name : `${name}, for ${duration(waits.seconds)}`;
 }
