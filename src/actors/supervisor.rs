@@ -21,6 +21,7 @@ mod forgotten;
 mod pauses;
 mod probes;
 mod reload;
+mod restarts;
 mod retentions;
 mod secrets;
 mod server;
@@ -40,7 +41,7 @@ use self::beats::Beats;
 use self::databases::Next;
 use self::reload::say;
 use super::budgets::Budgets;
-use super::child::{ChildId, ChildSlot, Exit};
+use super::child::{ChildId, ChildSlot};
 use super::clock::Clock;
 use super::fault;
 use super::messages::{CatalogRead, ChildExited, ClaimDone, ShardRetired, StreamChanged};
@@ -268,8 +269,8 @@ impl Supervisor {
                 Some(Wanted::Run { spec, version }) => {
                     self.want_pipeline(key, step, spec, *version, context);
                 }
-                Some(Wanted::Invalid { outbox, reason }) => {
-                    self.refuse_pipeline(key, outbox, reason);
+                Some(Wanted::Invalid { named, reason }) => {
+                    self.refuse_pipeline(key, named, reason);
                 }
                 None => self.retire_pipeline(key),
             }
@@ -279,25 +280,6 @@ impl Supervisor {
         self.share_memory();
         self.retire_unused_streams();
         self.look_at_tenants();
-    }
-
-    pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
-        self.metrics.actor_restarted(child.kind(), exit.cause());
-        match exit {
-            Exit::Panicked(text) => {
-                tracing::error!(%child, panic = %text, ?pause, "an actor panicked; it is started again");
-            }
-            Exit::Stopped
-            | Exit::Drained
-            | Exit::LeaseLost
-            | Exit::LeaseExpired
-            | Exit::RowsLost
-            | Exit::Blocked(_)
-            | Exit::Refused(_)
-            | Exit::Stuck => {
-                tracing::warn!(%child, cause = exit.cause(), ?pause, "an actor ended; it is started again");
-            }
-        }
     }
 
     // === Time ===
