@@ -11,6 +11,7 @@
 //! | `SECONDS` | how long what is timed is watched; 20 unless given |
 //! | `HISTORY` | the most rows of kept history; 10,000,000 unless given |
 //! | `OPEN_MINUTES` | how long a transaction stays open; 10 unless given |
+//! | `RELAY` | another binary to measure in place of the one that was built |
 //! | `PLOTS` | the folder for curves; `docs/performance` unless given |
 
 mod case;

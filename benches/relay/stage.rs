@@ -99,9 +99,13 @@ impl Stage {
     }
 }
 
-/// The relay that is measured: built with the benchmark, by the same profile.
+/// The relay that is measured: built with the benchmark, by the same profile, unless
+/// `RELAY` names another.
 pub(crate) fn program() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_tidegate"))
+    std::env::var_os("RELAY").map_or_else(
+        || PathBuf::from(env!("CARGO_BIN_EXE_tidegate")),
+        PathBuf::from,
+    )
 }
 
 // === impl Database ===
