@@ -32,7 +32,7 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::fault;
 use super::messages::{FlowBecameVoid, RejectedRow, Retune, ShardsChanged};
-use super::permits::{AlonePass, FlowTag, Pool, RejectedKeys};
+use super::permits::{AlonePass, FlowTag, Patience, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
@@ -179,6 +179,7 @@ impl OutboxReader {
             void: parts.void,
             on_poison: spec.on_poison,
             rejected_keys: RejectedKeys::default(),
+            patience: Patience::default(),
         });
         let limits = IntakeLimits {
             rows: parts.most_rows,

@@ -14,16 +14,15 @@ use super::pulse::Pulse;
 use super::reader_drain::ReaderDrain;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
-use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::{PipelineState, PipelineStatus};
-use crate::config::desired::PipelineKey;
+use crate::config::desired::{Named, PipelineKey};
 use crate::config::pipeline::PipelineSpec;
 use crate::config::plan::Step;
 use crate::core::backoff::Backoff;
 use crate::core::memory_plan::MemoryPlan;
 use crate::core::ports::{Epoch, Outbox};
 use crate::core::position::Position;
-use crate::core::supervision::{ChildState, Life, PAUSES};
+use crate::core::supervision::{Life, PAUSES};
 use crate::core::time::Moment;
 
 /// First and longest pause after a database refused a claim: somebody must act.
@@ -43,9 +42,13 @@ pub(super) struct PipelineSlot {
     /// Why it could not be taken, as it was said last.
     pub(super) refused: Option<PipelineState>,
     /// It is wanted no more: forget it when its reader has ended.
-    retired: bool,
+    pub(super) retired: bool,
     /// When its reader is stopped, done draining or not.
     pub(super) drain: Option<ReaderDrain>,
+    /// The node that it is drained for.
+    pub(super) given_to: Option<Arc<str>>,
+    /// The node that it was shown to stand by for.
+    pub(super) behind: Option<String>,
 }
 
 /// The states of a pipeline, as the supervisor leads it.
@@ -73,7 +76,7 @@ pub(super) enum Run {
 }
 
 impl PipelineSlot {
-    fn new(now: Moment) -> Self {
+    pub(super) fn new(now: Moment) -> Self {
         Self {
             spec: None,
             stream: None,
@@ -86,6 +89,8 @@ impl PipelineSlot {
             refused: None,
             retired: false,
             drain: None,
+            given_to: None,
+            behind: None,
         }
     }
 
@@ -131,7 +136,12 @@ impl Supervisor {
     ) {
         if !self.databases.contains_key(&key.database) {
             let reason = format!("there is no database {:?} in the settings", &*key.database);
-            self.refuse_pipeline(key, &spec.outbox, &reason);
+            let named = Named {
+                outbox: Arc::clone(&spec.outbox),
+                stream: Arc::from(spec.stream.name()),
+                tenant: Arc::clone(&spec.tenant),
+            };
+            self.refuse_pipeline(key, &named, &reason);
             return;
         }
         let now = self.clock.now();
@@ -214,46 +224,6 @@ impl Supervisor {
             .state(&PipelineState::Starting);
     }
 
-    pub(super) fn refuse_pipeline(&mut self, key: &PipelineKey, outbox: &Arc<str>, reason: &str) {
-        let attempt = self.next_incarnation();
-        let until = self.clock.now() + self.settings.limits.drain_grace;
-        let now = self.clock.now();
-        let slot = self
-            .pipelines
-            .entry(key.clone())
-            .or_insert_with(|| PipelineSlot::new(now));
-        slot.retired = false;
-        if slot.invalid.as_deref() == Some(reason) {
-            return;
-        }
-        tracing::error!(pipeline = %key, %reason, "the pipeline's definition is not acceptable; it does not run");
-        slot.invalid = Some(reason.to_owned());
-        // A reader that drains holds the stream it writes to by itself.
-        slot.stream = None;
-        slot.attempt = attempt;
-        if !slot.drain(until) {
-            slot.run = Run::Invalid;
-            legal(slot.life.stops());
-        }
-        let nothing: Arc<str> = Arc::from("");
-        let mut status = PipelineStatus::starting(
-            Arc::clone(&key.name),
-            Arc::clone(&key.database),
-            Arc::clone(outbox),
-            Arc::clone(&nothing),
-            nothing,
-        );
-        let state = PipelineState::Invalid {
-            reason: reason.to_owned(),
-        };
-        status.state = state.clone();
-        self.board.set_pipeline(status);
-        if let Some(slot) = self.pipelines.get(key) {
-            self.show(key, slot, state);
-        }
-        self.retire_unused_streams();
-    }
-
     pub(super) fn retire_pipeline(&mut self, key: &PipelineKey) {
         let until = self.clock.now() + self.settings.limits.drain_grace;
         let Some(slot) = self.pipelines.get_mut(key) else {
@@ -262,6 +232,8 @@ impl Supervisor {
         if slot.drain(until) {
             if !std::mem::replace(&mut slot.retired, true) {
                 tracing::info!(pipeline = %key, "the pipeline is not wanted any more; draining it");
+                self.board
+                    .update_pipeline(&key.database, &key.name, |entry| entry.leaving = true);
             }
             return;
         }
@@ -334,6 +306,9 @@ impl Supervisor {
         slot.refusals.reset();
         slot.refused = None;
         slot.drain = None;
+        slot.given_to = None;
+        let lease = self.settings.cluster.lease;
+        let lease_until = database.beats.may_send_until(asked_at, lease);
         let limits = &self.settings.limits;
         let plan = MemoryPlan::under(limits.memory.as_usize());
         let parts = ReaderParts {
@@ -378,7 +353,7 @@ impl Supervisor {
             stream: stream_key,
             incarnation,
             epoch,
-            lease_until: asked_at + self.settings.cluster.lease,
+            lease_until,
             pulse,
             void,
         };
@@ -415,85 +390,21 @@ impl Supervisor {
         let (stream, epoch) = (stream.clone(), *epoch);
         slot.run = Run::Waiting;
         slot.drain = None;
+        let given_to = slot.given_to.take();
         self.purge_void(&stream);
         self.retire_unused_streams();
         if self.is_draining() {
             self.ended_in_drain(key, epoch, exit, context);
             return;
         }
-        self.give_back_unless_it_goes_on(key, epoch, exit, context);
+        self.give_back_unless_it_goes_on(key, epoch, exit, given_to.is_some(), context);
+        if let Some(node) = given_to {
+            self.has_given(key, node);
+        }
         if self.pipelines.get(key).is_some_and(|slot| slot.retired) {
             self.forget_pipeline(key);
             return;
         }
         self.restart_reader(key, exit, pause, context);
-    }
-
-    fn restart_reader(
-        &mut self,
-        key: &PipelineKey,
-        exit: &Exit,
-        pause: Duration,
-        context: &mut Context<Self>,
-    ) {
-        let Some(slot) = self.pipelines.get_mut(key) else {
-            return;
-        };
-        if let Some(reason) = slot.invalid.clone() {
-            slot.run = Run::Invalid;
-            legal(slot.life.stops());
-            // Its reader has shown what it did meanwhile.
-            if let Some(slot) = self.pipelines.get(key) {
-                self.show(key, slot, PipelineState::Invalid { reason });
-            }
-            return;
-        }
-        let has_failed = slot.life.state() == ChildState::Failed;
-        let quick_deaths = slot.life.quick_deaths();
-        let pause = match exit {
-            Exit::LeaseLost | Exit::LeaseExpired => STANDBY_PAUSE,
-            Exit::Drained
-            | Exit::Blocked(_)
-            | Exit::Stopped
-            | Exit::RowsLost
-            | Exit::Refused(_)
-            | Exit::Stuck
-            | Exit::Panicked(_) => pause,
-        };
-        let child = ChildId::Reader(key.clone());
-        match exit {
-            Exit::Drained => {}
-            Exit::LeaseLost | Exit::LeaseExpired => {
-                self.metrics.lease_event(LeaseEvent::Lost);
-                self.note_restart(&child, exit, pause);
-            }
-            Exit::Stopped
-            | Exit::RowsLost
-            | Exit::Refused(_)
-            | Exit::Blocked(_)
-            | Exit::Stuck
-            | Exit::Panicked(_) => self.note_restart(&child, exit, pause),
-        }
-        let state = match exit {
-            _ if has_failed => Some(PipelineState::Failed {
-                reason: format!("its reader ended {quick_deaths} times in a row: {exit}"),
-            }),
-            Exit::Refused(reason) => Some(PipelineState::Failed {
-                reason: reason.clone(),
-            }),
-            // It is still blocked, as it says.
-            Exit::Blocked(_) => None,
-            Exit::Drained
-            | Exit::Stopped
-            | Exit::LeaseLost
-            | Exit::LeaseExpired
-            | Exit::RowsLost
-            | Exit::Stuck
-            | Exit::Panicked(_) => Some(PipelineState::Starting),
-        };
-        if let (Some(state), Some(slot)) = (state, self.pipelines.get(key)) {
-            self.show(key, slot, state);
-        }
-        self.claim_in(key, pause, context);
     }
 }

@@ -12,6 +12,8 @@
 //! as messages. Restarts back off and forget failures only after a healthy
 //! period; no failure of one child delays another.
 
+mod balance;
+mod beats;
 mod databases;
 mod drain;
 mod drain_report;
@@ -19,6 +21,7 @@ mod forgotten;
 mod pauses;
 mod probes;
 mod reload;
+mod restarts;
 mod retentions;
 mod secrets;
 mod server;
@@ -34,15 +37,14 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler};
 use tokio::sync::{Mutex, oneshot};
 
+use self::beats::Beats;
 use self::databases::Next;
 use self::reload::say;
 use super::budgets::Budgets;
-use super::child::{ChildId, ChildSlot, Exit};
+use super::child::{ChildId, ChildSlot};
 use super::clock::Clock;
 use super::fault;
-use super::messages::{
-    CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, StreamChanged,
-};
+use super::messages::{CatalogRead, ChildExited, ClaimDone, ShardRetired, StreamChanged};
 use super::permits::SharedPool;
 use super::pipeline_slot::PipelineSlot;
 use super::probe::Probe;
@@ -140,8 +142,8 @@ pub(super) struct DatabaseSlot {
     is_known: bool,
     reading_catalog: bool,
     catalog_failed: bool,
-    renewing: bool,
-    renewed_at: Moment,
+    /// What it knows of the database's nodes and leases.
+    pub(super) beats: Beats,
     server: Option<Arc<ServerInfo>>,
     states: Arc<Mutex<StateNotes>>,
 }
@@ -197,10 +199,13 @@ impl Supervisor {
         memory.may_use(ceiling, rows);
         let tenants = Tenants::new(parts.metrics.clone());
         Self {
-            node: parts.node,
             databases: databases
-                .map(|one| (Arc::clone(&one.name), DatabaseSlot::new(one, now)))
+                .map(|one| {
+                    let beats = Beats::new(&parts.node, parts.settings.cluster.lease, now);
+                    (Arc::clone(&one.name), DatabaseSlot::new(one, beats, now))
+                })
                 .collect(),
+            node: parts.node,
             source: parts.streams,
             metrics: parts.metrics,
             board: parts.board,
@@ -264,35 +269,17 @@ impl Supervisor {
                 Some(Wanted::Run { spec, version }) => {
                     self.want_pipeline(key, step, spec, *version, context);
                 }
-                Some(Wanted::Invalid { outbox, reason }) => {
-                    self.refuse_pipeline(key, outbox, reason);
+                Some(Wanted::Invalid { named, reason }) => {
+                    self.refuse_pipeline(key, named, reason);
                 }
                 None => self.retire_pipeline(key),
             }
         }
         self.apply_pauses(context);
+        self.plan_anew(context);
         self.share_memory();
         self.retire_unused_streams();
         self.look_at_tenants();
-    }
-
-    pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
-        self.metrics.actor_restarted(child.kind(), exit.cause());
-        match exit {
-            Exit::Panicked(text) => {
-                tracing::error!(%child, panic = %text, ?pause, "an actor panicked; it is started again");
-            }
-            Exit::Stopped
-            | Exit::Drained
-            | Exit::LeaseLost
-            | Exit::LeaseExpired
-            | Exit::RowsLost
-            | Exit::Blocked(_)
-            | Exit::Refused(_)
-            | Exit::Stuck => {
-                tracing::warn!(%child, cause = exit.cause(), ?pause, "an actor ended; it is started again");
-            }
-        }
     }
 
     // === Time ===
@@ -300,58 +287,15 @@ impl Supervisor {
     fn tick(&mut self, context: &mut Context<Self>) {
         fault::point("supervisor.Tick");
         self.board.beat();
-        self.renew_leases(context);
+        self.beat_where_due(context);
         self.drop_expired_leases();
         self.look_at_tenants_when_due();
         self.end_long_drains();
         self.go_on_with_databases(context);
         self.reread_secrets(context);
         self.look_for_stuck(context);
-        self.finish_drain_when_due();
+        self.finish_drain_when_due(context);
         context.run_later(TICK, Self::tick);
-    }
-
-    fn renew_leases(&mut self, context: &Context<Self>) {
-        let now = self.clock.now();
-        let every = self.settings.cluster.renew_every();
-        for slot in self.databases.values_mut() {
-            if slot.renewing || now.since(slot.renewed_at) < every {
-                continue;
-            }
-            let owned = self
-                .pipelines
-                .iter()
-                .filter(|(key, _)| key.database == slot.database.name);
-            let held: Vec<_> = owned
-                .filter_map(|(key, pipeline)| Some((Arc::clone(&key.name), pipeline.epoch()?)))
-                .collect();
-            slot.renewed_at = now;
-            if held.is_empty() {
-                continue;
-            }
-            slot.renewing = true;
-            let generation = slot.generation;
-            let (store, node) = (Arc::clone(&slot.database.store), Arc::clone(&self.node));
-            let (database, lease) = (Arc::clone(&slot.database.name), self.settings.cluster.lease);
-            let supervisor = context.address();
-            tokio::spawn(async move {
-                // An answer after the lease is over is worth nothing.
-                let renewal = tokio::time::timeout(lease, store.renew(&node, &held, lease)).await;
-                let result = renewal.unwrap_or_else(|_| {
-                    let reason = "no answer within the lease".to_owned();
-                    Err(crate::core::ports::StoreError::Unavailable(reason))
-                });
-                supervisor
-                    .try_send(RenewDone {
-                        database,
-                        held,
-                        asked_at: now,
-                        generation,
-                        result,
-                    })
-                    .ok();
-            });
-        }
     }
 }
 
@@ -444,7 +388,7 @@ impl Handler<ChildExited> for Supervisor {
                 self.retention_exited(&database, incarnation, &exit, context)
             }
         }
-        self.finish_drain_when_due();
+        self.finish_drain_when_due(context);
     }
 }
 
@@ -471,17 +415,5 @@ impl Handler<ClaimDone> for Supervisor {
 
     fn handle(&mut self, message: ClaimDone, context: &mut Self::Context) {
         self.claim_done(message, context);
-    }
-}
-
-impl Handler<RenewDone> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, message: RenewDone, _: &mut Self::Context) {
-        let slot = self.databases.get_mut(&message.database);
-        if let Some(slot) = slot.filter(|slot| slot.generation == message.generation) {
-            slot.renewing = false;
-            self.renew_done(message);
-        }
     }
 }

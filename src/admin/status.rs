@@ -12,7 +12,10 @@
 //! are the other one, and are no part of [`Status`]: `/api/shards` gives them to who
 //! asks for them.
 
+mod cluster;
 mod config;
+mod database;
+mod events;
 mod hash_range;
 mod loaded;
 mod pipeline;
@@ -22,14 +25,18 @@ mod tenant;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::core::hot_keys::HotKey;
+use events::Events;
 
+pub use cluster::{ClusterStatus, NodeStatus};
 pub use config::{ConfigStatus, ReloadStatus};
+pub use database::{DatabaseStatus, ServerStatus};
+pub use events::{EventStatus, Happened, MOST_OF_A_KIND};
 pub use hash_range::HashRangeStatus;
 pub use loaded::Loaded;
 pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
@@ -92,33 +99,6 @@ pub struct ShardStatus {
     pub hot_keys: Vec<HotKey>,
 }
 
-/// A database on the board.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct DatabaseStatus {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Whether it answered last.
-    pub up: bool,
-    /// Why it did not.
-    pub problem: Option<String>,
-    /// The server behind its URL that answered last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server: Option<ServerStatus>,
-}
-
-/// A server on the board.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ServerStatus {
-    /// When it was started, as it says.
-    pub started_at: String,
-    /// Its version.
-    pub version: String,
-    /// What `initdb` called its cluster, where that can be read.
-    pub system_identifier: Option<String>,
-    /// Its timeline, where that can be read.
-    pub timeline: Option<u32>,
-}
-
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -140,6 +120,8 @@ pub struct Status {
     pub node: Arc<str>,
     /// Where the process is in its life.
     pub phase: Phase,
+    /// When this was said, in seconds since 1970.
+    pub at: f64,
     /// How long it has run, in seconds.
     pub uptime_seconds: f64,
     /// How long ago the supervisor showed progress, in seconds.
@@ -156,6 +138,8 @@ pub struct Status {
     pub tenants: Vec<TenantStatus>,
     /// What the outboxes of each database keep, as far as this node sweeps it.
     pub retention: Vec<RetentionStatus>,
+    /// What happened lately, the newest first.
+    pub events: Vec<EventStatus>,
 }
 
 /// The board.
@@ -178,6 +162,7 @@ struct Entries {
     tenants: Vec<TenantStatus>,
     retention: BTreeMap<Arc<str>, RetentionStatus>,
     loaded: Option<Loaded>,
+    events: Events,
 }
 
 // === impl StatusBoard ===
@@ -204,6 +189,7 @@ impl StatusBoard {
                 tenants: Vec::new(),
                 retention: BTreeMap::new(),
                 loaded: None,
+                events: Events::default(),
             }),
         }
     }
@@ -243,17 +229,24 @@ impl StatusBoard {
     /// A database answered, or did not and why.
     pub fn set_database(&self, name: &Arc<str>, problem: Option<String>) {
         let mut entries = self.write();
-        let server = entries
-            .databases
-            .get_mut(name)
-            .and_then(|status| status.server.take());
+        let before = entries.databases.remove(name);
+        let (server, cluster) =
+            before.map_or((None, None), |status| (status.server, status.cluster));
         let status = DatabaseStatus {
             name: name.clone(),
             up: problem.is_none(),
             problem,
             server,
+            cluster,
         };
         entries.databases.insert(name.clone(), status);
+    }
+
+    /// Which nodes use a database that is on the board.
+    pub fn set_cluster(&self, name: &Arc<str>, cluster: ClusterStatus) {
+        if let Some(status) = self.write().databases.get_mut(name) {
+            status.cluster = Some(cluster);
+        }
     }
 
     /// Which server answers for a database that is on the board.
@@ -353,6 +346,15 @@ impl StatusBoard {
         self.read().loaded.clone()
     }
 
+    /// How many rows of each pipeline are delivered, by database and name.
+    #[must_use]
+    pub fn delivered(&self) -> Vec<((Arc<str>, Arc<str>), u64)> {
+        let board = self.read();
+        let all = board.pipelines.iter();
+        all.map(|(key, status)| (key.clone(), status.delivered_rows))
+            .collect()
+    }
+
     /// The databases, by name.
     #[must_use]
     pub fn databases(&self) -> Vec<DatabaseStatus> {
@@ -367,6 +369,7 @@ impl StatusBoard {
             version: env!("CARGO_PKG_VERSION"),
             node: self.node.clone(),
             phase: entries.phase,
+            at: config::seconds(SystemTime::now()),
             uptime_seconds: self.started_at.elapsed().as_secs_f64(),
             heartbeat_age_seconds: self.heartbeat_age().as_secs_f64(),
             config: entries.config.clone(),
@@ -375,6 +378,7 @@ impl StatusBoard {
             streams: entries.streams.values().cloned().collect(),
             tenants: entries.tenants.clone(),
             retention: entries.retention.values().cloned().collect(),
+            events: entries.events.shown(),
         }
     }
 
