@@ -39,14 +39,22 @@ impl Catalog for SimCatalog {
     }
 }
 
-/// A tenant of weight 1 need not be defined.
+/// A tenant of weight 1 without a rate need not be defined.
 fn tenants(world: &World) -> Vec<TenantRow> {
+    let rate = world.plan.rate;
     let weights = world.plan.weights.iter().enumerate();
-    let defined = weights.filter(|(_, weight)| **weight > 1);
-    let define = |(place, weight): (usize, &u32)| TenantRow {
-        name: format!("t{place}"),
-        config: Ok(serde_json::json!({ "weight": weight })),
-        version: 1,
+    let defined = weights.filter(|(_, weight)| **weight > 1 || rate.is_some());
+    let define = |(place, weight): (usize, &u32)| {
+        let mut config = serde_json::json!({ "weight": weight });
+        if let Some(rate) = rate {
+            config["max_messages_per_second"] = serde_json::json!(rate);
+            config["burst"] = serde_json::json!(1);
+        }
+        TenantRow {
+            name: format!("t{place}"),
+            config: Ok(config),
+            version: 1,
+        }
     };
     defined.map(define).collect()
 }

@@ -30,19 +30,19 @@ enum Load {
     Flood,
 }
 
-/// What came of the tenants, each with one pipeline.
+/// What came of the pipelines.
 struct Seen {
     /// From commit to the record in the stream, in milliseconds, sorted.
     latencies: Vec<Vec<f64>>,
     delivered: Vec<usize>,
 }
 
-fn plan(weights: &[u32]) -> Plan {
+fn plan(outboxes: usize, weights: &[u32], rate: Option<f64>) -> Plan {
     let plan = Plan::of(1);
     Plan {
         seed: 21,
         nodes: 1,
-        outboxes: weights.len(),
+        outboxes,
         streams: 1,
         shards: 1,
         keys: 1_000,
@@ -51,6 +51,7 @@ fn plan(weights: &[u32]) -> Plan {
         budget_bytes: 1 << 20,
         batch_size: 500,
         weights: weights.to_vec(),
+        rate,
         pipeline_rows: 5_000,
         filler: 20,
         store: StoreFaults::default(),
@@ -69,8 +70,8 @@ fn plan(weights: &[u32]) -> Plan {
     }
 }
 
-async fn share(weights: &[u32], loads: &[Load]) -> Seen {
-    let plan = plan(weights);
+async fn share(weights: &[u32], loads: &[Load], rate: Option<f64>) -> Seen {
+    let plan = plan(loads.len(), weights, rate);
     let mut dice = Dice::new(plan.seed);
     let clock = tidegate::actors::clock::Clock::start();
     let shared = Shared::new(world(&plan, clock, false, &mut dice));
@@ -161,7 +162,7 @@ fn nine_tenants_are_as_fast_beside_a_flood() {
     let run = |flood: bool| {
         let mut loads = vec![Load::Some(5.0); 10];
         loads[9] = if flood { Load::Flood } else { Load::Some(0.0) };
-        run::on_a_paused_clock(21, async move { share(&[1; 10], &loads).await })
+        run::on_a_paused_clock(21, async move { share(&[1; 10], &loads, None).await })
     };
     let [alone, beside] = [false, true].map(run);
     let p = |seen: &Seen, percent| percentile(seen, 0..9, percent);
@@ -183,7 +184,7 @@ fn nine_tenants_are_as_fast_beside_a_flood() {
 fn saturated_tenants_share_a_shard_by_weight() {
     hush();
     let weights = [1, 2, 4];
-    let seen = run::on_a_paused_clock(22, share(&weights, &[Load::Flood; 3]));
+    let seen = run::on_a_paused_clock(22, share(&weights, &[Load::Flood; 3], None));
     let all: usize = seen.delivered.iter().sum();
     println!("{:?} of {all} rows by weights {weights:?}", seen.delivered);
     assert!(all as f64 > 950.0 * LOOKED_AT.as_secs_f64(), "{all}");
@@ -196,4 +197,23 @@ fn saturated_tenants_share_a_shard_by_weight() {
             seen.delivered
         );
     }
+}
+
+/// Two pipelines of one tenant, with the smallest burst there is: what is lost between
+/// two looks or taken twice would be missing, or too much.
+#[test]
+fn a_tenants_rate_is_exact() {
+    hush();
+    const RATE: f64 = 237.0;
+    let loads = [Load::Flood; 2];
+    let seen = run::on_a_paused_clock(23, share(&[1], &loads, Some(RATE)));
+    let all: usize = seen.delivered.iter().sum();
+    let rate = all as f64 / LOOKED_AT.as_secs_f64();
+    println!(
+        "{:?} of {all} rows: {rate:.1} rows/s of {RATE}",
+        seen.delivered
+    );
+    assert!((rate / RATE - 1.0).abs() < 0.01, "{rate}");
+    let half = seen.delivered[0] as f64 / all as f64;
+    assert!((half - 0.5).abs() < 0.05, "{half}");
 }
