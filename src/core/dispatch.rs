@@ -217,6 +217,7 @@ impl<T: Sendable> Dispatch<T> {
                 Some(_) | None if self.is_guessed => Sharing::OneKey,
                 Some(_) | None => Sharing::AllKeys,
             },
+            record_worth: record_worth(limits),
         };
         let before = self.in_flight.len();
         self.in_flight = self.queue.take(most, rules);
@@ -464,6 +465,17 @@ impl<T: Sendable> Dispatch<T> {
             self.queue.failed(parcel, Turn::Next);
         }
     }
+}
+
+/// What a record is of a shard's records, in bytes of a shard's bytes.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "from 1 to 2^20"
+)]
+fn record_worth(limits: ShardLimits) -> usize {
+    let bytes = limits.bytes_per_second / limits.records_per_second;
+    bytes.clamp(1.0, 1_048_576.0) as usize
 }
 
 /// What [`Bug::UnknownIsDelivered`] takes for the answer.

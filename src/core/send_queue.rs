@@ -72,6 +72,9 @@ pub struct CallRules {
     pub rows: usize,
     /// Which rows may share a record.
     pub sharing: Sharing,
+    /// The least a record counts in a turn, in bytes: the part of the byte limit that
+    /// it is of the record limit, so that turns are by records where those are scarce.
+    pub record_worth: usize,
 }
 
 /// Which rows of a flow that aggregates may share a record.
