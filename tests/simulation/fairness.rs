@@ -80,7 +80,7 @@ async fn share(weights: &[u32], loads: &[Load], rate: Option<f64>) -> Seen {
     let mut committed: BTreeMap<i64, (usize, Moment)> = BTreeMap::new();
     let begins = shared.lock().now() + Duration::from_secs(2);
     let ends = begins + LOOKED_AT;
-    let mut due = vec![0.0; loads.len()];
+    let mut due = vec![0.0_f64; loads.len()];
     let mut last = shared.lock().now();
     let mut counted_at = last;
     let mut waiting = vec![0_usize; loads.len()];
@@ -103,9 +103,12 @@ async fn share(weights: &[u32], loads: &[Load], rate: Option<f64>) -> Seen {
             let rows = match load {
                 Load::Some(rate) => {
                     due[place] += rate * passed;
-                    let whole: f64 = due[place].floor();
-                    due[place] -= whole;
-                    whole as usize
+                    let mut whole = 0;
+                    while due[place] >= 1.0 {
+                        due[place] -= 1.0;
+                        whole += 1;
+                    }
+                    whole
                 }
                 Load::Flood => WAITING.saturating_sub(waiting[place]),
             };

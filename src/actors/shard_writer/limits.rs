@@ -38,7 +38,8 @@ impl ShardWriter {
         let now = self.parts.clock.now();
         let passed = now.since(self.limits.looked_at);
         let is_empty = self.dispatch.queued() == 0;
-        if passed < LOOK_EVERY && !(is_empty && !self.limits.seen.is_empty()) {
+        let has_ended = is_empty && !self.limits.seen.is_empty();
+        if passed < LOOK_EVERY && !has_ended {
             return;
         }
         self.limits.looked_at = now;

@@ -29,6 +29,16 @@ impl Outcome {
     }
 }
 
+/// Takes the whole rows out of what is due.
+fn whole_of(due: &mut f64) -> usize {
+    let mut rows = 0;
+    while *due >= 1.0 {
+        *due -= 1.0;
+        rows += 1;
+    }
+    rows
+}
+
 /// Lets tenants share a shard for so many seconds.
 fn share(loads: &[Load], seconds: u64, seed: u64) -> Vec<Outcome> {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -60,9 +70,7 @@ fn share(loads: &[Load], seconds: u64, seed: u64) -> Vec<Outcome> {
                 Some(rate) => {
                     // At random moments, as publishers are.
                     due[place] += rate / 1000.0 * 2.0 * random.f64();
-                    let whole = due[place].floor();
-                    due[place] -= whole;
-                    whole as usize
+                    whole_of(&mut due[place])
                 }
             };
             for _ in 0..rows {
