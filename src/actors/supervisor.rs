@@ -12,6 +12,8 @@
 //! as messages. Restarts back off and forget failures only after a healthy
 //! period; no failure of one child delays another.
 
+mod balance;
+mod beats;
 mod databases;
 mod drain;
 mod drain_report;
@@ -24,6 +26,7 @@ mod retentions;
 mod secrets;
 mod server;
 mod states;
+mod tenancy;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -34,15 +37,14 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler};
 use tokio::sync::{Mutex, oneshot};
 
+use self::beats::Beats;
 use self::databases::Next;
 use self::reload::say;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot};
 use super::clock::Clock;
 use super::fault;
-use super::messages::{
-    CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, StreamChanged,
-};
+use super::messages::{CatalogRead, ChildExited, ClaimDone, ShardRetired, StreamChanged};
 use super::permits::SharedPool;
 use super::pipeline_slot::PipelineSlot;
 use super::probe::Probe;
@@ -50,22 +52,25 @@ use super::retention::Retention;
 use super::stage::Stage;
 use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
+use super::tenants::Tenants;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::{Loaded, Phase, StatusBoard};
 use crate::config::byte_size::ByteSize;
-use crate::config::desired::{Desired, PipelineKey, Wanted};
+use crate::config::desired::{Catalogs, Desired, PipelineKey, Wanted};
 use crate::config::pipeline::StreamTarget;
 use crate::config::plan::diff;
 use crate::config::settings::Settings;
+use crate::config::tenant::Tenancy;
 use crate::core::memory_plan::MemoryPlan;
 use crate::core::pause::Pauses;
-use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
+use crate::core::ports::{Catalog, OutboxStore, ServerInfo, StreamService};
 use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
 use crate::core::state_notes::StateNotes;
 use crate::core::supervision::Life;
 use crate::core::time::Moment;
 use drain::Draining;
+use tenancy::TenantLooks;
 
 pub use drain::LAST_ACTS;
 pub use drain_report::{DrainReport, LeftBehind};
@@ -137,8 +142,8 @@ pub(super) struct DatabaseSlot {
     is_known: bool,
     reading_catalog: bool,
     catalog_failed: bool,
-    renewing: bool,
-    renewed_at: Moment,
+    /// What it knows of the database's nodes and leases.
+    pub(super) beats: Beats,
     server: Option<Arc<ServerInfo>>,
     states: Arc<Mutex<StateNotes>>,
 }
@@ -157,6 +162,10 @@ pub struct Supervisor {
     looked_at: Moment,
     reread_at: Moment,
     pub(super) shared: Arc<SharedPool>,
+    pub(super) tenants: Tenants,
+    tenant_looks: TenantLooks,
+    /// What was wrong with tenants, as it was said last.
+    tenant_problems: BTreeMap<Arc<str>, String>,
     /// The memory, and by how many pipelines it is divided.
     memory_divided: Option<(ByteSize, usize)>,
     pub(super) budgets: Budgets,
@@ -166,10 +175,10 @@ pub struct Supervisor {
     pub(super) claims: BTreeMap<PipelineKey, u64>,
     pub(super) last_flow: FlowId,
     pub(super) last_incarnation: u64,
-    catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
+    catalogs: Catalogs,
     pauses: BTreeMap<Arc<str>, Pauses>,
     /// What was wanted when it was looked at last.
-    desired: Desired,
+    pub(super) desired: Desired,
     draining: Option<Draining>,
     /// Leases on their way back.
     pub(super) leases_returning: usize,
@@ -188,11 +197,15 @@ impl Supervisor {
         let memory = parts.metrics.memory();
         let rows = MemoryPlan::under(ceiling).rows;
         memory.may_use(ceiling, rows);
+        let tenants = Tenants::new(parts.metrics.clone());
         Self {
-            node: parts.node,
             databases: databases
-                .map(|one| (Arc::clone(&one.name), DatabaseSlot::new(one, now)))
+                .map(|one| {
+                    let beats = Beats::new(&parts.node, parts.settings.cluster.lease, now);
+                    (Arc::clone(&one.name), DatabaseSlot::new(one, beats, now))
+                })
                 .collect(),
+            node: parts.node,
             source: parts.streams,
             metrics: parts.metrics,
             board: parts.board,
@@ -202,11 +215,15 @@ impl Supervisor {
             looked_at: now,
             reread_at: now,
             shared: Arc::new(SharedPool::new(rows, memory)),
+            tenants,
+            tenant_looks: TenantLooks::new(now),
+            tenant_problems: BTreeMap::new(),
             memory_divided: None,
             budgets: Budgets::default(),
             desired: Desired {
                 settings: Arc::clone(&parts.settings),
                 pipelines: BTreeMap::new(),
+                tenants: Tenancy::default(),
             },
             settings: parts.settings,
             streams: HashMap::default(),
@@ -214,7 +231,7 @@ impl Supervisor {
             claims: BTreeMap::new(),
             last_flow: 0,
             last_incarnation: 0,
-            catalogs: BTreeMap::new(),
+            catalogs: Catalogs::default(),
             pauses: BTreeMap::new(),
             draining: None,
             leases_returning: 0,
@@ -245,8 +262,7 @@ impl Supervisor {
         let plan = diff(&self.desired, &wanted);
         self.desired = wanted.clone();
         let wanted = wanted.pipelines;
-        let readers = wanted.values().filter(|wanted| self.is_to_run(wanted));
-        self.shared.expect(readers.count());
+        self.define_tenants();
         for (key, step) in &plan.pipelines {
             say(key, step);
             match wanted.get(key) {
@@ -260,8 +276,10 @@ impl Supervisor {
             }
         }
         self.apply_pauses(context);
+        self.plan_anew(context);
         self.share_memory();
         self.retire_unused_streams();
+        self.look_at_tenants();
     }
 
     // === Time ===
@@ -269,57 +287,15 @@ impl Supervisor {
     fn tick(&mut self, context: &mut Context<Self>) {
         fault::point("supervisor.Tick");
         self.board.beat();
-        self.renew_leases(context);
+        self.beat_where_due(context);
         self.drop_expired_leases();
+        self.look_at_tenants_when_due();
         self.end_long_drains();
         self.go_on_with_databases(context);
         self.reread_secrets(context);
         self.look_for_stuck(context);
-        self.finish_drain_when_due();
+        self.finish_drain_when_due(context);
         context.run_later(TICK, Self::tick);
-    }
-
-    fn renew_leases(&mut self, context: &Context<Self>) {
-        let now = self.clock.now();
-        let every = self.settings.cluster.renew_every();
-        for slot in self.databases.values_mut() {
-            if slot.renewing || now.since(slot.renewed_at) < every {
-                continue;
-            }
-            let owned = self
-                .pipelines
-                .iter()
-                .filter(|(key, _)| key.database == slot.database.name);
-            let held: Vec<_> = owned
-                .filter_map(|(key, pipeline)| Some((Arc::clone(&key.name), pipeline.epoch()?)))
-                .collect();
-            slot.renewed_at = now;
-            if held.is_empty() {
-                continue;
-            }
-            slot.renewing = true;
-            let generation = slot.generation;
-            let (store, node) = (Arc::clone(&slot.database.store), Arc::clone(&self.node));
-            let (database, lease) = (Arc::clone(&slot.database.name), self.settings.cluster.lease);
-            let supervisor = context.address();
-            tokio::spawn(async move {
-                // An answer after the lease is over is worth nothing.
-                let renewal = tokio::time::timeout(lease, store.renew(&node, &held, lease)).await;
-                let result = renewal.unwrap_or_else(|_| {
-                    let reason = "no answer within the lease".to_owned();
-                    Err(crate::core::ports::StoreError::Unavailable(reason))
-                });
-                supervisor
-                    .try_send(RenewDone {
-                        database,
-                        held,
-                        asked_at: now,
-                        generation,
-                        result,
-                    })
-                    .ok();
-            });
-        }
     }
 }
 
@@ -371,8 +347,10 @@ impl Handler<CatalogRead> for Supervisor {
                 slot.look_at_server(&self.board);
                 if let Some(content) = changed {
                     self.take_pauses(database, content.pauses);
-                    self.catalogs
-                        .insert(Arc::clone(database), content.pipelines);
+                    let (database, catalogs) = (Arc::clone(database), &mut self.catalogs);
+                    let tenants = content.tenants;
+                    catalogs.tenants.insert(Arc::clone(&database), tenants);
+                    catalogs.pipelines.insert(database, content.pipelines);
                     self.reconcile(context);
                 }
                 self.database_is_known(database, context);
@@ -410,7 +388,7 @@ impl Handler<ChildExited> for Supervisor {
                 self.retention_exited(&database, incarnation, &exit, context)
             }
         }
-        self.finish_drain_when_due();
+        self.finish_drain_when_due(context);
     }
 }
 
@@ -437,17 +415,5 @@ impl Handler<ClaimDone> for Supervisor {
 
     fn handle(&mut self, message: ClaimDone, context: &mut Self::Context) {
         self.claim_done(message, context);
-    }
-}
-
-impl Handler<RenewDone> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, message: RenewDone, _: &mut Self::Context) {
-        let slot = self.databases.get_mut(&message.database);
-        if let Some(slot) = slot.filter(|slot| slot.generation == message.generation) {
-            slot.renewing = false;
-            self.renew_done(message);
-        }
     }
 }

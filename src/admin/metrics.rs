@@ -11,6 +11,7 @@
 //! 1.
 
 mod actors;
+mod cluster;
 mod config;
 mod database;
 mod memory;
@@ -18,6 +19,7 @@ mod pipeline;
 mod retention;
 mod shard;
 mod stream;
+mod tenant;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,19 +30,23 @@ use prometheus::{
 
 use crate::admin::status::PipelineState;
 use crate::core::invariants::Invariant;
+pub use cluster::{Handover, Nodes};
 pub use memory::{MemoryMetrics, show_process};
 pub use pipeline::{PipelineMetrics, ResentSource, RetryReason};
 pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
+pub use tenant::{MOST_TENANTS, TenantMetrics};
 
 use actors::ActorFamilies;
+use cluster::ClusterFamilies;
 use config::ConfigFamilies;
 use database::DatabaseFamilies;
 use pipeline::PipelineFamilies;
 use retention::RetentionFamilies;
 use shard::ShardFamilies;
 use stream::StreamFamilies;
+use tenant::TenantFamilies;
 
 /// The metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +90,7 @@ struct Families {
     pipeline: PipelineFamilies,
     shard: ShardFamilies,
     stream: StreamFamilies,
+    tenant: TenantFamilies,
     retention: RetentionFamilies,
     actors: ActorFamilies,
     memory: MemoryMetrics,
@@ -92,6 +99,7 @@ struct Families {
     position_writes: IntCounterVec,
     lease_events: IntCounterVec,
     database: DatabaseFamilies,
+    cluster: ClusterFamilies,
 }
 
 // === impl Metrics ===
@@ -116,6 +124,7 @@ impl Metrics {
             pipeline: PipelineFamilies::register(&registry)?,
             shard: ShardFamilies::register(&registry)?,
             stream: StreamFamilies::register(&registry)?,
+            tenant: TenantFamilies::register(&registry)?,
             retention: RetentionFamilies::register(&registry)?,
             actors: ActorFamilies::register(&registry)?,
             memory: MemoryMetrics::register(&registry)?,
@@ -144,6 +153,7 @@ impl Metrics {
                 &["event"],
             )?,
             database: DatabaseFamilies::register(&registry)?,
+            cluster: ClusterFamilies::register(&registry)?,
             registry,
         };
         for invariant in Invariant::ALL {
@@ -161,14 +171,21 @@ impl Metrics {
     /// The handle of a pipeline. Asking again gives the same series.
     #[must_use]
     pub fn pipeline(&self, pipeline: &str, tenant: &str, stream: &str) -> PipelineMetrics {
-        self.families.pipeline.handle([pipeline, tenant, stream])
+        let families = &self.families;
+        families
+            .pipeline
+            .handle([pipeline, tenant, stream], &families.tenant)
     }
 
     /// A pipeline's state, while no reader of this node says it. On a node that does
     /// not own the pipeline its backlog has no series: a sum over nodes counts no row
     /// twice, and what was seen before the lease went does not stand there for ever.
     pub fn pipeline_state(&self, labels: [&str; 3], state: &PipelineState) {
-        self.families.pipeline.handle(labels).state(state);
+        let families = &self.families;
+        families
+            .pipeline
+            .handle(labels, &families.tenant)
+            .state(state);
         match state {
             PipelineState::Standby { .. }
             | PipelineState::Stopped

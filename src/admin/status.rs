@@ -12,6 +12,7 @@
 //! are the other one, and are no part of [`Status`]: `/api/shards` gives them to who
 //! asks for them.
 
+mod cluster;
 mod config;
 mod database;
 mod events;
@@ -19,6 +20,7 @@ mod hash_range;
 mod loaded;
 mod pipeline;
 mod retention;
+mod tenant;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +33,7 @@ use tokio::time::Instant;
 use crate::core::hot_keys::HotKey;
 use events::Events;
 
+pub use cluster::{ClusterStatus, NodeStatus};
 pub use config::{ConfigStatus, ReloadStatus};
 pub use database::{DatabaseStatus, ServerStatus};
 pub use events::{EventStatus, Happened, MOST_OF_A_KIND};
@@ -38,6 +41,7 @@ pub use hash_range::HashRangeStatus;
 pub use loaded::Loaded;
 pub use pipeline::{PipelineId, PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
+pub use tenant::{LimitedSeconds, TenantStatus};
 
 /// A stream on the board.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -130,6 +134,8 @@ pub struct Status {
     pub pipelines: Vec<PipelineStatus>,
     /// The streams, by key.
     pub streams: Vec<StreamStatus>,
+    /// The tenants that pipelines name or somebody has defined, by name.
+    pub tenants: Vec<TenantStatus>,
     /// What the outboxes of each database keep, as far as this node sweeps it.
     pub retention: Vec<RetentionStatus>,
     /// What happened lately, the newest first.
@@ -153,6 +159,7 @@ struct Entries {
     databases: BTreeMap<Arc<str>, DatabaseStatus>,
     pipelines: BTreeMap<PipelineId, PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
+    tenants: Vec<TenantStatus>,
     retention: BTreeMap<Arc<str>, RetentionStatus>,
     loaded: Option<Loaded>,
     events: Events,
@@ -179,6 +186,7 @@ impl StatusBoard {
                 databases: BTreeMap::new(),
                 pipelines: BTreeMap::new(),
                 streams: BTreeMap::new(),
+                tenants: Vec::new(),
                 retention: BTreeMap::new(),
                 loaded: None,
                 events: Events::default(),
@@ -221,17 +229,24 @@ impl StatusBoard {
     /// A database answered, or did not and why.
     pub fn set_database(&self, name: &Arc<str>, problem: Option<String>) {
         let mut entries = self.write();
-        let server = entries
-            .databases
-            .get_mut(name)
-            .and_then(|status| status.server.take());
+        let before = entries.databases.remove(name);
+        let (server, cluster) =
+            before.map_or((None, None), |status| (status.server, status.cluster));
         let status = DatabaseStatus {
             name: name.clone(),
             up: problem.is_none(),
             problem,
             server,
+            cluster,
         };
         entries.databases.insert(name.clone(), status);
+    }
+
+    /// Which nodes use a database that is on the board.
+    pub fn set_cluster(&self, name: &Arc<str>, cluster: ClusterStatus) {
+        if let Some(status) = self.write().databases.get_mut(name) {
+            status.cluster = Some(cluster);
+        }
     }
 
     /// Which server answers for a database that is on the board.
@@ -315,6 +330,11 @@ impl StatusBoard {
         self.write().streams.remove(key);
     }
 
+    /// These are the tenants, by name.
+    pub fn set_tenants(&self, tenants: Vec<TenantStatus>) {
+        self.write().tenants = tenants;
+    }
+
     /// The relay runs by these settings and definitions.
     pub fn set_loaded(&self, loaded: Loaded) {
         self.write().loaded = Some(loaded);
@@ -356,6 +376,7 @@ impl StatusBoard {
             databases: entries.databases.values().cloned().collect(),
             pipelines: entries.pipelines.values().cloned().collect(),
             streams: entries.streams.values().cloned().collect(),
+            tenants: entries.tenants.clone(),
             retention: entries.retention.values().cloned().collect(),
             events: entries.events.shown(),
         }

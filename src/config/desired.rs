@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::pipeline::{DEFAULT_TENANT, PipelineSpec};
 use super::settings::Settings;
-use crate::core::ports::PipelineRow;
+use super::tenant::Tenancy;
+use crate::core::ports::{PipelineRow, TenantRow};
 
 /// A pipeline among all databases.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,20 +66,43 @@ pub struct Desired {
     pub settings: Arc<Settings>,
     /// The pipelines of the file and of the databases.
     pub pipelines: BTreeMap<PipelineKey, Wanted>,
+    /// The tenants of the file and of the databases.
+    pub tenants: Tenancy,
+}
+
+/// What the databases define, as it was read last.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Catalogs {
+    /// The pipelines of each database.
+    pub pipelines: BTreeMap<Arc<str>, Vec<PipelineRow>>,
+    /// The tenants of each database.
+    pub tenants: BTreeMap<Arc<str>, Vec<TenantRow>>,
 }
 
 // === impl Desired ===
 
 impl Desired {
     /// What these settings want together with what the databases define. The
-    /// definitions are read anew under these settings: a tenant's weight or a
-    /// stream's budget in the file reaches pipelines of a database, too.
+    /// definitions are read anew under these settings: a stream's budget in the file
+    /// reaches pipelines of a database, too.
     #[must_use]
-    pub fn new(settings: Arc<Settings>, catalogs: &BTreeMap<Arc<str>, Vec<PipelineRow>>) -> Self {
-        let pipelines = desired(&settings, catalogs);
+    pub fn new(settings: Arc<Settings>, catalogs: &Catalogs) -> Self {
+        let pipelines = desired(&settings, &catalogs.pipelines);
+        let tenants = Tenancy::new(&settings, &catalogs.tenants);
         Self {
             settings,
             pipelines,
+            tenants,
+        }
+    }
+}
+
+impl From<BTreeMap<Arc<str>, Vec<PipelineRow>>> for Catalogs {
+    /// Databases that define no tenants.
+    fn from(pipelines: BTreeMap<Arc<str>, Vec<PipelineRow>>) -> Self {
+        Self {
+            pipelines,
+            tenants: BTreeMap::new(),
         }
     }
 }

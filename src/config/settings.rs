@@ -18,6 +18,7 @@ use super::problem::{ConfigError, ConfigProblem};
 use super::secret::Secret;
 use super::settings_reader;
 use super::table::{Report, Typing};
+use super::tenant::TenantSettings;
 
 /// The name of the database that `DATABASE_URL` gives.
 pub const DEFAULT_DATABASE: &str = "default";
@@ -80,7 +81,7 @@ pub struct AdminSettings {
 pub struct ClusterSettings {
     /// What it is called in leases; `None`: a name is made up at start.
     pub node_id: Option<Arc<str>>,
-    /// How long a lease lasts; it is renewed at a third of it.
+    /// How long a lease lasts; it is renewed at a quarter of it, or every second.
     pub lease: Duration,
 }
 
@@ -162,15 +163,6 @@ pub struct StreamSettings {
     pub endpoint_url: Option<String>,
     /// What one of its shards takes.
     pub shard_budget: ShardBudgetSettings,
-}
-
-/// What differs for one tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TenantSettings {
-    /// The tenant.
-    pub name: Arc<str>,
-    /// The share of its pipelines in a contended shard: 1 to 1000.
-    pub weight: u32,
 }
 
 // === impl Settings ===
@@ -293,13 +285,6 @@ impl Settings {
             .iter()
             .find(|database| *database.name == *name)
     }
-
-    /// The weight of a tenant's pipelines: 1 unless it has its own.
-    #[must_use]
-    pub fn tenant_weight(&self, tenant: &str) -> u32 {
-        let own = self.tenants.iter().find(|known| *known.name == *tenant);
-        own.map_or(1, |own| own.weight)
-    }
 }
 
 /// The file and the environment as one tree.
@@ -354,12 +339,5 @@ impl ClusterSettings {
             name => name,
         };
         format!("{name}-{}-{:08x}", std::process::id(), fastrand::u32(..)).into()
-    }
-
-    /// How often a lease is renewed: at a third of what it lasts, so that two
-    /// renewals may fail before it is lost.
-    #[must_use]
-    pub fn renew_every(&self) -> Duration {
-        self.lease / 3
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-pub use super::catalog::{Catalog, CatalogContent, PipelineRow};
+pub use super::catalog::{Catalog, CatalogContent, PipelineRow, TenantRow};
 use super::dead_letter::DeadLetter;
 pub use super::dead_letter::{LETTERS_COUNTED, Letters, MOST_BLOCKED_KEYS};
+use super::nodes::NodeStore;
 use super::page::{ReadBound, RowPage};
 use super::pause::PausesVersion;
 use super::position::{Position, RowId};
@@ -230,19 +231,11 @@ pub struct Backlog {
 pub type CallListener = Arc<dyn Fn(&'static str, Duration, bool) + Send + Sync>;
 
 /// The database of some outboxes. Implementations bound every call in time.
-pub trait OutboxStore: ResendStore {
+pub trait OutboxStore: ResendStore + NodeStore {
     /// Takes the pipeline for a node under a new epoch, unless another node's
     /// lease on it still runs. A node that holds it already gets a new epoch. A
     /// definition that is not in force any more is refused.
     fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>>;
-
-    /// Extends leases; answers which of them (by place in `held`) still hold.
-    fn renew<'a>(
-        &'a self,
-        node: &'a str,
-        held: &'a [(PipelineName, Epoch)],
-        lease: Duration,
-    ) -> BoxFuture<'a, Result<Vec<bool>, StoreError>>;
 
     /// Gives a pipeline back, so that another node need not wait for expiry.
     fn release<'a>(

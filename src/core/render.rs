@@ -145,7 +145,8 @@ impl Renderer {
         let (body, bytes) = match self.aggregation {
             Aggregation::None | Aggregation::Kpl => {
                 let body = self.compression.compress(body.into());
-                (body.clone(), body.len())
+                let bytes = body.len();
+                (body, bytes)
             }
             // A line, compressed together with others: how far is seen only where it
             // matters.
@@ -242,6 +243,7 @@ fn check_key(key: &str) -> Result<(), Poison> {
 mod tests {
     use super::*;
     use crate::core::ports::OutboxId;
+    use crate::core::timestamp::Timestamp;
     use proptest::prelude::*;
     use std::time::Duration;
     use uuid::Uuid;
@@ -269,7 +271,7 @@ mod tests {
             dedup_key: dedup_key.map(str::to_owned),
             payload: r#"{"a": 1}"#.to_owned(),
             headers: "{}".to_owned(),
-            created_at: "2026-01-02T03:04:05.678901Z".to_owned(),
+            created_at: Timestamp::from_unix_micros(1_767_323_045_678_901),
             age: Duration::ZERO,
         }
     }

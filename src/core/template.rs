@@ -289,6 +289,7 @@ fn variable(name: &str, position: usize) -> Result<Part, TemplateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::timestamp::Timestamp;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -306,7 +307,7 @@ mod tests {
             payload: r#"{"order": {"id": 42, "open": true, "lines": [1]}, "none": null}"#
                 .to_owned(),
             headers: r#"{"region": "eu", "a.b": "dotted"}"#.to_owned(),
-            created_at: "2026-01-02T03:04:05.678901Z".to_owned(),
+            created_at: Timestamp::from_unix_micros(1_767_323_045_678_901),
             age: Duration::ZERO,
         }
     }

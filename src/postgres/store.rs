@@ -12,16 +12,17 @@ use tokio::time::Instant;
 
 use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
+use super::quiet::QuietTimes;
 use super::server::ServerWatch;
 use super::session::Session;
-use super::{fields, lease, letters, position, probe, replay, retention, windows};
+use super::{fields, lease, letters, nodes, position, probe, replay, retention, windows};
 use crate::core::dead_letter::DeadLetter;
+use crate::core::nodes::{BeatDone, BeatRequest, NodeStore};
 use crate::core::page::{ReadBound, RowPage};
 use crate::core::pause::PausesVersion;
 use crate::core::ports::{
     Backlog, CallListener, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId,
-    OutboxStore, PageRequest, PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError,
-    WindowRows,
+    OutboxStore, PageRequest, ProbeReport, ProbeTarget, ServerInfo, StoreError, WindowRows,
 };
 use crate::core::position::{Position, RowId};
 use crate::core::resend::{
@@ -53,6 +54,7 @@ pub struct PgOutboxStore {
     own_sessions: bool,
     save_number: Arc<AtomicI64>,
     highest_read: Arc<HighestRead>,
+    quiet_times: Arc<Mutex<QuietTimes>>,
     watch: ServerWatch,
     pauses: Arc<Mutex<PausesVersion>>,
     listener: Listener,
@@ -76,9 +78,8 @@ impl PgOutboxStore {
 
     /// The names under which a listener hears of calls
     /// ([`OutboxStore::tells`]): no call has another.
-    pub const QUERIES: [&'static str; 21] = [
+    pub const QUERIES: [&'static str; 22] = [
         "claim",
-        "renew",
         "release",
         "save_position",
         "letters",
@@ -98,6 +99,8 @@ impl PgOutboxStore {
         "save_letters",
         "retention_survey",
         "retention_batch",
+        "beat",
+        "leave",
     ];
 
     /// A store on these connections, with time-outs of 10 s and prepared
@@ -110,6 +113,7 @@ impl PgOutboxStore {
             own_sessions: true,
             save_number: Arc::new(AtomicI64::new(0)),
             highest_read: Arc::default(),
+            quiet_times: Arc::default(),
             watch: ServerWatch::default(),
             pauses: Arc::default(),
             listener: Listener::default(),
@@ -147,6 +151,18 @@ impl PgOutboxStore {
         if let Some(id) = highest {
             self.highest_read.has_read(outbox, id);
         }
+    }
+
+    /// What is remembered of probes. A panic while it was locked leaves plain numbers.
+    pub(super) fn quiet_times(&self) -> MutexGuard<'_, QuietTimes> {
+        self.quiet_times
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which server is behind the store.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.watch.server().map(|server| server.generation)
     }
 
     pub(super) fn highest_read_for(&self, pipeline: &str) -> RowId {
@@ -212,15 +228,6 @@ impl PgOutboxStore {
 impl OutboxStore for PgOutboxStore {
     fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>> {
         self.bounded("claim", 1, lease::claim(self, request))
-    }
-
-    fn renew<'a>(
-        &'a self,
-        node: &'a str,
-        held: &'a [(PipelineName, Epoch)],
-        lease: Duration,
-    ) -> BoxFuture<'a, Result<Vec<bool>, StoreError>> {
-        self.bounded("renew", 1, lease::renew(self, node, held, lease))
     }
 
     fn release<'a>(
@@ -346,6 +353,18 @@ impl OutboxStore for PgOutboxStore {
 
     fn server(&self) -> Option<Arc<ServerInfo>> {
         self.watch.server()
+    }
+}
+
+// === impl NodeStore ===
+
+impl NodeStore for PgOutboxStore {
+    fn beat<'a>(&'a self, request: BeatRequest<'a>) -> BoxFuture<'a, Result<BeatDone, StoreError>> {
+        self.bounded("beat", 1, nodes::beat(self, request))
+    }
+
+    fn leave<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.bounded("leave", 1, nodes::leave(self, node))
     }
 }
 

@@ -11,6 +11,7 @@
 //!   a relay says of letters and replays waits for the log.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tidegate::core::page::RowPage;
 use tidegate::core::ports::{
@@ -21,11 +22,13 @@ use tidegate::core::row::OutboxRow;
 use tidegate::core::sabotage::{self, Bug};
 use tidegate::core::snapshot::{Snapshot, Xid};
 use tidegate::core::time::Moment;
+use tidegate::core::timestamp::Timestamp;
 
 use crate::dice::Dice;
 
 mod leases;
 pub(crate) mod letters;
+pub(crate) mod nodes;
 pub(crate) mod replays;
 
 use letters::{AllLetters, Before};
@@ -66,6 +69,7 @@ struct Lease {
     owner: String,
     epoch: Epoch,
     expires_at: Moment,
+    taken_at: Moment,
 }
 
 #[derive(Debug, Clone)]
@@ -93,6 +97,7 @@ pub(crate) struct Database {
     rows: BTreeMap<(OutboxId, RowId), Row>,
     by_xid: BTreeSet<(OutboxId, Xid, RowId)>,
     leases: BTreeMap<String, Lease>,
+    nodes: BTreeMap<Arc<str>, nodes::NodeRow>,
     pub(crate) positions: BTreeMap<String, Stored>,
     pub(crate) versions: BTreeMap<String, i64>,
     pub(crate) outboxes_of: BTreeMap<String, OutboxId>,
@@ -118,6 +123,7 @@ impl Database {
             rows: BTreeMap::new(),
             by_xid: BTreeSet::new(),
             leases: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             positions: BTreeMap::new(),
             versions: BTreeMap::new(),
             outboxes_of: BTreeMap::new(),
@@ -411,7 +417,7 @@ fn read(row: &Row, now: Moment) -> OutboxRow {
         dedup_key: Some(row.key.clone()),
         payload: format!("\"{}\"", "x".repeat(row.filler)),
         headers: "{}".to_owned(),
-        created_at: "2026-01-01T00:00:00.000000Z".to_owned(),
+        created_at: Timestamp::from_unix_micros(1_767_225_600_000_000),
         age: now.since(row.inserted_at),
     }
 }

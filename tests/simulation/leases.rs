@@ -64,12 +64,15 @@ impl Database {
         taken.epoch = epoch;
         taken.save_number = 0;
         let position = taken.position.clone();
+        let had = self.leases.get(pipeline).filter(|held| held.owner == node);
+        let taken_at = had.map_or(now, |held| held.taken_at);
         self.leases.insert(
             pipeline.to_owned(),
             Lease {
                 owner: node.to_owned(),
                 epoch,
                 expires_at: now + lease,
+                taken_at,
             },
         );
         self.ended(xid);

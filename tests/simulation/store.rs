@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tidegate::core::dead_letter::DeadLetter;
+use tidegate::core::nodes::{BeatDone, BeatRequest, NodeStore};
 use tidegate::core::page::{ReadBound, RowPage};
 use tidegate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
@@ -18,6 +19,7 @@ use tidegate::core::resend::{
 };
 use tidegate::core::snapshot::Snapshot;
 
+use crate::database::nodes::Said;
 use crate::world::{Process, Shared, World, pass, silence};
 
 /// The outboxes, as one process reaches them.
@@ -228,6 +230,32 @@ impl ResendStore for SimStore {
     }
 }
 
+impl NodeStore for SimStore {
+    fn beat<'a>(&'a self, request: BeatRequest<'a>) -> BoxFuture<'a, Result<BeatDone, StoreError>> {
+        let (node, lease) = (request.node.to_owned(), request.lease);
+        let said = Said {
+            draining: request.draining,
+            held: request.held.to_vec(),
+            asks: request.asks.to_vec(),
+            demand: request.demand.to_owned(),
+            shares: request.shares.to_owned(),
+            known: request.known.to_owned(),
+        };
+        self.call("beat", move |world| {
+            let now = world.now();
+            Ok(world.database.beat(&node, said, lease, now))
+        })
+    }
+
+    fn leave<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
+        let node = node.to_owned();
+        self.call("leave", move |world| {
+            world.database.leave(&node);
+            Ok(())
+        })
+    }
+}
+
 impl OutboxStore for SimStore {
     fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>> {
         let ClaimRequest {
@@ -251,19 +279,6 @@ impl OutboxStore for SimStore {
                 Err(error) => world.note(format_args!("{node} may not own {pipeline}: {error}")),
             }
             claim
-        })
-    }
-
-    fn renew<'a>(
-        &'a self,
-        node: &'a str,
-        held: &'a [(PipelineName, Epoch)],
-        lease: Duration,
-    ) -> BoxFuture<'a, Result<Vec<bool>, StoreError>> {
-        let (node, held) = (node.to_owned(), held.to_vec());
-        self.call("renew", move |world| {
-            let now = world.now();
-            Ok(world.database.renew(&node, &held, lease, now))
         })
     }
 

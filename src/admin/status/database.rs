@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::cluster::ClusterStatus;
+
 /// A database on the board.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DatabaseStatus {
     /// Its name.
     pub name: Arc<str>,
@@ -16,6 +18,9 @@ pub struct DatabaseStatus {
     /// The server behind its URL that answered last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerStatus>,
+    /// The nodes that use it, once this one has heard of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterStatus>,
 }
 
 /// A server on the board.

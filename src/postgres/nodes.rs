@@ -1,0 +1,208 @@
+//! The rows of nodes, see [`crate::core::nodes`].
+//!
+//! Rules:
+//! - the database's clock decides who has expired, never a node's;
+//! - a beat is one statement. It renews the node's row and its leases together, so
+//!   that no lease outlives its owner's row; leases under the rules of `lease`;
+//! - the list of leases is sent only when it has changed. Epochs never fall, so their
+//!   sum and the number of those that run tell two states apart, but for leases that
+//!   ran out and were renewed late: hence the hashes of those that run.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::lease::microseconds;
+use super::store::PgOutboxStore;
+use crate::core::nodes::{
+    BeatDone, BeatRequest, LeaseSeen, MOST_NOTE_BYTES, NodeSeen, TOLD_OF_FOR,
+};
+use crate::core::ports::StoreError;
+
+/// Rows of nodes that are gone are kept for people for an hour; few are deleted at a
+/// time, and none that another node is about to delete.
+macro_rules! beat {
+    ($renewed:literal) => {
+        concat!(
+            "WITH renewed AS (",
+            $renewed,
+            "), me AS (
+    INSERT INTO tide.relay_node AS n (node, expires_at, draining, asks, demand, shares)
+    VALUES ($1, clock_timestamp() + $2::bigint * interval '1 microsecond', $5, $6::text[],
+        $7::text::jsonb, $8::text::jsonb)
+    ON CONFLICT (node) DO UPDATE
+    SET beat = n.beat + 1, beat_at = clock_timestamp(), expires_at = excluded.expires_at,
+        draining = excluded.draining, asks = excluded.asks, demand = excluded.demand, shares = excluded.shares
+    RETURNING n.beat
+), forgotten AS (
+    DELETE FROM tide.relay_node AS n WHERE n.node = ANY (ARRAY(
+        SELECT old.node FROM tide.relay_node AS old
+        WHERE old.expires_at < clock_timestamp() - interval '1 hour' AND old.node <> $1
+        ORDER BY old.node LIMIT 100 FOR UPDATE SKIP LOCKED))
+), leases AS MATERIALIZED (
+    SELECT l.pipeline, l.owner, l.epoch, l.expires_at > clock_timestamp() AS runs,
+        coalesce((extract(epoch FROM l.taken_at) * 1000000)::bigint, 0) AS taken_at
+    FROM tide.relay_lease AS l
+), state AS (
+    SELECT concat_ws(':', coalesce(sum(l.epoch), 0), count(*) FILTER (WHERE l.runs),
+        coalesce(sum(hashtext(l.pipeline)::bigint) FILTER (WHERE l.runs), 0)) AS digest FROM leases AS l
+)
+SELECT (SELECT me.beat FROM me), state.digest,
+    ARRAY(SELECT r.pipeline FROM renewed AS r ORDER BY r.pipeline, r.epoch),
+    ARRAY(SELECT r.epoch FROM renewed AS r ORDER BY r.pipeline, r.epoch),
+    (SELECT coalesce(jsonb_agg(jsonb_build_object(
+        'node', n.node, 'beat', n.beat, 'draining', n.draining, 'asks', n.asks,
+        'silent', greatest(0, extract(epoch FROM clock_timestamp() - n.beat_at) * 1000000)::bigint,
+        'expires', (extract(epoch FROM n.expires_at - clock_timestamp()) * 1000000)::bigint,
+        'demand', n.demand, 'shares', n.shares) ORDER BY n.node), '[]')::text
+        FROM tide.relay_node AS n
+        WHERE n.node <> $1 AND n.expires_at > clock_timestamp() - $9::bigint * interval '1 microsecond'),
+    CASE WHEN state.digest <> $10 THEN (
+        SELECT coalesce(jsonb_agg(jsonb_build_array(l.pipeline, l.owner, l.taken_at) ORDER BY l.pipeline), '[]')::text
+        FROM leases AS l WHERE l.runs) END
+FROM state"
+        )
+    };
+}
+
+const BEAT: &str = beat!(
+    "
+    UPDATE tide.relay_lease AS l
+    SET expires_at = clock_timestamp() + $2::bigint * interval '1 microsecond'
+    FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)
+    JOIN tide.relay_position AS p ON p.pipeline = held.pipeline
+    WHERE l.pipeline = held.pipeline AND l.epoch = held.epoch AND l.owner = $1
+        AND p.server_started = pg_postmaster_start_time()
+        AND p.server_life = (SELECT s.life FROM tide.relay_server_life AS s)
+    RETURNING l.pipeline, l.epoch
+"
+);
+
+/// Without leases to renew: it only reads their table, and waits for nobody there.
+const BEAT_OF_NOTHING: &str = beat!(
+    "SELECT held.pipeline, held.epoch FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)"
+);
+
+const LEAVE: &str = "DELETE FROM tide.relay_node AS n WHERE n.node = $1";
+
+/// A node as the statement gives it.
+#[derive(Deserialize)]
+struct NodeRecord {
+    node: String,
+    beat: u64,
+    draining: bool,
+    asks: Vec<String>,
+    silent: u64,
+    expires: i64,
+    demand: serde_json::Value,
+    shares: serde_json::Value,
+}
+
+type Answer = (i64, String, Vec<String>, Vec<i64>, String, Option<String>);
+
+fn unreadable(error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Refused(format!("what a beat answers cannot be read: {error}"))
+}
+
+/// A note, unless it is too long.
+fn bounded<'a>(note: &'a str, what: &str) -> &'a str {
+    if note.len() <= MOST_NOTE_BYTES {
+        return note;
+    }
+    tracing::error!(
+        what,
+        bytes = note.len(),
+        "a node's note is too long; it is not sent"
+    );
+    "{}"
+}
+
+pub(super) async fn beat(
+    store: &PgOutboxStore,
+    request: BeatRequest<'_>,
+) -> Result<BeatDone, StoreError> {
+    let pipelines: Vec<&str> = request.held.iter().map(|(name, _)| &**name).collect();
+    let epochs: Vec<i64> = request.held.iter().map(|(_, epoch)| epoch.0).collect();
+    let asks: Vec<&str> = request.asks.iter().map(|name| &**name).collect();
+    let statement = if request.held.is_empty() {
+        BEAT_OF_NOTHING
+    } else {
+        BEAT
+    };
+    let mut session = store.statement().await?;
+    let (beat, digest, renewed, their_epochs, nodes, leases): Answer = sqlx::query_as(statement)
+        .bind(request.node)
+        .bind(microseconds(request.lease))
+        .bind(pipelines)
+        .bind(epochs)
+        .bind(request.draining)
+        .bind(asks)
+        .bind(bounded(request.demand, "demand"))
+        .bind(bounded(request.shares, "shares"))
+        .bind(microseconds(TOLD_OF_FOR))
+        .bind(request.known)
+        .persistent(store.prepares())
+        .fetch_one(session.connection())
+        .await?;
+    session.finish().await?;
+    let renewed = renewed.iter().map(String::as_str);
+    let renewed: HashSet<(&str, i64)> = renewed.zip(their_epochs).collect();
+    let held = request.held.iter();
+    let held = held.map(|(name, epoch)| renewed.contains(&(&**name, epoch.0)));
+    Ok(BeatDone {
+        beat: u64::try_from(beat).map_err(|error| unreadable(&error))?,
+        held: held.collect(),
+        nodes: read_nodes(&nodes)?,
+        digest,
+        leases: leases.as_deref().map(read_leases).transpose()?,
+    })
+}
+
+fn read_nodes(text: &str) -> Result<Vec<NodeSeen>, StoreError> {
+    let records: Vec<NodeRecord> =
+        serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+    let seen = records.into_iter().map(|record| {
+        let microseconds = Duration::from_micros(record.expires.unsigned_abs());
+        let (expires_in, expired_for) = if record.expires > 0 {
+            (microseconds, Duration::ZERO)
+        } else {
+            (Duration::ZERO, microseconds)
+        };
+        NodeSeen {
+            node: record.node.into(),
+            beat: record.beat,
+            silent_for: Duration::from_micros(record.silent),
+            expires_in,
+            expired_for,
+            draining: record.draining,
+            asks: record.asks.into_iter().map(Into::into).collect(),
+            demand: record.demand.to_string(),
+            shares: record.shares.to_string(),
+        }
+    });
+    Ok(seen.collect())
+}
+
+fn read_leases(text: &str) -> Result<Vec<LeaseSeen>, StoreError> {
+    let records: Vec<(String, String, i64)> =
+        serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+    let seen = records
+        .into_iter()
+        .map(|(pipeline, owner, taken_at)| LeaseSeen {
+            pipeline: pipeline.into(),
+            owner: owner.into(),
+            taken_at,
+        });
+    Ok(seen.collect())
+}
+
+pub(super) async fn leave(store: &PgOutboxStore, node: &str) -> Result<(), StoreError> {
+    let mut session = store.statement().await?;
+    sqlx::query(LEAVE)
+        .bind(node)
+        .persistent(store.prepares())
+        .execute(session.connection())
+        .await?;
+    session.finish().await
+}
