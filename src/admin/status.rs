@@ -39,7 +39,7 @@ pub use database::{DatabaseStatus, ServerStatus};
 pub use events::{EventStatus, Happened, MOST_OF_A_KIND};
 pub use hash_range::HashRangeStatus;
 pub use loaded::Loaded;
-pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
+pub use pipeline::{PipelineId, PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
 pub use tenant::{LimitedSeconds, TenantStatus};
 
@@ -157,7 +157,7 @@ struct Entries {
     phase: Phase,
     config: ConfigStatus,
     databases: BTreeMap<Arc<str>, DatabaseStatus>,
-    pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
+    pipelines: BTreeMap<PipelineId, PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
     tenants: Vec<TenantStatus>,
     retention: BTreeMap<Arc<str>, RetentionStatus>,
@@ -348,7 +348,7 @@ impl StatusBoard {
 
     /// How many rows of each pipeline are delivered, by database and name.
     #[must_use]
-    pub fn delivered(&self) -> Vec<((Arc<str>, Arc<str>), u64)> {
+    pub fn delivered(&self) -> Vec<(PipelineId, u64)> {
         let board = self.read();
         let all = board.pipelines.iter();
         all.map(|(key, status)| (key.clone(), status.delivered_rows))
