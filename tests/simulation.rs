@@ -33,6 +33,8 @@ mod dice;
 mod events;
 #[path = "simulation/fairness.rs"]
 mod fairness;
+#[path = "simulation/frozen.rs"]
+mod frozen;
 #[path = "simulation/kinesis.rs"]
 mod kinesis;
 #[path = "simulation/ledger.rs"]

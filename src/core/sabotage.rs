@@ -55,6 +55,8 @@ pub enum Bug {
     ReplayPassesLetters,
     /// Rows of an aggregated record that went to another shard count as delivered.
     MisplacedIsDelivered,
+    /// A node whose leases could not be renewed goes on.
+    ExpiredLeaseKept,
 }
 
 #[cfg(feature = "demo")]

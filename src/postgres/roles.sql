@@ -36,6 +36,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ('tide_relay', 'SELECT', 'relay_tenant', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE', 'relay_lease', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE DELETE', 'relay_node', NULL),
+    ('tide_relay', 'SELECT', 'relay_nodes', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE', 'relay_position', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE DELETE', 'relay_pipeline_state', NULL),
     ('tide_relay', 'SELECT INSERT', 'relay_server_life', NULL),
