@@ -10,7 +10,7 @@ CREATE TABLE tide.relay_node (
     -- How many beats it has had: a node is reckoned with from the second one on.
     beat bigint NOT NULL DEFAULT 1,
     beat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- Until then it may own pipelines and send; no lease of it lasts longer.
+    -- Until then it may send; what it holds it has stopped by then.
     expires_at timestamptz NOT NULL,
     -- It gives its pipelines back and takes no more.
     draining boolean NOT NULL DEFAULT false,

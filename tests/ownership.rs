@@ -12,6 +12,8 @@
 mod database;
 #[path = "common/outbox.rs"]
 mod outbox;
+#[path = "common/renew.rs"]
+mod renew;
 
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ use tidegate::postgres::pool::{PoolSettings, connect_lazily};
 use tokio::time::Instant;
 
 use crate::outbox::{Fixture, LEASE, granted, ids, request, snapshot, whole};
+use crate::renew::renew;
 
 // === Leases and positions ===
 
@@ -51,15 +54,11 @@ async fn a_pipeline_has_one_owner_at_a_time() {
         ("p".into(), second),
         ("other".into(), second),
     ];
-    let renewed = fixture
-        .store
-        .renew("node-1", &held, LEASE)
+    let renewed = renew(&fixture.store, "node-1", &held, LEASE)
         .await
         .expect("an answer");
     assert_eq!(renewed, [false, true, false]);
-    let renewed = fixture
-        .store
-        .renew("node-2", &held, LEASE)
+    let renewed = renew(&fixture.store, "node-2", &held, LEASE)
         .await
         .expect("an answer");
     assert_eq!(renewed, [false; 3]);
@@ -102,10 +101,7 @@ async fn an_expired_lease_is_taken_over_and_its_owner_fenced_off() {
     position.settled_id = 7;
     let fenced = fixture.store.save_position("p", old, &position, &[]).await;
     assert_eq!(fenced, Ok(Fenced::Stale));
-    let renewed = fixture
-        .store
-        .renew("node-1", &[("p".into(), old)], LEASE)
-        .await;
+    let renewed = renew(&fixture.store, "node-1", &[("p".into(), old)], LEASE).await;
     assert_eq!(renewed, Ok(vec![false]));
     let (_, position) = granted(fixture.claim("node-2").await);
     assert_eq!(position, Position::start(), "nothing was written");
@@ -314,10 +310,7 @@ async fn a_deleted_pipeline_begins_anew_above_its_old_numbers() {
         Ok(Fenced::Stale)
     );
     assert_eq!(
-        fixture
-            .store
-            .renew("node", &[("p".into(), old)], LEASE)
-            .await,
+        renew(&fixture.store, "node", &[("p".into(), old)], LEASE).await,
         Ok(vec![false])
     );
     let (new, position) = granted(fixture.claim("other node").await);
@@ -447,10 +440,7 @@ async fn everything_works_on_shared_sessions_too() {
         [false]
     );
     assert_eq!(
-        fixture
-            .store
-            .renew("node", &[("p".into(), epoch)], LEASE)
-            .await,
+        renew(&fixture.store, "node", &[("p".into(), epoch)], LEASE).await,
         Ok(vec![true])
     );
     fixture

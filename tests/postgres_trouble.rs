@@ -16,6 +16,8 @@ mod outbox;
 
 #[path = "common/proxy.rs"]
 mod proxy;
+#[path = "common/renew.rs"]
+mod renew;
 
 #[path = "postgres_trouble/conditions.rs"]
 mod conditions;

@@ -8,6 +8,9 @@
 )]
 #![cfg(feature = "demo")]
 
+#[path = "common/renew.rs"]
+mod renew;
+
 use std::process::Command;
 use std::time::Duration;
 
@@ -18,6 +21,8 @@ use tidegate::demo::private_postgres::{PrivatePostgres, PrivatePostgresOptions};
 use tidegate::postgres::PgOutboxStore;
 use tidegate::postgres::pool::{PoolSettings, connect_lazily};
 use tidegate::postgres::schema;
+
+use crate::renew::renew;
 
 const LEASE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -84,7 +89,7 @@ async fn a_backend_that_is_killed_voids_what_relays_know() {
     };
     assert_eq!(save(&position).await, Fenced::Written);
     let held = [("p".into(), epoch)];
-    assert_eq!(store.renew("node", &held, LEASE).await, Ok(vec![true]));
+    assert_eq!(renew(&store, "node", &held, LEASE).await, Ok(vec![true]));
     // What was written asynchronously is on disk before the crash.
     sqlx::query("CHECKPOINT")
         .execute(&pool)
@@ -117,7 +122,7 @@ async fn a_backend_that_is_killed_voids_what_relays_know() {
     // The pool may still hold connections that the server has ended.
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let renewed = loop {
-        match store.renew("node", &held, LEASE).await {
+        match renew(&store, "node", &held, LEASE).await {
             Ok(renewed) => break renewed,
             Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
         }

@@ -16,6 +16,7 @@ use actix::Message;
 
 use super::permits::{FlowTag, Ticket};
 use super::shard_writer::ShardWriter;
+use crate::core::nodes::BeatDone;
 use crate::core::ports::{Claim, PipelineName, StoreError};
 use crate::core::position::Seq;
 use crate::core::routing::HandoverId;
@@ -376,21 +377,20 @@ pub struct ClaimDone {
     pub result: Result<Claim, StoreError>,
 }
 
-/// The leases of a database's pipelines were renewed, or not. From the
-/// supervisor's own task.
+/// A node's beat in a database has come back. From the supervisor's own task.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct RenewDone {
+pub struct BeatAnswered {
     /// The database.
     pub database: Arc<str>,
-    /// What was asked for.
+    /// Which leases were to be renewed.
     pub held: Vec<(PipelineName, crate::core::ports::Epoch)>,
     /// When it was begun.
     pub asked_at: Moment,
     /// Through which of the database's connections, counted.
     pub generation: u64,
-    /// Which still hold.
-    pub result: Result<Vec<bool>, StoreError>,
+    /// What was answered.
+    pub result: Result<BeatDone, StoreError>,
 }
 
 /// The pipelines that are defined in a database. From the supervisor's own task.

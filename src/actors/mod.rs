@@ -18,6 +18,7 @@ mod pipeline_slot;
 pub mod probe;
 pub mod pulse;
 mod reader_drain;
+mod reader_restart;
 pub mod reservation;
 pub mod retention;
 pub mod shard_writer;

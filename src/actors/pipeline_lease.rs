@@ -5,27 +5,24 @@ use std::time::Duration;
 
 use actix::{AsyncContext, Context};
 
-use super::child::{Exit, legal};
-use super::messages::{ClaimDone, LeaseGivenBack, RenewDone, StopAs};
+use super::child::legal;
+use super::messages::{ClaimDone, LeaseGivenBack};
 use super::pipeline_slot::Run;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
 use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::PipelineState;
 use crate::config::desired::PipelineKey;
+use crate::core::cluster::Claimable;
 use crate::core::ports::{Claim, ClaimRequest, Epoch, StoreError};
 use crate::core::supervision::ChildState;
 
-/// The longest a standby waits before it asks for a lease again: a lease that
-/// was given back is taken soon.
+/// The pause before a lease is asked for again that was not given for a reason which
+/// may be over in a moment.
 pub(super) const STANDBY_PAUSE: Duration = Duration::from_millis(250);
 
 /// The longest pause before a database that did not answer is asked again.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(2);
-
-/// The part of a lease before whose end its owner stops sending when it could not
-/// renew it.
-const MARGIN: u32 = 8;
 
 impl Supervisor {
     pub(super) fn claim_waiting(&mut self, stream: &StreamKey, context: &mut Context<Self>) {
@@ -71,6 +68,7 @@ impl Supervisor {
         };
         let (now, lease) = (self.clock.now(), self.settings.cluster.lease);
         legal(slot.life.starts(now + lease));
+        slot.behind = None;
         if stream.ready().is_none() {
             slot.run = Run::Waiting;
             let trouble = stream.trouble.clone();
@@ -90,6 +88,25 @@ impl Supervisor {
                 self.show(key, slot, PipelineState::Waiting { reason });
             }
             return;
+        }
+        match database.beats.cluster.claimable(&key.name, now) {
+            Claimable::Yes => {}
+            Claimable::Unknown => {
+                slot.run = Run::Waiting;
+                let state = database.beats.why_unknown();
+                if let (Some(state), Some(slot)) = (state, self.pipelines.get(key)) {
+                    self.show(key, slot, state);
+                }
+                return;
+            }
+            Claimable::No(owner) => {
+                slot.run = Run::Waiting;
+                slot.behind = owner.map(str::to_owned);
+                if let (Some(owner), Some(slot)) = (slot.behind.clone(), self.pipelines.get(key)) {
+                    self.show(key, slot, PipelineState::Standby { owner });
+                }
+                return;
+            }
         }
         slot.attempt = attempt;
         if self.claims.contains_key(key) {
@@ -191,7 +208,7 @@ impl Supervisor {
         }
         if !is_current || self.is_draining() {
             self.give_back(&key, &result, context);
-            self.claimed_in_drain(&key, is_current);
+            self.claimed_in_drain(&key, is_current, context);
             self.claim_if_waiting(&key, context);
             return;
         }
@@ -202,15 +219,12 @@ impl Supervisor {
                 outbox,
             }) => {
                 self.metrics.lease_event(LeaseEvent::Claimed);
+                self.has_taken(&key);
                 self.start_reader(&key, epoch, position, outbox, asked_at, context);
             }
-            Ok(Claim::Held { owner, expires_in }) => {
+            Ok(Claim::Held { owner, .. }) => {
                 self.metrics.lease_event(LeaseEvent::Held);
-                if let Some(slot) = self.pipelines.get(&key) {
-                    self.show(&key, slot, PipelineState::Standby { owner });
-                }
-                let jitter = 0.75 + fastrand::f64() / 2.0;
-                self.claim_in(&key, expires_in.min(STANDBY_PAUSE).mul_f64(jitter), context);
+                self.is_held(&key, owner);
             }
             // Soon the catalog is read again, and says whether this pipeline is held.
             Ok(Claim::PausesChanged) => self.claim_in(&key, STANDBY_PAUSE, context),
@@ -303,68 +317,5 @@ impl Supervisor {
             // Only a stopped supervisor does not hear it.
             supervisor.try_send(LeaseGivenBack).ok();
         });
-    }
-
-    pub(super) fn renew_done(&mut self, done: RenewDone) {
-        super::fault::point("supervisor.RenewDone");
-        let still_held = match done.result {
-            Ok(still_held) => still_held,
-            Err(error) => {
-                tracing::debug!(database = %done.database, %error, "leases were not renewed");
-                return;
-            }
-        };
-        let lease = self.settings.cluster.lease;
-        for ((name, asked_epoch), holds) in done.held.into_iter().zip(still_held) {
-            let key = PipelineKey {
-                database: Arc::clone(&done.database),
-                name,
-            };
-            let Some(slot) = self.pipelines.get_mut(&key) else {
-                continue;
-            };
-            let Run::Running {
-                reader,
-                epoch,
-                lease_until,
-                ..
-            } = &mut slot.run
-            else {
-                continue;
-            };
-            if *epoch != asked_epoch {
-                continue;
-            }
-            if holds {
-                self.metrics.lease_event(LeaseEvent::Renewed);
-                *lease_until = done.asked_at + lease;
-                continue;
-            }
-            tracing::warn!(pipeline = %key, "another node has taken the pipeline");
-            reader.try_send(StopAs(Exit::LeaseLost)).ok();
-        }
-    }
-
-    /// An owner that could not renew stops sending before its lease can expire.
-    pub(super) fn drop_expired_leases(&self) {
-        let now = self.clock.now();
-        let margin = self.settings.cluster.lease / MARGIN;
-        for (key, slot) in &self.pipelines {
-            let Run::Running {
-                reader,
-                lease_until,
-                ..
-            } = &slot.run
-            else {
-                continue;
-            };
-            if now + margin < *lease_until {
-                continue;
-            }
-            tracing::warn!(pipeline = %key, "the lease could not be renewed in time; the pipeline stops");
-            reader.try_send(StopAs(Exit::LeaseExpired)).ok();
-            let reason = "the lease could not be renewed in time".to_owned();
-            self.show(key, slot, PipelineState::Waiting { reason });
-        }
     }
 }

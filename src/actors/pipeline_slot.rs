@@ -14,7 +14,6 @@ use super::pulse::Pulse;
 use super::reader_drain::ReaderDrain;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
-use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::{PipelineState, PipelineStatus};
 use crate::config::desired::PipelineKey;
 use crate::config::pipeline::PipelineSpec;
@@ -23,7 +22,7 @@ use crate::core::backoff::Backoff;
 use crate::core::memory_plan::MemoryPlan;
 use crate::core::ports::{Epoch, Outbox};
 use crate::core::position::Position;
-use crate::core::supervision::{ChildState, Life, PAUSES};
+use crate::core::supervision::{Life, PAUSES};
 use crate::core::time::Moment;
 
 /// First and longest pause after a database refused a claim: somebody must act.
@@ -46,6 +45,10 @@ pub(super) struct PipelineSlot {
     retired: bool,
     /// When its reader is stopped, done draining or not.
     pub(super) drain: Option<ReaderDrain>,
+    /// The node that it is drained for.
+    pub(super) given_to: Option<Arc<str>>,
+    /// The node that it was shown to stand by for.
+    pub(super) behind: Option<String>,
 }
 
 /// The states of a pipeline, as the supervisor leads it.
@@ -86,6 +89,8 @@ impl PipelineSlot {
             refused: None,
             retired: false,
             drain: None,
+            given_to: None,
+            behind: None,
         }
     }
 
@@ -333,6 +338,9 @@ impl Supervisor {
         slot.refusals.reset();
         slot.refused = None;
         slot.drain = None;
+        slot.given_to = None;
+        let lease = self.settings.cluster.lease;
+        let lease_until = database.beats.may_send_until(asked_at, lease);
         let limits = &self.settings.limits;
         let plan = MemoryPlan::under(limits.memory.as_usize());
         let parts = ReaderParts {
@@ -377,7 +385,7 @@ impl Supervisor {
             stream: stream_key,
             incarnation,
             epoch,
-            lease_until: asked_at + self.settings.cluster.lease,
+            lease_until,
             pulse,
             void,
         };
@@ -414,85 +422,21 @@ impl Supervisor {
         let (stream, epoch) = (stream.clone(), *epoch);
         slot.run = Run::Waiting;
         slot.drain = None;
+        let given_to = slot.given_to.take();
         self.purge_void(&stream);
         self.retire_unused_streams();
         if self.is_draining() {
             self.ended_in_drain(key, epoch, exit, context);
             return;
         }
-        self.give_back_unless_it_goes_on(key, epoch, exit, context);
+        self.give_back_unless_it_goes_on(key, epoch, exit, given_to.is_some(), context);
+        if let Some(node) = given_to {
+            self.has_given(key, node);
+        }
         if self.pipelines.get(key).is_some_and(|slot| slot.retired) {
             self.forget_pipeline(key);
             return;
         }
         self.restart_reader(key, exit, pause, context);
-    }
-
-    fn restart_reader(
-        &mut self,
-        key: &PipelineKey,
-        exit: &Exit,
-        pause: Duration,
-        context: &mut Context<Self>,
-    ) {
-        let Some(slot) = self.pipelines.get_mut(key) else {
-            return;
-        };
-        if let Some(reason) = slot.invalid.clone() {
-            slot.run = Run::Invalid;
-            legal(slot.life.stops());
-            // Its reader has shown what it did meanwhile.
-            if let Some(slot) = self.pipelines.get(key) {
-                self.show(key, slot, PipelineState::Invalid { reason });
-            }
-            return;
-        }
-        let has_failed = slot.life.state() == ChildState::Failed;
-        let quick_deaths = slot.life.quick_deaths();
-        let pause = match exit {
-            Exit::LeaseLost | Exit::LeaseExpired => STANDBY_PAUSE,
-            Exit::Drained
-            | Exit::Blocked(_)
-            | Exit::Stopped
-            | Exit::RowsLost
-            | Exit::Refused(_)
-            | Exit::Stuck
-            | Exit::Panicked(_) => pause,
-        };
-        let child = ChildId::Reader(key.clone());
-        match exit {
-            Exit::Drained => {}
-            Exit::LeaseLost | Exit::LeaseExpired => {
-                self.metrics.lease_event(LeaseEvent::Lost);
-                self.note_restart(&child, exit, pause);
-            }
-            Exit::Stopped
-            | Exit::RowsLost
-            | Exit::Refused(_)
-            | Exit::Blocked(_)
-            | Exit::Stuck
-            | Exit::Panicked(_) => self.note_restart(&child, exit, pause),
-        }
-        let state = match exit {
-            _ if has_failed => Some(PipelineState::Failed {
-                reason: format!("its reader ended {quick_deaths} times in a row: {exit}"),
-            }),
-            Exit::Refused(reason) => Some(PipelineState::Failed {
-                reason: reason.clone(),
-            }),
-            // It is still blocked, as it says.
-            Exit::Blocked(_) => None,
-            Exit::Drained
-            | Exit::Stopped
-            | Exit::LeaseLost
-            | Exit::LeaseExpired
-            | Exit::RowsLost
-            | Exit::Stuck
-            | Exit::Panicked(_) => Some(PipelineState::Starting),
-        };
-        if let (Some(state), Some(slot)) = (state, self.pipelines.get(key)) {
-            self.show(key, slot, state);
-        }
-        self.claim_in(key, pause, context);
     }
 }

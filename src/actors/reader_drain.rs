@@ -58,13 +58,14 @@ impl Supervisor {
         key: &PipelineKey,
         epoch: Epoch,
         exit: &Exit,
+        is_given: bool,
         context: &Context<Self>,
     ) {
         let is_held = !matches!(exit, Exit::Drained | Exit::LeaseLost);
         let slot = self.pipelines.get(key).filter(|slot| slot.is_wanted());
         let spec = slot.and_then(|slot| slot.spec.clone());
         let goes_on = spec.is_some_and(|spec| self.why_paused(&spec).is_none());
-        if is_held && !goes_on {
+        if is_held && (!goes_on || is_given) {
             self.give_lease_back(key, epoch, context);
         }
     }

@@ -12,6 +12,8 @@
 //! as messages. Restarts back off and forget failures only after a healthy
 //! period; no failure of one child delays another.
 
+mod balance;
+mod beats;
 mod databases;
 mod drain;
 mod drain_report;
@@ -33,15 +35,14 @@ use std::time::Duration;
 use actix::{Actor, AsyncContext, Context, Handler};
 use tokio::sync::{Mutex, oneshot};
 
+use self::beats::Beats;
 use self::databases::Next;
 use self::reload::say;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
 use super::fault;
-use super::messages::{
-    CatalogRead, ChildExited, ClaimDone, RenewDone, ShardRetired, StreamChanged,
-};
+use super::messages::{CatalogRead, ChildExited, ClaimDone, ShardRetired, StreamChanged};
 use super::permits::SharedPool;
 use super::pipeline_slot::PipelineSlot;
 use super::probe::Probe;
@@ -136,8 +137,8 @@ pub(super) struct DatabaseSlot {
     is_known: bool,
     reading_catalog: bool,
     catalog_failed: bool,
-    renewing: bool,
-    renewed_at: Moment,
+    /// What it knows of the database's nodes and leases.
+    pub(super) beats: Beats,
     server: Option<Arc<ServerInfo>>,
     states: Arc<Mutex<StateNotes>>,
 }
@@ -188,10 +189,13 @@ impl Supervisor {
         let rows = MemoryPlan::under(ceiling).rows;
         memory.may_use(ceiling, rows);
         Self {
-            node: parts.node,
             databases: databases
-                .map(|one| (Arc::clone(&one.name), DatabaseSlot::new(one, now)))
+                .map(|one| {
+                    let beats = Beats::new(&parts.node, parts.settings.cluster.lease, now);
+                    (Arc::clone(&one.name), DatabaseSlot::new(one, beats, now))
+                })
                 .collect(),
+            node: parts.node,
             source: parts.streams,
             metrics: parts.metrics,
             board: parts.board,
@@ -259,6 +263,7 @@ impl Supervisor {
             }
         }
         self.apply_pauses(context);
+        self.plan_anew(context);
         self.share_memory();
         self.retire_unused_streams();
     }
@@ -287,57 +292,14 @@ impl Supervisor {
     fn tick(&mut self, context: &mut Context<Self>) {
         fault::point("supervisor.Tick");
         self.board.beat();
-        self.renew_leases(context);
+        self.beat_where_due(context);
         self.drop_expired_leases();
         self.end_long_drains();
         self.go_on_with_databases(context);
         self.reread_secrets(context);
         self.look_for_stuck(context);
-        self.finish_drain_when_due();
+        self.finish_drain_when_due(context);
         context.run_later(TICK, Self::tick);
-    }
-
-    fn renew_leases(&mut self, context: &Context<Self>) {
-        let now = self.clock.now();
-        let every = self.settings.cluster.renew_every();
-        for slot in self.databases.values_mut() {
-            if slot.renewing || now.since(slot.renewed_at) < every {
-                continue;
-            }
-            let owned = self
-                .pipelines
-                .iter()
-                .filter(|(key, _)| key.database == slot.database.name);
-            let held: Vec<_> = owned
-                .filter_map(|(key, pipeline)| Some((Arc::clone(&key.name), pipeline.epoch()?)))
-                .collect();
-            slot.renewed_at = now;
-            if held.is_empty() {
-                continue;
-            }
-            slot.renewing = true;
-            let generation = slot.generation;
-            let (store, node) = (Arc::clone(&slot.database.store), Arc::clone(&self.node));
-            let (database, lease) = (Arc::clone(&slot.database.name), self.settings.cluster.lease);
-            let supervisor = context.address();
-            tokio::spawn(async move {
-                // An answer after the lease is over is worth nothing.
-                let renewal = tokio::time::timeout(lease, store.renew(&node, &held, lease)).await;
-                let result = renewal.unwrap_or_else(|_| {
-                    let reason = "no answer within the lease".to_owned();
-                    Err(crate::core::ports::StoreError::Unavailable(reason))
-                });
-                supervisor
-                    .try_send(RenewDone {
-                        database,
-                        held,
-                        asked_at: now,
-                        generation,
-                        result,
-                    })
-                    .ok();
-            });
-        }
     }
 }
 
@@ -428,7 +390,7 @@ impl Handler<ChildExited> for Supervisor {
                 self.retention_exited(&database, incarnation, &exit, context)
             }
         }
-        self.finish_drain_when_due();
+        self.finish_drain_when_due(context);
     }
 }
 
@@ -455,17 +417,5 @@ impl Handler<ClaimDone> for Supervisor {
 
     fn handle(&mut self, message: ClaimDone, context: &mut Self::Context) {
         self.claim_done(message, context);
-    }
-}
-
-impl Handler<RenewDone> for Supervisor {
-    type Result = ();
-
-    fn handle(&mut self, message: RenewDone, _: &mut Self::Context) {
-        let slot = self.databases.get_mut(&message.database);
-        if let Some(slot) = slot.filter(|slot| slot.generation == message.generation) {
-            slot.renewing = false;
-            self.renew_done(message);
-        }
     }
 }

@@ -11,6 +11,7 @@
 //! 1.
 
 mod actors;
+mod cluster;
 mod config;
 mod database;
 mod memory;
@@ -28,6 +29,7 @@ use prometheus::{
 
 use crate::admin::status::PipelineState;
 use crate::core::invariants::Invariant;
+pub use cluster::{Handover, Nodes};
 pub use memory::{MemoryMetrics, show_process};
 pub use pipeline::{PipelineMetrics, ResentSource, RetryReason};
 pub use retention::{HeldRows, KeptRows};
@@ -35,6 +37,7 @@ pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
 
 use actors::ActorFamilies;
+use cluster::ClusterFamilies;
 use config::ConfigFamilies;
 use database::DatabaseFamilies;
 use pipeline::PipelineFamilies;
@@ -92,6 +95,7 @@ struct Families {
     position_writes: IntCounterVec,
     lease_events: IntCounterVec,
     database: DatabaseFamilies,
+    cluster: ClusterFamilies,
 }
 
 // === impl Metrics ===
@@ -144,6 +148,7 @@ impl Metrics {
                 &["event"],
             )?,
             database: DatabaseFamilies::register(&registry)?,
+            cluster: ClusterFamilies::register(&registry)?,
             registry,
         };
         for invariant in Invariant::ALL {

@@ -12,6 +12,7 @@
 //! are the other one, and are no part of [`Status`]: `/api/shards` gives them to who
 //! asks for them.
 
+mod cluster;
 mod config;
 mod hash_range;
 mod loaded;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 
 use crate::core::hot_keys::HotKey;
 
+pub use cluster::{ClusterStatus, NodeStatus};
 pub use config::{ConfigStatus, ReloadStatus};
 pub use hash_range::HashRangeStatus;
 pub use loaded::Loaded;
@@ -91,7 +93,7 @@ pub struct ShardStatus {
 }
 
 /// A database on the board.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DatabaseStatus {
     /// Its name.
     pub name: Arc<str>,
@@ -102,6 +104,9 @@ pub struct DatabaseStatus {
     /// The server behind its URL that answered last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerStatus>,
+    /// The nodes that use it, once this one has heard of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterStatus>,
 }
 
 /// A server on the board.
@@ -237,17 +242,24 @@ impl StatusBoard {
     /// A database answered, or did not and why.
     pub fn set_database(&self, name: &Arc<str>, problem: Option<String>) {
         let mut entries = self.write();
-        let server = entries
-            .databases
-            .get_mut(name)
-            .and_then(|status| status.server.take());
+        let before = entries.databases.remove(name);
+        let (server, cluster) =
+            before.map_or((None, None), |status| (status.server, status.cluster));
         let status = DatabaseStatus {
             name: name.clone(),
             up: problem.is_none(),
             problem,
             server,
+            cluster,
         };
         entries.databases.insert(name.clone(), status);
+    }
+
+    /// Which nodes use a database that is on the board.
+    pub fn set_cluster(&self, name: &Arc<str>, cluster: ClusterStatus) {
+        if let Some(status) = self.write().databases.get_mut(name) {
+            status.cluster = Some(cluster);
+        }
     }
 
     /// Which server answers for a database that is on the board.

@@ -9,6 +9,7 @@ pub mod budget;
 pub mod catalog;
 pub mod checkup;
 pub mod classify;
+pub mod cluster;
 pub mod compression;
 pub mod dead_letter;
 pub mod dispatch;

@@ -237,14 +237,6 @@ pub trait OutboxStore: ResendStore + NodeStore {
     /// definition that is not in force any more is refused.
     fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>>;
 
-    /// Extends leases; answers which of them (by place in `held`) still hold.
-    fn renew<'a>(
-        &'a self,
-        node: &'a str,
-        held: &'a [(PipelineName, Epoch)],
-        lease: Duration,
-    ) -> BoxFuture<'a, Result<Vec<bool>, StoreError>>;
-
     /// Gives a pipeline back, so that another node need not wait for expiry.
     fn release<'a>(
         &'a self,

@@ -16,7 +16,6 @@
 //!   does not do so by default: an epoch that a crash takes back would be handed
 //!   out twice.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -25,7 +24,7 @@ use super::position::{self, StoredPosition};
 use super::removed;
 use super::store::PgOutboxStore;
 use crate::core::pause::PausesVersion;
-use crate::core::ports::{Claim, ClaimRequest, Epoch, Outbox, OutboxId, PipelineName, StoreError};
+use crate::core::ports::{Claim, ClaimRequest, Epoch, Outbox, OutboxId, StoreError};
 use crate::core::position::RowId;
 
 const FIND_OUTBOX: &str = "
@@ -68,16 +67,6 @@ SELECT pg_snapshot_xmax(pg_current_snapshot())::text, (
     SELECT m.id FROM tide.outbox_message AS m
     WHERE m.outbox_id = $1 AND m.xact >= (SELECT pg_snapshot_xmax(pg_current_snapshot()))
     ORDER BY m.xact, m.id LIMIT 1)";
-
-const RENEW: &str = "
-UPDATE tide.relay_lease AS l
-SET expires_at = clock_timestamp() + $4::bigint * interval '1 microsecond'
-FROM unnest($2::text[], $3::bigint[]) AS held (pipeline, epoch)
-JOIN tide.relay_position AS p ON p.pipeline = held.pipeline
-WHERE l.pipeline = held.pipeline AND l.epoch = held.epoch AND l.owner = $1
-    AND p.server_started = pg_postmaster_start_time()
-    AND p.server_life = (SELECT s.life FROM tide.relay_server_life AS s)
-RETURNING l.pipeline, l.epoch";
 
 const RELEASE: &str = "
 UPDATE tide.relay_lease AS l SET owner = '', expires_at = '-infinity'
@@ -274,37 +263,6 @@ fn check_position(
         return Err(rebuilt(name, &what));
     }
     Ok(())
-}
-
-pub(super) async fn renew(
-    store: &PgOutboxStore,
-    node: &str,
-    held: &[(PipelineName, Epoch)],
-    lease: Duration,
-) -> Result<Vec<bool>, StoreError> {
-    if held.is_empty() {
-        return Ok(Vec::new());
-    }
-    let pipelines: Vec<&str> = held.iter().map(|(pipeline, _)| &**pipeline).collect();
-    let epochs: Vec<i64> = held.iter().map(|(_, epoch)| epoch.0).collect();
-    let mut session = store.statement().await?;
-    let renewed: Vec<(String, i64)> = sqlx::query_as(RENEW)
-        .bind(node)
-        .bind(pipelines)
-        .bind(epochs)
-        .bind(microseconds(lease))
-        .persistent(store.prepares())
-        .fetch_all(session.connection())
-        .await?;
-    session.finish().await?;
-    let renewed: HashSet<(&str, i64)> = renewed
-        .iter()
-        .map(|(pipeline, epoch)| (pipeline.as_str(), *epoch))
-        .collect();
-    Ok(held
-        .iter()
-        .map(|(pipeline, epoch)| renewed.contains(&(&**pipeline, epoch.0)))
-        .collect())
 }
 
 pub(super) async fn release(

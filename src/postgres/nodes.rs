@@ -22,17 +22,12 @@ use crate::core::ports::StoreError;
 
 /// Rows of nodes that are gone are kept for people for an hour; few are deleted at a
 /// time, and none that another node is about to delete.
-const BEAT: &str = "
-WITH renewed AS (
-    UPDATE tide.relay_lease AS l
-    SET expires_at = clock_timestamp() + $2::bigint * interval '1 microsecond'
-    FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)
-    JOIN tide.relay_position AS p ON p.pipeline = held.pipeline
-    WHERE l.pipeline = held.pipeline AND l.epoch = held.epoch AND l.owner = $1
-        AND p.server_started = pg_postmaster_start_time()
-        AND p.server_life = (SELECT s.life FROM tide.relay_server_life AS s)
-    RETURNING l.pipeline, l.epoch
-), me AS (
+macro_rules! beat {
+    ($renewed:literal) => {
+        concat!(
+            "WITH renewed AS (",
+            $renewed,
+            "), me AS (
     INSERT INTO tide.relay_node AS n (node, expires_at, draining, asks, demand, shares)
     VALUES ($1, clock_timestamp() + $2::bigint * interval '1 microsecond', $5, $6::text[],
         $7::text::jsonb, $8::text::jsonb)
@@ -66,7 +61,28 @@ SELECT (SELECT me.beat FROM me), state.digest,
     CASE WHEN state.digest <> $10 THEN (
         SELECT coalesce(jsonb_agg(jsonb_build_array(l.pipeline, l.owner, l.taken_at) ORDER BY l.pipeline), '[]')::text
         FROM leases AS l WHERE l.runs) END
-FROM state";
+FROM state"
+        )
+    };
+}
+
+const BEAT: &str = beat!(
+    "
+    UPDATE tide.relay_lease AS l
+    SET expires_at = clock_timestamp() + $2::bigint * interval '1 microsecond'
+    FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)
+    JOIN tide.relay_position AS p ON p.pipeline = held.pipeline
+    WHERE l.pipeline = held.pipeline AND l.epoch = held.epoch AND l.owner = $1
+        AND p.server_started = pg_postmaster_start_time()
+        AND p.server_life = (SELECT s.life FROM tide.relay_server_life AS s)
+    RETURNING l.pipeline, l.epoch
+"
+);
+
+/// Without leases to renew: it only reads their table, and waits for nobody there.
+const BEAT_OF_NOTHING: &str = beat!(
+    "SELECT held.pipeline, held.epoch FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)"
+);
 
 const LEAVE: &str = "DELETE FROM tide.relay_node AS n WHERE n.node = $1";
 
@@ -109,8 +125,13 @@ pub(super) async fn beat(
     let pipelines: Vec<&str> = request.held.iter().map(|(name, _)| &**name).collect();
     let epochs: Vec<i64> = request.held.iter().map(|(_, epoch)| epoch.0).collect();
     let asks: Vec<&str> = request.asks.iter().map(|name| &**name).collect();
+    let statement = if request.held.is_empty() {
+        BEAT_OF_NOTHING
+    } else {
+        BEAT
+    };
     let mut session = store.statement().await?;
-    let (beat, digest, renewed, their_epochs, nodes, leases): Answer = sqlx::query_as(BEAT)
+    let (beat, digest, renewed, their_epochs, nodes, leases): Answer = sqlx::query_as(statement)
         .bind(request.node)
         .bind(microseconds(request.lease))
         .bind(pipelines)

@@ -21,8 +21,7 @@ use crate::core::page::{ReadBound, RowPage};
 use crate::core::pause::PausesVersion;
 use crate::core::ports::{
     Backlog, CallListener, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId,
-    OutboxStore, PageRequest, PipelineName, ProbeReport, ProbeTarget, ServerInfo, StoreError,
-    WindowRows,
+    OutboxStore, PageRequest, ProbeReport, ProbeTarget, ServerInfo, StoreError, WindowRows,
 };
 use crate::core::position::{Position, RowId};
 use crate::core::resend::{
@@ -77,9 +76,8 @@ impl PgOutboxStore {
 
     /// The names under which a listener hears of calls
     /// ([`OutboxStore::tells`]): no call has another.
-    pub const QUERIES: [&'static str; 23] = [
+    pub const QUERIES: [&'static str; 22] = [
         "claim",
-        "renew",
         "release",
         "save_position",
         "letters",
@@ -215,15 +213,6 @@ impl PgOutboxStore {
 impl OutboxStore for PgOutboxStore {
     fn claim<'a>(&'a self, request: ClaimRequest<'a>) -> BoxFuture<'a, Result<Claim, StoreError>> {
         self.bounded("claim", 1, lease::claim(self, request))
-    }
-
-    fn renew<'a>(
-        &'a self,
-        node: &'a str,
-        held: &'a [(PipelineName, Epoch)],
-        lease: Duration,
-    ) -> BoxFuture<'a, Result<Vec<bool>, StoreError>> {
-        self.bounded("renew", 1, lease::renew(self, node, held, lease))
     }
 
     fn release<'a>(

@@ -56,7 +56,7 @@ const SUPERVISOR: [Panic; 5] = [
     ("supervisor.StreamChanged", 1),
     ("supervisor.ClaimDone", 1),
     ("supervisor.CatalogRead", 3),
-    ("supervisor.RenewDone", 2),
+    ("supervisor.BeatAnswered", 2),
     ("supervisor.Tick", 40),
 ];
 

@@ -14,6 +14,7 @@ use tidegate::postgres::pool::{PoolSettings, connect_lazily, connect_watched};
 use tidegate::postgres::schema;
 
 use crate::outbox::{Fixture, LEASE, granted, request};
+use crate::renew::renew;
 
 const ROLE: &str = "relay";
 
@@ -110,7 +111,7 @@ async fn a_read_only_database_is_named_and_recovers_on_new_sessions() {
             .await;
         assert_unavailable(saved, &words);
         let held = [("p".into(), epoch)];
-        assert_unavailable(store.renew("node", &held, LEASE).await, &words);
+        assert_unavailable(renew(&store, "node", &held, LEASE).await, &words);
         server
             .administer("ALTER DATABASE app RESET default_transaction_read_only")
             .await

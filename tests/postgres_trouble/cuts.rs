@@ -21,6 +21,7 @@ use crate::cut_statements::{ALL, Answer, Statement};
 use crate::database;
 use crate::outbox::{Fixture, LEASE, granted, ids, request, whole};
 use crate::proxy::{Cut, Proxy};
+use crate::renew::renew;
 
 /// More units than any call has.
 const MOST_UNITS: u64 = 60;
@@ -114,7 +115,7 @@ impl Cuts {
                 held @ (Claim::Held { .. } | Claim::PausesChanged) => panic!("{held:?}"),
             },
             Statement::Renew => {
-                Answer::Held(store.renew("node", &[("p".into(), epoch)], LEASE).await?)
+                Answer::Held(renew(&store, "node", &[("p".into(), epoch)], LEASE).await?)
             }
             Statement::Release => {
                 store.release("p", "node", epoch).await?;

@@ -282,19 +282,6 @@ impl OutboxStore for SimStore {
         })
     }
 
-    fn renew<'a>(
-        &'a self,
-        node: &'a str,
-        held: &'a [(PipelineName, Epoch)],
-        lease: Duration,
-    ) -> BoxFuture<'a, Result<Vec<bool>, StoreError>> {
-        let (node, held) = (node.to_owned(), held.to_vec());
-        self.call("renew", move |world| {
-            let now = world.now();
-            Ok(world.database.renew(&node, &held, lease, now))
-        })
-    }
-
     fn release<'a>(
         &'a self,
         pipeline: &'a str,

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use actix::{AsyncContext, Context};
 
+use super::beats::Beats;
 use super::states::StateWriter;
 use super::{Database, DatabaseSlot, Supervisor};
 use crate::actors::child::ChildSlot;
@@ -36,7 +37,7 @@ pub(super) enum Next {
 }
 
 impl DatabaseSlot {
-    pub(super) fn new(database: Database, now: Moment) -> Self {
+    pub(super) fn new(database: Database, beats: Beats, now: Moment) -> Self {
         Self {
             database,
             probe: ChildSlot::new(now),
@@ -46,8 +47,7 @@ impl DatabaseSlot {
             is_known: true,
             reading_catalog: false,
             catalog_failed: false,
-            renewing: false,
-            renewed_at: now,
+            beats,
             server: None,
             states: Arc::default(),
         }
@@ -95,9 +95,10 @@ impl Supervisor {
                 slot.next = Next::Become(database);
                 continue;
             }
+            let beats = Beats::new(&self.node, self.settings.cluster.lease, now);
             let slot = DatabaseSlot {
                 generation: self.next_incarnation(),
-                ..DatabaseSlot::new(database, now)
+                ..DatabaseSlot::new(database, beats, now)
             };
             self.databases.insert(Arc::clone(&name), slot);
             self.start_probe(&name, context);
@@ -175,16 +176,18 @@ impl Supervisor {
                 self.databases.insert(Arc::clone(database), slot);
             }
             Next::Leave => {
+                slot.leave_behind(&self.node);
                 self.catalogs.remove(database);
                 self.pauses.remove(database);
                 self.metrics.remove_database(database);
                 tracing::info!(%database, "the database is removed");
             }
             Next::Become(new) => {
+                let beats = Beats::new(&self.node, self.settings.cluster.lease, now);
                 let slot = DatabaseSlot {
                     generation: self.next_incarnation(),
                     is_known: false,
-                    ..DatabaseSlot::new(new, now)
+                    ..DatabaseSlot::new(new, beats, now)
                 };
                 self.databases.insert(Arc::clone(database), slot);
                 tracing::info!(%database, "the database is used by its new settings");

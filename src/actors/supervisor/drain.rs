@@ -31,6 +31,9 @@ use crate::core::time::Moment;
 /// back, before it is not waited for any more.
 pub const LAST_ACTS: Duration = Duration::from_secs(2);
 
+/// How long the end waits for a node's rows to be removed: without that they expire.
+const LEAVES_WITHIN: Duration = Duration::from_millis(500);
+
 /// Why a pipeline was cut off when nothing went wrong.
 const GRACE_OVER: &str = "the grace is over";
 
@@ -41,6 +44,8 @@ pub(super) struct Draining {
     leases_until: Moment,
     /// Readers that were told to give up end until then.
     last_acts_until: Option<Moment>,
+    /// The node's rows are on their way out.
+    leaves: bool,
     drained: usize,
     /// What those leave that were told to give up, or ended by themselves.
     left: BTreeMap<PipelineKey, Left>,
@@ -53,7 +58,7 @@ struct Left {
 }
 
 impl Supervisor {
-    fn shut_down(&mut self) {
+    fn shut_down(&mut self, context: &Context<Self>) {
         if self.is_draining() {
             return;
         }
@@ -74,6 +79,7 @@ impl Supervisor {
             grace_until: until,
             leases_until: now + LAST_ACTS,
             last_acts_until: None,
+            leaves: false,
             drained: 0,
             left: BTreeMap::new(),
         });
@@ -81,7 +87,8 @@ impl Supervisor {
             ?grace,
             "draining: nothing more is read, what was sent is settled"
         );
-        self.finish_drain_when_due();
+        self.beat_everywhere(context);
+        self.finish_drain_when_due(context);
     }
 
     /// A reader has ended while the process does.
@@ -122,7 +129,12 @@ impl Supervisor {
     }
 
     /// A claim has ended while the process does.
-    pub(in crate::actors) fn claimed_in_drain(&mut self, key: &PipelineKey, is_current: bool) {
+    pub(in crate::actors) fn claimed_in_drain(
+        &mut self,
+        key: &PipelineKey,
+        is_current: bool,
+        context: &Context<Self>,
+    ) {
         if !self.is_draining() {
             return;
         }
@@ -131,10 +143,10 @@ impl Supervisor {
         {
             slot.run = Run::Waiting;
         }
-        self.finish_drain_when_due();
+        self.finish_drain_when_due(context);
     }
 
-    pub(super) fn finish_drain_when_due(&mut self) {
+    pub(super) fn finish_drain_when_due(&mut self, context: &Context<Self>) {
         let now = self.clock.now();
         let Some(draining) = &self.draining else {
             return;
@@ -144,10 +156,27 @@ impl Supervisor {
         let claims = runs(|run| matches!(run, Run::Claiming)) || self.leases_returning > 0;
         let is_waiting_for_leases = claims && now < draining.leases_until;
         match draining.last_acts_until {
-            _ if !is_reading && !is_waiting_for_leases => self.finish_drain(),
+            _ if !is_reading && !is_waiting_for_leases => self.leave_or_finish(context),
             None if is_reading && now >= draining.grace_until => self.end_grace(),
             Some(until) if now >= until => self.finish_drain(),
             None | Some(_) => {}
+        }
+    }
+
+    /// Nothing runs any more: the node's rows go, and then it is over.
+    fn leave_or_finish(&mut self, context: &Context<Self>) {
+        let until = self.clock.now() + LEAVES_WITHIN;
+        let Some(draining) = &mut self.draining else {
+            return;
+        };
+        if std::mem::replace(&mut draining.leaves, true) {
+            self.finish_drain();
+            return;
+        }
+        draining.leases_until = until;
+        self.leave_everywhere(context);
+        if self.leases_returning == 0 {
+            self.finish_drain();
         }
     }
 
@@ -201,16 +230,16 @@ impl Supervisor {
 impl Handler<Shutdown> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, _: Shutdown, _: &mut Self::Context) {
-        self.shut_down();
+    fn handle(&mut self, _: Shutdown, context: &mut Self::Context) {
+        self.shut_down(context);
     }
 }
 
 impl Handler<LeaseGivenBack> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, _: LeaseGivenBack, _: &mut Self::Context) {
+    fn handle(&mut self, _: LeaseGivenBack, context: &mut Self::Context) {
         self.leases_returning = self.leases_returning.saturating_sub(1);
-        self.finish_drain_when_due();
+        self.finish_drain_when_due(context);
     }
 }

@@ -58,6 +58,7 @@ impl Metrics {
     /// Ends a database's series.
     pub fn remove_database(&self, database: &str) {
         self.families.database.remove(database);
+        self.families.cluster.remove(database);
         self.families.retention.remove_database(database);
     }
 }
