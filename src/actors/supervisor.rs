@@ -24,6 +24,7 @@ mod reload;
 mod retentions;
 mod secrets;
 mod server;
+mod shares;
 mod states;
 mod watch;
 
@@ -38,6 +39,7 @@ use tokio::sync::{Mutex, oneshot};
 use self::beats::Beats;
 use self::databases::Next;
 use self::reload::say;
+use self::shares::NodeShares;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot, Exit};
 use super::clock::Clock;
@@ -160,6 +162,8 @@ pub struct Supervisor {
     /// The memory, and by how many pipelines it is divided.
     memory_divided: Option<(ByteSize, usize)>,
     pub(super) budgets: Budgets,
+    /// The part of each of them that is this node's.
+    pub(super) shares: NodeShares,
     pub(super) streams: HashMap<StreamKey, StreamSlot, FixedHash>,
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
     /// The attempts to take a pipeline that are under way.
@@ -188,6 +192,7 @@ impl Supervisor {
         let memory = parts.metrics.memory();
         let rows = MemoryPlan::under(ceiling).rows;
         memory.may_use(ceiling, rows);
+        let shares = NodeShares::new(&parts.node, parts.settings.coordination(), now);
         Self {
             databases: databases
                 .map(|one| {
@@ -207,6 +212,7 @@ impl Supervisor {
             shared: Arc::new(SharedPool::new(rows, memory)),
             memory_divided: None,
             budgets: Budgets::default(),
+            shares,
             desired: Desired {
                 settings: Arc::clone(&parts.settings),
                 pipelines: BTreeMap::new(),
@@ -293,6 +299,7 @@ impl Supervisor {
         fault::point("supervisor.Tick");
         self.board.beat();
         self.beat_where_due(context);
+        self.share_budgets(context);
         self.drop_expired_leases();
         self.end_long_drains();
         self.go_on_with_databases(context);

@@ -184,16 +184,20 @@ impl ShardBudget {
     }
 
     /// From now on this node goes by this share of the shard. What it got in addition
-    /// begins [`DEPTH`] from now: whoever gave it up may have a full bucket behind it.
+    /// of a shard that others write to begins [`DEPTH`] from now: whoever gave it up
+    /// may have emptied a full bucket.
     pub fn hold(&mut self, share: HeldShare, now: Moment) {
         self.fill(now);
         let before = self.held.at(now);
         self.held.change(share, now);
         let after = self.held.at(now);
-        let fill = DEPTH.as_secs_f64() * self.limits.fraction * self.factor;
-        let more = |after: f64, before: f64| (after - before).max(0.0) * fill;
-        self.record_tokens -= more(after.records, before.records) * self.limits.records_per_second;
-        self.byte_tokens -= more(after.bytes, before.bytes) * self.limits.bytes_per_second;
+        if share.is_shared {
+            let fill = DEPTH.as_secs_f64() * self.limits.fraction * self.factor;
+            let more = |after: f64, before: f64| (after - before).max(0.0) * fill;
+            let (records, bytes) = (self.limits.records_per_second, self.limits.bytes_per_second);
+            self.record_tokens -= more(after.records, before.records) * records;
+            self.byte_tokens -= more(after.bytes, before.bytes) * bytes;
+        }
         self.cap_tokens();
     }
 

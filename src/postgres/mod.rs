@@ -31,6 +31,7 @@ mod roles;
 pub mod schema;
 pub mod server;
 mod session;
+mod shares;
 mod store;
 mod windows;
 

@@ -38,6 +38,8 @@ pub struct HeldShare {
     pub until: Option<Moment>,
     /// What holds from then on, if that is less.
     pub afterwards: Ratios,
+    /// Other nodes write to the shard too.
+    pub is_shared: bool,
 }
 
 /// A share, and what it was a moment ago.
@@ -76,6 +78,7 @@ impl HeldShare {
         share: Ratios::WHOLE,
         until: None,
         afterwards: Ratios::WHOLE,
+        is_shared: false,
     };
 
     /// Nothing, until something is given.
@@ -83,6 +86,7 @@ impl HeldShare {
         share: Ratios::NONE,
         until: None,
         afterwards: Ratios::NONE,
+        is_shared: true,
     };
 
     fn at(&self, now: Moment) -> Ratios {

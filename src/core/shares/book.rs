@@ -182,6 +182,7 @@ impl ShareBook {
             share: entry.uses.ratios(),
             until: if self.has_lapsed { None } else { until },
             afterwards: entry.kept.ratios(),
+            is_shared: entry.nodes > 1,
         }
     }
 

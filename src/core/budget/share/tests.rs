@@ -13,6 +13,7 @@ fn part(ratio: f64) -> HeldShare {
         },
         until: None,
         afterwards: Ratios::NONE,
+        is_shared: true,
     }
 }
 
