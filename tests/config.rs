@@ -184,7 +184,7 @@ fn the_database_url_alone_is_enough() {
         "postgres://localhost/app"
     );
     assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9464");
-    assert_eq!(settings.cluster.renew_every(), Duration::from_secs(4) / 3);
+    assert_eq!(settings.cluster.lease, Duration::from_secs(4));
     assert_ne!(settings.cluster.node_name(), settings.cluster.node_name());
 }
 

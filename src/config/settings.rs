@@ -80,7 +80,7 @@ pub struct AdminSettings {
 pub struct ClusterSettings {
     /// What it is called in leases; `None`: a name is made up at start.
     pub node_id: Option<Arc<str>>,
-    /// How long a lease lasts; it is renewed at a third of it.
+    /// How long a lease lasts; it is renewed at a quarter of it, or every second.
     pub lease: Duration,
     /// The database in which the nodes divide the shards' budgets; `None`: the first.
     pub database: Option<Arc<str>>,
@@ -372,12 +372,5 @@ impl ClusterSettings {
             name => name,
         };
         format!("{name}-{}-{:08x}", std::process::id(), fastrand::u32(..)).into()
-    }
-
-    /// How often a lease is renewed: at a third of what it lasts, so that two
-    /// renewals may fail before it is lost.
-    #[must_use]
-    pub fn renew_every(&self) -> Duration {
-        self.lease / 3
     }
 }

@@ -1,7 +1,6 @@
 //! Relays on one database, reached directly or through a pooler.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::PgPool;
@@ -22,8 +21,8 @@ pub(crate) enum Way {
     Pooled,
 }
 
-/// The default lease.
-pub(crate) const LEASE: Duration = Duration::from_secs(4);
+/// What PgBouncer is told to let pass, as `docs/postgresql.md` says.
+const PARAMETERS: &str = "ignore_startup_parameters = extra_float_digits";
 
 /// A database with pipelines, and what relays need to run them.
 pub(crate) struct Fleet {
@@ -51,7 +50,7 @@ impl Fleet {
             Way::Direct => None,
             Way::Pooled => {
                 let port = port_of(&world.url);
-                Some(PgBouncer::start(port, database::OWNER, "transaction", "").await)
+                Some(PgBouncer::start(port, database::OWNER, "transaction", PARAMETERS).await)
             }
         };
         Self {
