@@ -39,6 +39,10 @@ pub const DEPTH: Duration = Duration::from_millis(250);
 /// budget on the rounding to whole KiB, longer ones add latency.
 pub const PACE: Duration = Duration::from_millis(30);
 
+/// The pace of a small share is slower, so that its calls are as large; no slower than
+/// this.
+const SLOWEST_PACE: Duration = Duration::from_millis(125);
+
 const WINDOW: Duration = Duration::from_secs(1);
 const LOWEST_FACTOR: f64 = 0.02;
 const CUT_SOME: f64 = 0.96;
@@ -266,7 +270,7 @@ impl ShardBudget {
     /// bucket is left to fill for about [`PACE`].
     pub fn grant(&mut self, waiting: Waiting, now: Moment) -> Grant {
         let grant = self.decide(waiting, now);
-        let pace = PACE.as_secs_f64();
+        let pace = self.pace();
         let has_much_behind = waiting.all.records as f64 >= self.record_rate() * pace
             || waiting.all.charged_bytes() as f64 >= self.byte_rate() * pace;
         if has_much_behind && matches!(grant, Grant::At(_)) {
@@ -282,7 +286,7 @@ impl ShardBudget {
             return Grant::At(now + share::LOOK_AGAIN);
         }
         self.forget_before(now);
-        let pace = PACE.as_secs_f64();
+        let pace = self.pace();
         let wanted_records = (waiting.all.records as f64)
             .min(self.record_rate() * pace)
             .clamp(1.0, self.deepest_records());
@@ -405,6 +409,13 @@ impl ShardBudget {
         let cut = if takes_nothing { CUT_ALL } else { CUT_SOME };
         self.factor = (self.factor * cut).max(LOWEST_FACTOR);
         self.last_cut = Some(now);
+    }
+
+    /// In seconds.
+    fn pace(&self) -> f64 {
+        let held = self.held.at(self.filled_at);
+        let slowest = SLOWEST_PACE.as_secs_f64();
+        (PACE.as_secs_f64() / held.records.min(held.bytes).max(0.01)).min(slowest)
     }
 
     fn record_rate(&self) -> f64 {

@@ -22,10 +22,7 @@ impl ShareStore for SimStore {
         })
     }
 
-    fn forget_shares<'a>(
-        &'a self,
-        nodes: &'a [Arc<str>],
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn forget_shares<'a>(&'a self, nodes: &'a [Arc<str>]) -> BoxFuture<'a, Result<(), StoreError>> {
         let nodes = nodes.to_vec();
         self.call("forget_shares", move |world| {
             let now = world.now();

@@ -196,6 +196,7 @@ impl Supervisor {
         let now = self.clock.now();
         self.follow_coordination(now);
         self.shares.book.tick(now);
+        self.show_coordination(now);
         self.keep_while_alive(now);
         self.write_shares(context);
         let mut raised = BTreeSet::new();
@@ -227,6 +228,16 @@ impl Supervisor {
             {
                 router.try_send(PurgeVoid).ok();
             }
+        }
+    }
+
+    fn show_coordination(&self, now: Moment) {
+        let name = self.shares.coordination.as_ref();
+        let slot = name.and_then(|name| Some((name, self.databases.get(name)?)));
+        if let Some((name, slot)) = slot
+            && let Some(at) = slot.beats.renewed_at
+        {
+            self.metrics.coordination_age(name, now.since(at));
         }
     }
 
