@@ -61,6 +61,8 @@ mod regressions;
 mod retention;
 #[path = "simulation/run.rs"]
 mod run;
+#[path = "simulation/shares.rs"]
+mod shares;
 #[path = "simulation/store.rs"]
 mod store;
 #[path = "simulation/stream.rs"]

@@ -20,6 +20,9 @@ pub enum Invariant {
     Order,
     /// No shard is offered more than its limits in a second: [`within_budget`].
     Budget,
+    /// What the nodes of a cluster may use of a shard never adds up to more than it:
+    /// [`shares_fit`].
+    SharesFit,
     /// Rows and bytes on their way stay under their bounds: [`within_bound`].
     Bound,
     /// What was read is delivered, parked, gone or on its way:
@@ -69,6 +72,7 @@ impl Invariant {
         Self::Loss,
         Self::Order,
         Self::Budget,
+        Self::SharesFit,
         Self::Bound,
         Self::LossBooks,
         Self::LossPhantom,
@@ -94,6 +98,7 @@ impl Invariant {
             Self::Loss => "P-LOSS",
             Self::Order => "P-ORDER",
             Self::Budget => "P-BUDGET",
+            Self::SharesFit => "SHARES-FIT",
             Self::Bound => "P-BOUND",
             Self::LossBooks => "LOSS-BOOKS",
             Self::LossPhantom => "LOSS-PHANTOM",
@@ -126,7 +131,8 @@ impl Invariant {
             | Self::OrderOnePerKey
             | Self::OrderOneCall
             | Self::SeqRises => true,
-            Self::LossPhantom
+            Self::SharesFit
+            | Self::LossPhantom
             | Self::SeqStable
             | Self::SeqSuffices
             | Self::RepeatsCaused
@@ -199,6 +205,12 @@ pub fn within_budget(offered: Cost, limits: ShardLimits) -> bool {
     let fits = offered.records as f64 <= limits.records_per_second
         && offered.bytes as f64 <= limits.bytes_per_second;
     is_one || fits
+}
+
+/// What all nodes together may use of a shard, in [`super::shares::Parts`].
+#[must_use]
+pub const fn shares_fit(used: super::shares::Parts) -> bool {
+    used <= super::shares::WHOLE
 }
 
 /// What is in use is within its bound; the last thing taken may exceed it.

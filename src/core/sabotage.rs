@@ -57,6 +57,10 @@ pub enum Bug {
     MisplacedIsDelivered,
     /// A node whose leases could not be renewed goes on.
     ExpiredLeaseKept,
+    /// A node goes on with its share of a shard although its row may have expired.
+    ShareOutlivesItsNode,
+    /// A share is raised without regard to what other nodes have of the shard.
+    RaisedWithoutRegard,
 }
 
 #[cfg(feature = "demo")]

@@ -53,7 +53,7 @@ impl SimStore {
     }
 
     /// Does something in the database, at some moment between now and the answer.
-    fn call<'a, T: Send + 'static>(
+    pub(crate) fn call<'a, T: Send + 'static>(
         &'a self,
         name: &'static str,
         work: impl FnOnce(&mut World) -> Result<T, StoreError> + Send + 'static,
