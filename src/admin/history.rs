@@ -4,13 +4,13 @@
 //! numbers of each of at most [`MOST_PIPELINES`] pipelines: about 3 MB with all of them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::status::StatusBoard;
+use super::status::{PipelineId, StatusBoard};
 
 /// How often the board is looked at.
 const EVERY: Duration = Duration::from_secs(5);
@@ -20,9 +20,6 @@ const POINTS: usize = 60;
 
 /// The most pipelines whose numbers are kept: the first by database and name.
 const MOST_PIPELINES: usize = 10_000;
-
-/// A pipeline's database and name.
-type Key = (Arc<str>, Arc<str>);
 
 /// What was delivered lately, for all who ask.
 #[derive(Debug, Default)]
@@ -36,7 +33,7 @@ struct Rates {
     /// How often the board was looked at.
     looks: u64,
     looked_at: Option<Instant>,
-    pipelines: BTreeMap<Key, Series>,
+    pipelines: BTreeMap<PipelineId, Series>,
 }
 
 #[derive(Debug, Default)]
@@ -89,7 +86,7 @@ pub(super) fn after(asked: &BTreeMap<String, String>) -> Result<Option<u64>, Str
 // === impl Rates ===
 
 impl Rates {
-    fn look(&mut self, now: Instant, delivered: Vec<(Key, u64)>) {
+    fn look(&mut self, now: Instant, delivered: Vec<(PipelineId, u64)>) {
         self.looks += 1;
         let since = self.looked_at.replace(now);
         let seconds = since.map_or(0.0, |since| now.duration_since(since).as_secs_f64());
@@ -157,7 +154,7 @@ fn short(rate: &f32) -> f64 {
 mod tests {
     use super::*;
 
-    fn key(name: &str) -> Key {
+    fn key(name: &str) -> PipelineId {
         ("default".into(), name.into())
     }
 
@@ -196,7 +193,7 @@ mod tests {
         let counts: Vec<u64> = (0..200).collect();
         let mut rates = looked(&counts);
         assert_eq!(rates.pipelines[&key("p")].rates.len(), POINTS);
-        let many: Vec<(Key, u64)> = (0..MOST_PIPELINES + 5)
+        let many: Vec<(PipelineId, u64)> = (0..MOST_PIPELINES + 5)
             .map(|number| (key(&format!("{number:05}")), 1))
             .collect();
         rates.look(Instant::now(), many);

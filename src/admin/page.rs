@@ -33,7 +33,7 @@ macro_rules! script {
     };
 }
 
-static FILES: [File; 13] = [
+static FILES: [File; 14] = [
     File {
         path: "/",
         content_type: HTML,
@@ -59,6 +59,7 @@ static FILES: [File; 13] = [
     script!("pipelines.js"),
     script!("rates.js"),
     script!("streams.js"),
+    script!("tenants.js"),
 ];
 
 /// Answers for each file.

@@ -39,7 +39,7 @@ pub use database::{DatabaseStatus, ServerStatus};
 pub use events::{EventStatus, Happened, MOST_OF_A_KIND};
 pub use hash_range::HashRangeStatus;
 pub use loaded::Loaded;
-pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
+pub use pipeline::{PipelineId, PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
 pub use tenant::{LimitedSeconds, TenantStatus};
 
@@ -84,6 +84,10 @@ pub struct ShardStatus {
     pub bytes_utilisation: f64,
     /// Part of the configured budget in use now, 0 to 1.
     pub budget_factor: f64,
+    /// Part of its budget of records that is this node's, 0 to 1.
+    pub records_share: f64,
+    /// Part of its budget of bytes that is this node's, 0 to 1.
+    pub bytes_share: f64,
     /// Rows that wait for it.
     pub queued_rows: u64,
     /// Bytes of the rows that wait for it.
@@ -157,7 +161,7 @@ struct Entries {
     phase: Phase,
     config: ConfigStatus,
     databases: BTreeMap<Arc<str>, DatabaseStatus>,
-    pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
+    pipelines: BTreeMap<PipelineId, PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
     tenants: Vec<TenantStatus>,
     retention: BTreeMap<Arc<str>, RetentionStatus>,
@@ -348,7 +352,7 @@ impl StatusBoard {
 
     /// How many rows of each pipeline are delivered, by database and name.
     #[must_use]
-    pub fn delivered(&self) -> Vec<((Arc<str>, Arc<str>), u64)> {
+    pub fn delivered(&self) -> Vec<(PipelineId, u64)> {
         let board = self.read();
         let all = board.pipelines.iter();
         all.map(|(key, status)| (key.clone(), status.delivered_rows))

@@ -92,15 +92,29 @@ async fn a_relay_with_nothing_to_do_has_nothing_wrong() {
             .collect();
         assert_eq!(browser.texts("table.shards tbody th"), shards);
         assert_eq!(shards.len(), 4);
+        // A node joins with its first beat, and is live with its second.
+        browser
+            .wait("the node is live", || {
+                browser.text("#node-rows").contains("live")
+            })
+            .await;
         let node = browser.texts("#node-rows tr:first-child > *");
         assert_eq!(
             node,
             [
                 status["node"].as_str().expect("a name"),
-                "this one, started",
-                "3",
+                "default",
+                "live, this one",
+                "-",
+                "3 of 3",
                 "acme and globex"
             ]
+        );
+        assert_eq!(
+            browser.texts("#tenant-rows th"),
+            ["acme", "globex"],
+            "{:#}",
+            status["tenants"]
         );
         let server = browser.text("#database-rows tr");
         assert!(server.contains("PostgreSQL"), "{server}");

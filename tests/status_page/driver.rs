@@ -15,7 +15,7 @@ use crate::scenario::PATIENCE;
 /// A running driver.
 #[derive(Debug)]
 pub(crate) struct Driver {
-    _process: Process,
+    process: Process,
     folder: tempfile::TempDir,
     port: u16,
 }
@@ -52,7 +52,7 @@ impl Driver {
                 .and_then(|(_, rest)| rest.split('.').next()?.trim().parse().ok());
             if let Some(port) = port {
                 return Self {
-                    _process: process,
+                    process,
                     folder,
                     port,
                 };
@@ -103,6 +103,13 @@ impl Driver {
         let session = self.ask("POST", "/session", &wanted);
         let session = session.expect("a browser (run scripts/install-deps)");
         format!("/session/{}", session["sessionId"].as_str().expect("an id"))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // With a browser that it has not ended.
+        self.process.kill_group();
     }
 }
 

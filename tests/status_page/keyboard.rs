@@ -37,6 +37,7 @@ async fn everything_is_reached_and_used_by_keys() {
             "sort name",
             "sort tenant",
             "sort rate",
+            "Table of tenants",
             "Table of nodes",
             "Table of databases",
             "Table of events",

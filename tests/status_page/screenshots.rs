@@ -12,13 +12,17 @@ const MOST: u64 = 1700;
 
 async fn draw(scene: Scene, name: &str, points: u64) {
     let browser = Browser::open(scene.relay.admin(), "").await;
-    browser
-        .wait("there are rates to be seen", || {
-            let (_, text) = scene.relay.get("/api/history").expect("an answer");
-            let history: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-            history["looks"].as_u64() > Some(points)
-        })
-        .await;
+    let looks = || {
+        let (_, text) = scene.relay.get("/api/history").expect("an answer");
+        let history: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        history["looks"].as_u64()
+    };
+    // One after the other, for each comes in its time.
+    for look in 1..=points {
+        browser
+            .wait("there are rates to be seen", || looks() > Some(look))
+            .await;
+    }
     let asked = browser.text("#asked");
     browser
         .wait("it is shown", || browser.text("#asked") != asked)

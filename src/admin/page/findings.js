@@ -32,7 +32,7 @@ const BROKEN = {
 /** Everything that is to be said of a status, the worst first. */
 export function findings(status) {
   const found = [...ofTheRelay(status), ...ofDatabases(status), ...ofStreams(status), ...ofPipelines(status),
-    ...ofShards(status), ...ofRetention(status), ...ofRestarts(status)];
+    ...ofTenants(status), ...ofShards(status), ...ofRetention(status), ...ofRestarts(status)];
   return found.sort((one, other) => other.severity - one.severity);
 }
 
@@ -161,7 +161,7 @@ function* ofPipelines(status) {
     const rows = group.reduce((sum, one) => sum + one.lag_rows, 0);
     yield finding(WATCH, "late", subjectOf(group),
       `${group.length === 1 ? "is" : "are"} behind: ${counted(rows, "row waits", "rows wait")}, the oldest for ${duration(oldest)}.`,
-      `See whether stream ${group[0].stream} has a full shard below.`, "TidegateOldestRow", group);
+      whyLate(status, group[0]), "TidegateOldestRow", group);
   }
   const parked = status.pipelines.filter((one) => one.dead_letters_open > 0 && !one.leaving);
   for (const group of groups(parked, (one) => one.tenant)) {
@@ -172,6 +172,26 @@ function* ofPipelines(status) {
     yield finding(WATCH, "parked", subjectOf(group),
       `${group.length === 1 ? "has" : "have"} ${counted(letters, "dead letter")} that ${letters === 1 ? "waits" : "wait"} for a person${behind}.`,
       `See why with \`${command}\`, then retry or discard.`, "TidegateRowsParked", group);
+  }
+}
+
+/** What to do about rows that are late, by what keeps those of their tenant waiting. */
+function whyLate(status, { tenant, stream }) {
+  const limit = (status.tenants ?? []).find((one) => one.name === tenant)?.limited_by;
+  const todo = {
+    quota: `The rate limit of tenant ${tenant} keeps them: raise it, or wait.`,
+    memory: `The memory of tenant ${tenant} is used up: something else of it is slow, or its limit is low.`,
+    key_order: "Rows of one key wait for each other: see `tidegate shards --keys`.",
+  };
+  return todo[limit] ?? `See whether stream ${stream} has a full shard below.`;
+}
+
+function* ofTenants(status) {
+  for (const { name, problem } of status.tenants ?? []) {
+    if (!problem) continue;
+    const users = status.pipelines.filter((one) => one.tenant === name);
+    yield finding(WATCH, "tenant", `The definition of tenant ${name}`, `is not acceptable: ${problem}`,
+      "What was in force before goes on.", null, [], users);
   }
 }
 

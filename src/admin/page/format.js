@@ -10,6 +10,18 @@ export const rate = (number) => (number < 10 ? tenths : whole).format(number);
 
 export const percent = (part) => `${Math.round(part * 100)} %`;
 
+/** "512 B", "1.5 KiB", "20 MiB". */
+export function bytes(number) {
+  const units = ["B", "KiB", "MiB", "GiB"];
+  let unit = 0;
+  let left = number;
+  while (left >= 1024 && unit < units.length - 1) {
+    left /= 1024;
+    unit += 1;
+  }
+  return `${(left < 10 && unit > 0 ? tenths : whole).format(left)} ${units[unit]}`;
+}
+
 /** "1 row", "2,000 rows". */
 export const counted = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 

@@ -10,6 +10,7 @@ import { Nodes } from "./nodes.js";
 import { Pipelines } from "./pipelines.js";
 import { Rates } from "./rates.js";
 import { Streams } from "./streams.js";
+import { Tenants } from "./tenants.js";
 
 const EVERY_MS = 2000;
 const LONGEST_PAUSE_MS = 30000;
@@ -26,6 +27,7 @@ const rates = new Rates();
 const filter = new Filter(() => show());
 const pipelines = new Pipelines(filter, () => show());
 const streams = new Streams(filter, () => show());
+const tenants = new Tenants();
 const nodes = new Nodes();
 const events = new Events();
 
@@ -126,6 +128,7 @@ function show() {
   showFigures();
   pipelines.show(status, severities(all), rates);
   streams.show(status);
+  tenants.show(status, filter, rates);
   nodes.show(status, filter);
   events.show(status, filter);
   performance.measure("show", { start: begin, end: performance.now() });

@@ -1,49 +1,51 @@
 // Nodes with what they hold, and databases.
 
-import { element, setText, tableRows } from "./dom.js";
+import { tableRows } from "./dom.js";
 import { count, counted, duration, names } from "./format.js";
 import { owner } from "./pipelines.js";
 
-/** What is shown of a node besides its name; `nodes` of a status may know more of it. */
-const COLUMNS = ["Node", "State", "Leases", "Tenants"];
-
 export class Nodes {
   constructor() {
-    const head = COLUMNS.map((text) => element("th", { scope: "col", class: text === "Leases" ? "number" : null }, text));
-    document.getElementById("node-head").append(element("tr", {}, ...head));
-    this.nodes = tableRows(document.getElementById("node-rows"), (node) => node.name, ["word", "", "number", ""],
-      (node) => [node.name, node.state, count(node.leases), names([...node.tenants].sort()) || "-"]);
+    this.nodes = tableRows(document.getElementById("node-rows"), (node) => node.key,
+      ["word", "", "word", "number", "number", ""],
+      (node) => [node.name, node.database, node.state, node.beat, node.pipelines, node.tenants]);
     this.databases = tableRows(document.getElementById("database-rows"), (database) => database.name, ["word", "why", "word", "why"],
       (database) => [database.name, database.up ? "up" : `in trouble: ${database.problem ?? ""}`, server(database), database.kept]);
   }
 
   show(status, filter) {
     const { tenant } = filter.value;
-    const all = new Map();
-    const node = (name) => {
-      if (!all.has(name)) all.set(name, { name, state: "", leases: 0, tenants: new Set() });
-      return all.get(name);
-    };
-    node(status.node).state = `this one, ${status.phase}`;
-    for (const known of status.nodes ?? []) {
-      const shown = node(known.name);
-      shown.state ||= known.state ?? "";
-    }
-    let free = 0;
+    const tenants = new Map();
+    const free = new Map();
     for (const one of status.pipelines) {
       if (tenant && one.tenant !== tenant) continue;
       const who = owner(one, status.node);
-      if (!who) {
-        free += 1;
-        continue;
-      }
-      const holder = node(who);
-      holder.state ||= "holds leases";
-      holder.leases += 1;
-      if (one.tenant) holder.tenants.add(one.tenant);
+      if (!who) free.set(one.database, (free.get(one.database) ?? 0) + 1);
+      const key = `${one.database} ${who}`;
+      if (!tenants.has(key)) tenants.set(key, new Set());
+      if (one.tenant) tenants.get(key).add(one.tenant);
     }
-    const rows = [...all.values()];
-    if (free > 0) rows.push({ name: "nobody", state: "paused, invalid or not taken yet", leases: free, tenants: new Set() });
+    const whose = (database, node) => names([...(tenants.get(`${database} ${node}`) ?? [])].sort()) || "-";
+    const rows = [];
+    for (const { name, cluster } of status.databases) {
+      for (const one of cluster?.nodes ?? []) {
+        const isThis = one.node === status.node;
+        const target = isThis ? ` of ${count(cluster.target)}` : "";
+        const asks = one.asks > 0 ? `, asks for ${count(one.asks)}` : "";
+        rows.push({ key: `${name} ${one.node}`, name: one.node, database: name, state: `${one.state}${isThis ? ", this one" : ""}${asks}`,
+          beat: isThis ? "-" : `${duration(one.silent_seconds)} ago`, pipelines: count(one.pipelines) + target,
+          tenants: whose(name, one.node) });
+      }
+      // Before the first beat, and while the database is away, this node at least is there.
+      if (!cluster) {
+        rows.push({ key: `${name} ${status.node}`, name: status.node, database: name, state: `${status.phase}, this one`,
+          beat: "-", pipelines: "-", tenants: whose(name, status.node) });
+      }
+      if (free.has(name)) {
+        rows.push({ key: `${name} `, name: "nobody", database: name, state: "paused, invalid or not taken yet",
+          beat: "-", pipelines: count(free.get(name)), tenants: whose(name, "") });
+      }
+    }
     this.nodes.show(rows);
     const retention = new Map(status.retention.map((one) => [one.database, one]));
     this.databases.show(status.databases.map((one) => ({ ...one, kept: kept(retention.get(one.name)) })));

@@ -8,6 +8,9 @@ use serde::Serialize;
 use crate::core::position::RowId;
 use crate::core::wait::Doing;
 
+/// Which pipeline it is: its database and its name.
+pub type PipelineId = (Arc<str>, Arc<str>);
+
 /// What a pipeline is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
