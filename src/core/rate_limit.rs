@@ -147,6 +147,15 @@ impl RateLimiter {
         by_rows.min(by_bytes)
     }
 
+    /// What part of its buckets is saved up, of the emptier one: at 1 what comes in is
+    /// lost.
+    pub fn saved(&mut self, now: Moment) -> f64 {
+        self.fill(now);
+        let buckets = [self.rows, self.bytes].into_iter().flatten();
+        let parts = buckets.map(|bucket| bucket.tokens / bucket.depth);
+        parts.fold(1.0, f64::min)
+    }
+
     /// What part of a second's worth these rows are, of the scarcer of the two.
     #[must_use]
     pub fn seconds_of(&self, rows: usize, bytes: usize) -> f64 {

@@ -7,8 +7,9 @@
 //! Pipelines that are kept waiting by the quota *contend*: they share it by weight.
 //! Each has a count of what it took, divided by its weight (in seconds of the quota);
 //! who is ahead of the last contender by more than [`LEAD`] waits. Who does not
-//! contend is waited for by nobody, and comes back without credit. So nothing of the
-//! rate is lost while anybody has work, and nobody can take it all.
+//! contend is waited for by nobody, and comes back without credit; and nobody waits
+//! while half of the bucket is saved up. So nothing of the rate is lost while anybody
+//! has work, and nobody can take it all.
 //!
 //! With several nodes each has a part of the quota ([`TenantQuota::set_fraction`]).
 
@@ -21,6 +22,10 @@ use super::time::Moment;
 /// How far a pipeline may be ahead of another one of its tenant, in seconds of the
 /// quota: a read or two.
 const LEAD: f64 = 0.05;
+
+/// With so much of the bucket saved up nobody waits for anybody: whoever contends is
+/// slow for another reason, and what comes in would soon be lost.
+const FREE_FOR_ALL: f64 = 0.5;
 
 /// Whoever waits looks again after so long at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -136,6 +141,9 @@ impl TenantQuota {
         let Some(last) = self.last_of_the_others(id, now) else {
             return rows;
         };
+        if self.limiter.saved(now) >= FREE_FOR_ALL {
+            return rows;
+        }
         let floor = self.floor;
         let Some(seat) = self.seats.get(&id) else {
             return 0;

@@ -13,12 +13,15 @@ impl OutboxReader {
         let starved = (room.rows == 0 || room.bytes == 0) && self.stopped.is_none();
         let limit = starved.then(|| self.limited_by(now)).flatten();
         self.note_limit(limit, now);
-        let by_rates = if limit == Some(Limit::Quota) {
-            self.limiter.next_at(now).max(self.quota.next_at(now))
+        // Whom its own rate holds back does not contend for its tenant's.
+        let of_tenant = limit == Some(Limit::Quota) && self.quota.rows(self.weight, now) == 0;
+        let of_tenant = if of_tenant {
+            self.quota.next_at(now)
         } else {
             self.quota.rest();
-            self.limiter.next_at(now)
+            now
         };
+        let by_rates = self.limiter.next_at(now).max(of_tenant);
         starved.then(|| by_rates.max(now + PERMIT_RETRY))
     }
 

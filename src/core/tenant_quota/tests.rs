@@ -115,6 +115,20 @@ fn nothing_is_kept_for_those_without_work() {
 }
 
 #[test]
+fn whoever_contends_and_is_slow_holds_nobody_back() {
+    let mut quota = TenantQuota::new(limits(1_000.0, 50), at(0));
+    let readers = vec![
+        Reader::new(1, 5, 500, |_| true),
+        // A row at a time, and slow at it.
+        Reader::new(1000, 300, 1, |_| true),
+        Reader::new(1, 200, 60, |_| true),
+    ];
+    let sent = share(&mut quota, readers, 100);
+    assert_near(sent.iter().sum(), 100_000.0, 0.01);
+    assert!(sent[1] > 200 && sent[2] > 3_000, "{sent:?}");
+}
+
+#[test]
 fn the_burst_is_of_all_together() {
     let mut quota = TenantQuota::new(limits(10.0, 100), at(0));
     let seats = [quota.join(1), quota.join(1), quota.join(1)];
