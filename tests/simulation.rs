@@ -33,6 +33,8 @@ mod dice;
 mod events;
 #[path = "simulation/fairness.rs"]
 mod fairness;
+#[path = "simulation/frozen.rs"]
+mod frozen;
 #[path = "simulation/kinesis.rs"]
 mod kinesis;
 #[path = "simulation/ledger.rs"]
@@ -59,6 +61,8 @@ mod regressions;
 mod retention;
 #[path = "simulation/run.rs"]
 mod run;
+#[path = "simulation/shares.rs"]
+mod shares;
 #[path = "simulation/store.rs"]
 mod store;
 #[path = "simulation/stream.rs"]

@@ -12,6 +12,7 @@ use crate::core::budget::{ShardBudget, ShardLimits};
 use crate::core::dispatch::SharedBudget;
 use crate::core::sabotage::{self, Bug};
 use crate::core::shard_map::ShardId;
+use crate::core::shares::ShardName;
 use crate::core::time::Moment;
 
 /// The budgets in use, by stream and shard.
@@ -56,6 +57,19 @@ impl Budgets {
             let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
             budget.change(limits, now);
         }
+    }
+}
+
+impl Budgets {
+    /// The budgets in use, and of which shard each is.
+    pub(super) fn all(&self) -> impl Iterator<Item = (ShardName, &SharedBudget)> {
+        self.known.iter().map(|((stream, shard), budget)| {
+            let name = ShardName {
+                stream: Arc::clone(stream),
+                shard: shard.clone(),
+            };
+            (name, budget)
+        })
     }
 }
 

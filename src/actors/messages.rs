@@ -407,6 +407,16 @@ pub struct CatalogRead {
     pub resends: Vec<String>,
 }
 
+/// A write of shares was answered. From the supervisor's own task.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct SharesWritten {
+    /// Which one.
+    pub number: i64,
+    /// What was granted.
+    pub result: Result<crate::core::shares::Written, StoreError>,
+}
+
 /// A lease that was not used any more was given back, or was not. From the
 /// supervisor's own task.
 #[derive(Debug, Message)]

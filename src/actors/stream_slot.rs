@@ -374,11 +374,13 @@ impl Supervisor {
         let Some(router) = slot.router.address.clone() else {
             return;
         };
+        let budget = self.budgets.of(&slot.identity, shard, slot.limits, now);
+        self.shares.writes(&slot.identity, shard, &budget, now);
         let parts = WriterParts {
             stream: stream.clone(),
             shard: shard.clone(),
             service: Arc::clone(&slot.service),
-            budget: self.budgets.of(&slot.identity, shard, slot.limits, now),
+            budget,
             router: router.clone(),
             metrics: self.metrics.shard(stream.label(), &shard.0),
             all_metrics: self.metrics.clone(),

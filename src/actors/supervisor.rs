@@ -25,6 +25,7 @@ mod restarts;
 mod retentions;
 mod secrets;
 mod server;
+mod shares;
 mod states;
 mod tenancy;
 mod watch;
@@ -40,6 +41,7 @@ use tokio::sync::{Mutex, oneshot};
 use self::beats::Beats;
 use self::databases::Next;
 use self::reload::say;
+use self::shares::NodeShares;
 use super::budgets::Budgets;
 use super::child::{ChildId, ChildSlot};
 use super::clock::Clock;
@@ -169,6 +171,8 @@ pub struct Supervisor {
     /// The memory, and by how many pipelines it is divided.
     memory_divided: Option<(ByteSize, usize)>,
     pub(super) budgets: Budgets,
+    /// The part of each of them that is this node's.
+    pub(super) shares: NodeShares,
     pub(super) streams: HashMap<StreamKey, StreamSlot, FixedHash>,
     pub(super) pipelines: BTreeMap<PipelineKey, PipelineSlot>,
     /// The attempts to take a pipeline that are under way.
@@ -198,6 +202,7 @@ impl Supervisor {
         let rows = MemoryPlan::under(ceiling).rows;
         memory.may_use(ceiling, rows);
         let tenants = Tenants::new(parts.metrics.clone());
+        let shares = NodeShares::new(&parts.node, parts.settings.coordination(), now);
         Self {
             databases: databases
                 .map(|one| {
@@ -220,6 +225,7 @@ impl Supervisor {
             tenant_problems: BTreeMap::new(),
             memory_divided: None,
             budgets: Budgets::default(),
+            shares,
             desired: Desired {
                 settings: Arc::clone(&parts.settings),
                 pipelines: BTreeMap::new(),
@@ -288,6 +294,7 @@ impl Supervisor {
         fault::point("supervisor.Tick");
         self.board.beat();
         self.beat_where_due(context);
+        self.share_budgets(context);
         self.drop_expired_leases();
         self.look_at_tenants_when_due();
         self.end_long_drains();

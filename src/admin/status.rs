@@ -84,6 +84,10 @@ pub struct ShardStatus {
     pub bytes_utilisation: f64,
     /// Part of the configured budget in use now, 0 to 1.
     pub budget_factor: f64,
+    /// Part of its budget of records that is this node's, 0 to 1.
+    pub records_share: f64,
+    /// Part of its budget of bytes that is this node's, 0 to 1.
+    pub bytes_share: f64,
     /// Rows that wait for it.
     pub queued_rows: u64,
     /// Bytes of the rows that wait for it.

@@ -83,6 +83,8 @@ pub struct ClusterSettings {
     pub node_id: Option<Arc<str>>,
     /// How long a lease lasts; it is renewed at a quarter of it, or every second.
     pub lease: Duration,
+    /// The database in which the nodes divide the shards' budgets; `None`: the first.
+    pub database: Option<Arc<str>>,
 }
 
 /// What the process may use.
@@ -229,6 +231,15 @@ impl Settings {
                 "at most probe.max_interval",
             ));
         }
+        if let Some(name) = &self.cluster.database
+            && self.database(name).is_none()
+        {
+            problems.push(ConfigProblem::new(
+                "cluster.database",
+                format!("got {name:?}"),
+                "the name of one of [[databases]]",
+            ));
+        }
         let mut unique = |list: &str, names: Vec<&str>| {
             for (index, name) in names.iter().enumerate() {
                 if !name.is_empty() && names[..index].contains(name) {
@@ -276,6 +287,13 @@ impl Settings {
         let report = Report::new(Typing::FromText);
         settings_reader::read(&one_of_each, Environment::default(), &report);
         report.into_known_keys().into_iter().collect()
+    }
+
+    /// The database in which the nodes divide the shards' budgets.
+    #[must_use]
+    pub fn coordination(&self) -> Option<&Arc<str>> {
+        let first = || self.databases.first().map(|database| &database.name);
+        self.cluster.database.as_ref().or_else(first)
     }
 
     /// The database with this name.

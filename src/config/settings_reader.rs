@@ -118,6 +118,7 @@ fn read_cluster(mut table: Table<'_, '_>) -> ClusterSettings {
     let cluster = ClusterSettings {
         node_id: table.name("node_id").map(Into::into),
         lease: table.duration("lease", SECOND..=HOUR).unwrap_or(4 * SECOND),
+        database: table.name("database").map(Into::into),
     };
     table.finish();
     cluster

@@ -44,7 +44,12 @@ pub fn tree(settings: &Settings) -> Value {
     let Settings {
         databases,
         admin,
-        cluster: ClusterSettings { node_id, lease },
+        cluster:
+            ClusterSettings {
+                node_id,
+                lease,
+                database: coordination,
+            },
         limits,
         log: LogSettings { format, filter },
         kinesis,
@@ -78,7 +83,9 @@ pub fn tree(settings: &Settings) -> Value {
     json!({
         "databases": databases.iter().map(database).collect::<Vec<Value>>(),
         "admin": { "listen": admin.listen.to_string() },
-        "cluster": { "node_id": node_id.as_deref(), "lease": time(lease) },
+        "cluster": {
+            "node_id": node_id.as_deref(), "lease": time(lease), "database": coordination.as_deref(),
+        },
         "limits": {
             "memory": memory.to_string(),
             "pipeline_rows": pipeline_rows,

@@ -19,11 +19,18 @@
 //! whole: the shard takes nothing now); it comes back slowly. Bytes are charged as the service counts a call: data plus
 //! keys, rounded up to the next KiB on the sum of the call (the page on
 //! troubleshooting producers).
+//!
+//! Of a shard that other nodes write to as well this node has a share
+//! ([`super::shares`]), which scales rate and window: see [`share`].
+
+pub mod share;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::shares::meter::Counted;
 use super::time::Moment;
+use share::{Held, HeldShare};
 
 /// How much unused rate a shard's bucket keeps: enough to bridge a slow call.
 pub const DEPTH: Duration = Duration::from_millis(250);
@@ -31,6 +38,10 @@ pub const DEPTH: Duration = Duration::from_millis(250);
 /// A shard with work waiting gets a call about this often: shorter cycles waste
 /// budget on the rounding to whole KiB, longer ones add latency.
 pub const PACE: Duration = Duration::from_millis(30);
+
+/// The pace of a small share is slower, so that its calls are as large; no slower than
+/// this.
+const SLOWEST_PACE: Duration = Duration::from_millis(125);
 
 const WINDOW: Duration = Duration::from_secs(1);
 const LOWEST_FACTOR: f64 = 0.02;
@@ -144,6 +155,8 @@ pub struct ShardBudget {
     recent_records: u64,
     recent_bytes: u64,
     calls: CallNumber,
+    held: Held,
+    counted: Counted,
 }
 
 #[expect(
@@ -169,6 +182,49 @@ impl ShardBudget {
             recent_records: 0,
             recent_bytes: 0,
             calls: 0,
+            held: Held::whole(now),
+            counted: Counted::default(),
+        }
+    }
+
+    /// From now on this node goes by this share of the shard. What it got in addition
+    /// of a shard that others write to begins [`DEPTH`] from now: whoever gave it up
+    /// may have emptied a full bucket.
+    pub fn hold(&mut self, share: HeldShare, now: Moment) {
+        self.fill(now);
+        let before = self.held.at(now);
+        self.held.change(share, now);
+        let after = self.held.at(now);
+        if share.is_shared {
+            let fill = DEPTH.as_secs_f64() * self.limits.fraction * self.factor;
+            let more = |after: f64, before: f64| (after - before).max(0.0) * fill;
+            let (records, bytes) = (self.limits.records_per_second, self.limits.bytes_per_second);
+            self.record_tokens -= more(after.records, before.records) * records;
+            self.byte_tokens -= more(after.bytes, before.bytes) * bytes;
+        }
+        self.cap_tokens();
+    }
+
+    /// The part of the shard that this node may use at `now`.
+    #[must_use]
+    pub fn held(&self, now: Moment) -> share::Ratios {
+        self.held.at(now)
+    }
+
+    /// What has happened since the budget was made.
+    #[must_use]
+    pub const fn counted(&self) -> Counted {
+        self.counted
+    }
+
+    /// What this node may offer within a second that ends at `now`.
+    #[must_use]
+    pub fn window(&self, now: Moment) -> ShardLimits {
+        let part = self.held.window_at(now);
+        ShardLimits {
+            records_per_second: self.limits.records_per_second * part.records,
+            bytes_per_second: self.limits.bytes_per_second * part.bytes,
+            fraction: self.limits.fraction,
         }
     }
 
@@ -177,8 +233,7 @@ impl ShardBudget {
     pub fn change(&mut self, limits: ShardLimits, now: Moment) {
         self.fill(now);
         self.limits = limits;
-        self.record_tokens = self.record_tokens.min(self.deepest_records());
-        self.byte_tokens = self.byte_tokens.min(self.deepest_bytes());
+        self.cap_tokens();
     }
 
     /// The limits that hold.
@@ -214,9 +269,24 @@ impl ShardBudget {
     /// waiting a call goes as soon as its tokens are there; with much, the
     /// bucket is left to fill for about [`PACE`].
     pub fn grant(&mut self, waiting: Waiting, now: Moment) -> Grant {
+        let grant = self.decide(waiting, now);
+        let pace = self.pace();
+        let has_much_behind = waiting.all.records as f64 >= self.record_rate() * pace
+            || waiting.all.charged_bytes() as f64 >= self.byte_rate() * pace;
+        if has_much_behind && matches!(grant, Grant::At(_)) {
+            self.counted.pressed += 1;
+        }
+        grant
+    }
+
+    fn decide(&mut self, waiting: Waiting, now: Moment) -> Grant {
         self.fill(now);
+        let held = self.held.at(now);
+        if held.records <= 0.0 || held.bytes <= 0.0 {
+            return Grant::At(now + share::LOOK_AGAIN);
+        }
         self.forget_before(now);
-        let pace = PACE.as_secs_f64();
+        let pace = self.pace();
         let wanted_records = (waiting.all.records as f64)
             .min(self.record_rate() * pace)
             .clamp(1.0, self.deepest_records());
@@ -231,9 +301,9 @@ impl ShardBudget {
             let wait = Duration::from_secs_f64(missing_seconds) + Duration::from_micros(1);
             return Grant::At(now + wait);
         }
-        let records_left =
-            (self.limits.records_per_second as u64).saturating_sub(self.recent_records);
-        let bytes_left = (self.limits.bytes_per_second as u64).saturating_sub(self.recent_bytes);
+        let window = self.window(now);
+        let records_left = (window.records_per_second as u64).saturating_sub(self.recent_records);
+        let bytes_left = (window.bytes_per_second as u64).saturating_sub(self.recent_bytes);
         let window_is_full = records_left == 0 || bytes_left < round_up(waiting.next_bytes);
         if let Some(oldest) = self.recent.front()
             && window_is_full
@@ -263,6 +333,9 @@ impl ShardBudget {
         self.byte_tokens -= cost.charged_bytes() as f64;
         self.recent_records += cost.records;
         self.recent_bytes += cost.charged_bytes();
+        self.counted.used.records += cost.records;
+        self.counted.used.bytes += cost.charged_bytes();
+        self.counted.calls += 1;
         self.calls += 1;
         self.recent.push_back(Offered {
             call: self.calls,
@@ -282,6 +355,7 @@ impl ShardBudget {
         let saved = call.bytes.saturating_sub(round_up(bytes));
         call.bytes -= saved;
         self.recent_bytes -= saved;
+        self.counted.used.bytes -= saved;
         self.byte_tokens += saved as f64;
     }
 
@@ -347,12 +421,26 @@ impl ShardBudget {
         self.last_cut = Some(now);
     }
 
+    /// In seconds.
+    fn pace(&self) -> f64 {
+        let held = self.held.at(self.filled_at);
+        let slowest = SLOWEST_PACE.as_secs_f64();
+        (PACE.as_secs_f64() / held.records.min(held.bytes).max(0.01)).min(slowest)
+    }
+
     fn record_rate(&self) -> f64 {
-        self.limits.records_per_second * self.limits.fraction * self.factor
+        let share = self.held.at(self.filled_at).records;
+        self.limits.records_per_second * self.limits.fraction * self.factor * share
     }
 
     fn byte_rate(&self) -> f64 {
-        self.limits.bytes_per_second * self.limits.fraction * self.factor
+        let share = self.held.at(self.filled_at).bytes;
+        self.limits.bytes_per_second * self.limits.fraction * self.factor * share
+    }
+
+    fn cap_tokens(&mut self) {
+        self.record_tokens = self.record_tokens.min(self.deepest_records());
+        self.byte_tokens = self.byte_tokens.min(self.deepest_bytes());
     }
 
     /// A slow rate must still be able to save up for one record.

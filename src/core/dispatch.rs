@@ -204,7 +204,7 @@ impl<T: Sendable> Dispatch<T> {
         let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
         // A reload may change the limits before the call is answered: it is judged by
         // those it was granted under.
-        let limits = budget.limits();
+        let limits = budget.window(now);
         let most = match budget.grant(waiting, now) {
             Grant::At(moment) => return Next::Wait(moment),
             Grant::Now(most) => most,

@@ -20,6 +20,9 @@ pub enum Invariant {
     Order,
     /// No shard is offered more than its limits in a second: [`within_budget`].
     Budget,
+    /// What the nodes of a cluster may use of a shard never adds up to more than it:
+    /// [`shares_fit`].
+    SharesFit,
     /// Rows and bytes on their way stay under their bounds: [`within_bound`].
     Bound,
     /// What was read is delivered, parked, gone or on its way:
@@ -55,6 +58,9 @@ pub enum Invariant {
     /// A key whose letters are sent is free soon, however many rows of it come:
     /// [`settles_in_time`].
     KeyFreed,
+    /// A call begins only with rows of pipelines whose leases its node has:
+    /// [`is_its_own`].
+    OneSender,
     /// When nothing fails any more, everything is settled within minutes and
     /// without a person: [`settles_in_time`].
     Settles,
@@ -62,10 +68,11 @@ pub enum Invariant {
 
 impl Invariant {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Loss,
         Self::Order,
         Self::Budget,
+        Self::SharesFit,
         Self::Bound,
         Self::LossBooks,
         Self::LossPhantom,
@@ -80,6 +87,7 @@ impl Invariant {
         Self::ReplayExact,
         Self::HaltStands,
         Self::KeyFreed,
+        Self::OneSender,
         Self::Settles,
     ];
 
@@ -90,6 +98,7 @@ impl Invariant {
             Self::Loss => "P-LOSS",
             Self::Order => "P-ORDER",
             Self::Budget => "P-BUDGET",
+            Self::SharesFit => "SHARES-FIT",
             Self::Bound => "P-BOUND",
             Self::LossBooks => "LOSS-BOOKS",
             Self::LossPhantom => "LOSS-PHANTOM",
@@ -104,6 +113,7 @@ impl Invariant {
             Self::ReplayExact => "REPLAY-EXACT",
             Self::HaltStands => "HALT-STANDS",
             Self::KeyFreed => "KEY-FREED",
+            Self::OneSender => "ONE-SENDER",
             Self::Settles => "SETTLES",
         }
     }
@@ -121,7 +131,8 @@ impl Invariant {
             | Self::OrderOnePerKey
             | Self::OrderOneCall
             | Self::SeqRises => true,
-            Self::LossPhantom
+            Self::SharesFit
+            | Self::LossPhantom
             | Self::SeqStable
             | Self::SeqSuffices
             | Self::RepeatsCaused
@@ -130,6 +141,7 @@ impl Invariant {
             | Self::ReplayExact
             | Self::HaltStands
             | Self::KeyFreed
+            | Self::OneSender
             | Self::Settles => false,
         }
     }
@@ -195,6 +207,12 @@ pub fn within_budget(offered: Cost, limits: ShardLimits) -> bool {
     is_one || fits
 }
 
+/// What all nodes together may use of a shard, in [`super::shares::Parts`].
+#[must_use]
+pub const fn shares_fit(used: super::shares::Parts) -> bool {
+    used <= super::shares::WHOLE
+}
+
 /// What is in use is within its bound; the last thing taken may exceed it.
 #[must_use]
 pub const fn within_bound(used: usize, most: usize, last: usize) -> bool {
@@ -245,6 +263,13 @@ pub const fn settles_in_time(left_over: usize, time_is_up: bool) -> bool {
 #[must_use]
 pub const fn stands_before(is_poison: bool, is_settled: bool, is_passed: bool) -> bool {
     is_poison && !is_settled && !is_passed
+}
+
+/// Whoever begins a call with rows of a pipeline is who has its lease, and that runs:
+/// `owner` is who, by the database.
+#[must_use]
+pub fn is_its_own(owner: Option<&str>, sender: &str) -> bool {
+    owner == Some(sender)
 }
 
 /// What became of the rows that one reader has read.
@@ -299,6 +324,8 @@ mod tests {
         assert!(stands_before(true, false, false));
         assert!(!stands_before(false, false, false) && !stands_before(true, true, false));
         assert!(!stands_before(true, false, true));
+        assert!(is_its_own(Some("a"), "a"));
+        assert!(!is_its_own(Some("b"), "a") && !is_its_own(None, "a"));
     }
 
     #[test]

@@ -40,6 +40,7 @@ pub mod row;
 pub mod sabotage;
 pub mod send_queue;
 pub mod shard_map;
+pub mod shares;
 pub mod skeleton;
 pub mod snapshot;
 pub mod stash;

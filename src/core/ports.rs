@@ -18,6 +18,7 @@ use super::position::{Position, RowId};
 use super::resend::ResendStore;
 use super::row::OutboxRow;
 use super::shard_map::{Shard, ShardId};
+use super::shares::ShareStore;
 use super::snapshot::Snapshot;
 
 // === Names ===
@@ -231,7 +232,7 @@ pub struct Backlog {
 pub type CallListener = Arc<dyn Fn(&'static str, Duration, bool) + Send + Sync>;
 
 /// The database of some outboxes. Implementations bound every call in time.
-pub trait OutboxStore: ResendStore + NodeStore {
+pub trait OutboxStore: ResendStore + NodeStore + ShareStore {
     /// Takes the pipeline for a node under a new epoch, unless another node's
     /// lease on it still runs. A node that holds it already gets a new epoch. A
     /// definition that is not in force any more is refused.

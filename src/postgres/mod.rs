@@ -32,6 +32,7 @@ mod roles;
 pub mod schema;
 pub mod server;
 mod session;
+mod shares;
 mod store;
 mod windows;
 

@@ -15,7 +15,7 @@ use super::highest_read::HighestRead;
 use super::quiet::QuietTimes;
 use super::server::ServerWatch;
 use super::session::Session;
-use super::{fields, lease, letters, nodes, position, probe, replay, retention, windows};
+use super::{fields, lease, letters, nodes, position, probe, replay, retention, shares, windows};
 use crate::core::dead_letter::DeadLetter;
 use crate::core::nodes::{BeatDone, BeatRequest, NodeStore};
 use crate::core::page::{ReadBound, RowPage};
@@ -29,6 +29,7 @@ use crate::core::resend::{
     AgainRequest, LetterOutcome, LetterPage, LettersRead, ReplayProgress, ReplayRequest,
     ReplayWrite, ResendStore,
 };
+use crate::core::shares::{ShareStore, ShareWrite, Written};
 use crate::core::snapshot::Snapshot;
 
 /// Finding the bounds of a large window reads its index entries once, about 0.1 s
@@ -78,7 +79,7 @@ impl PgOutboxStore {
 
     /// The names under which a listener hears of calls
     /// ([`OutboxStore::tells`]): no call has another.
-    pub const QUERIES: [&'static str; 22] = [
+    pub const QUERIES: [&'static str; 24] = [
         "claim",
         "release",
         "save_position",
@@ -101,6 +102,8 @@ impl PgOutboxStore {
         "retention_batch",
         "beat",
         "leave",
+        "write_shares",
+        "forget_shares",
     ];
 
     /// A store on these connections, with time-outs of 10 s and prepared
@@ -365,6 +368,23 @@ impl NodeStore for PgOutboxStore {
 
     fn leave<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         self.bounded("leave", 1, nodes::leave(self, node))
+    }
+}
+
+// === impl ShareStore ===
+
+impl ShareStore for PgOutboxStore {
+    fn write_shares<'a>(
+        &'a self,
+        node: &'a str,
+        number: i64,
+        writes: &'a [ShareWrite],
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        self.bounded("write_shares", 1, shares::write(self, node, number, writes))
+    }
+
+    fn forget_shares<'a>(&'a self, nodes: &'a [Arc<str>]) -> BoxFuture<'a, Result<(), StoreError>> {
+        self.bounded("forget_shares", 1, shares::forget(self, nodes))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Relays on one database, reached directly or through a pooler.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::Value;
 use sqlx::PgPool;

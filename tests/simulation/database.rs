@@ -20,6 +20,7 @@ use tidegate::core::ports::{
 use tidegate::core::position::{Position, RowId};
 use tidegate::core::row::OutboxRow;
 use tidegate::core::sabotage::{self, Bug};
+use tidegate::core::shares::model::ShareTable;
 use tidegate::core::snapshot::{Snapshot, Xid};
 use tidegate::core::time::Moment;
 use tidegate::core::timestamp::Timestamp;
@@ -98,6 +99,7 @@ pub(crate) struct Database {
     by_xid: BTreeSet<(OutboxId, Xid, RowId)>,
     leases: BTreeMap<String, Lease>,
     nodes: BTreeMap<Arc<str>, nodes::NodeRow>,
+    shares: ShareTable,
     pub(crate) positions: BTreeMap<String, Stored>,
     pub(crate) versions: BTreeMap<String, i64>,
     pub(crate) outboxes_of: BTreeMap<String, OutboxId>,
@@ -124,6 +126,7 @@ impl Database {
             by_xid: BTreeSet::new(),
             leases: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            shares: ShareTable::default(),
             positions: BTreeMap::new(),
             versions: BTreeMap::new(),
             outboxes_of: BTreeMap::new(),

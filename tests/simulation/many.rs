@@ -71,15 +71,18 @@ struct Total {
     simulated: Duration,
 }
 
-/// How a plan is made of a seed: `PLAN=busy_key`, `replayed` and `many_letters`
-/// name those that are about one thing.
+/// How a plan is made of a seed: `PLAN=busy_key`, `clustered`, `replayed` and
+/// `many_letters` name those that are about one thing.
 fn kind_of_plan() -> fn(u64) -> Plan {
     match std::env::var("PLAN").as_deref() {
         Err(_) => Plan::of,
         Ok("busy_key") => Plan::busy_key,
+        Ok("clustered") => Plan::clustered,
         Ok("replayed") => Plan::replayed,
         Ok("many_letters") => Plan::many_letters,
-        Ok(other) => panic!("PLAN is {other}; expected busy_key, replayed or many_letters"),
+        Ok(other) => {
+            panic!("PLAN is {other}; expected busy_key, clustered, replayed or many_letters")
+        }
     }
 }
 
@@ -146,6 +149,7 @@ fn a_few_hundred_seeds() {
 fn plans_about_one_thing() {
     for plan_of in [
         Plan::busy_key as fn(u64) -> Plan,
+        Plan::clustered,
         Plan::replayed,
         Plan::many_letters,
     ] {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidegate::core::nodes::{BeatDone, LeaseSeen, NodeSeen, TOLD_OF_FOR};
 use tidegate::core::ports::{Epoch, PipelineName};
+use tidegate::core::shares::{ShareWrite, Written};
 use tidegate::core::time::Moment;
 
 use super::Database;
@@ -79,6 +80,27 @@ impl Database {
 
     pub(crate) fn leave(&mut self, node: &str) {
         self.nodes.remove(node);
+    }
+
+    pub(crate) fn write_shares(
+        &mut self,
+        node: &Arc<str>,
+        number: i64,
+        writes: &[ShareWrite],
+        now: Moment,
+    ) -> Written {
+        let nodes = &self.nodes;
+        let lives = |node: &str| nodes.get(node).is_some_and(|row| row.expires_at > now);
+        self.shares.write(node, number, writes, lives)
+    }
+
+    pub(crate) fn forget_shares(&mut self, nodes: &[Arc<str>], now: Moment) {
+        for node in nodes {
+            let row = self.nodes.get(node);
+            if row.is_none_or(|row| row.expires_at <= now) {
+                self.shares.forget(node);
+            }
+        }
     }
 }
 

@@ -61,6 +61,8 @@ pub(crate) enum Event {
     ControlAway,
     ServiceAway,
     Redefine,
+    /// A process does not run for a while, as after SIGSTOP. Of plans of clusters alone.
+    FreezeNode,
 }
 
 impl Event {
@@ -71,6 +73,7 @@ impl Event {
             | Self::CrashDatabase
             | Self::DatabaseAway
             | Self::PartitionNode
+            | Self::FreezeNode
             | Self::Split
             | Self::Merge
             | Self::ReshardAtOnce
@@ -277,6 +280,36 @@ impl Plan {
             poison: PoisonPlan::many_letters(dice),
             ..plan.calm_and_wide()
         }
+    }
+
+    /// Several nodes that join, leave, die, freeze and are cut off.
+    pub(crate) fn clustered(seed: u64) -> Self {
+        let plan = Self::of(seed);
+        let dice = &mut Dice::new(seed ^ 0x00c1_057e);
+        let events = [
+            Event::KillNode,
+            Event::RestartNode,
+            Event::PartitionNode,
+            Event::FreezeNode,
+        ];
+        let mut plan = Self {
+            outboxes: 4,
+            streams: 2,
+            shards: 2,
+            keys: 4,
+            free_keys: 0,
+            load: Duration::from_secs(20),
+            step_millis: 20.0,
+            lease: *dice.pick(&[Duration::from_secs(1), Duration::from_secs(2)]),
+            event_every_millis: *dice.pick(&[1_500.0, 4_000.0]),
+            poison: PoisonPlan::none(),
+            ..plan.calm_and_wide()
+        };
+        plan.nodes = 3 + dice.below(3);
+        plan.events = events.to_vec();
+        plan.store.slow = 0.02;
+        plan.put.slow = 0.02;
+        plan
     }
 
     /// One node that nothing happens to, and shards that take everything.

@@ -144,6 +144,7 @@ pub(crate) fn world(plan: &Plan, clock: Clock, keep_text: bool, dice: &mut Dice)
         halts_seen: 0,
         streaks: BTreeMap::new(),
         partitioned: BTreeMap::new(),
+        asleep: BTreeMap::new(),
         control_away: None,
         service_away: None,
         catalog_generation: 1,

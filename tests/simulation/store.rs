@@ -10,7 +10,7 @@ use tidegate::core::nodes::{BeatDone, BeatRequest, NodeStore};
 use tidegate::core::page::{ReadBound, RowPage};
 use tidegate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
-    PageRequest, PipelineName, ProbeReport, ProbeTarget, StoreError, WindowRows,
+    PageRequest, ProbeReport, ProbeTarget, StoreError, WindowRows,
 };
 use tidegate::core::position::{Position, RowId};
 use tidegate::core::resend::{
@@ -53,7 +53,7 @@ impl SimStore {
     }
 
     /// Does something in the database, at some moment between now and the answer.
-    fn call<'a, T: Send + 'static>(
+    pub(crate) fn call<'a, T: Send + 'static>(
         &'a self,
         name: &'static str,
         work: impl FnOnce(&mut World) -> Result<T, StoreError> + Send + 'static,

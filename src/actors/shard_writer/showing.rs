@@ -56,9 +56,11 @@ impl ShardWriter {
         let mut budget = self.dispatch.budget();
         let (records, bytes) = budget.utilisation(now);
         let factor = budget.factor();
+        let share = budget.held(now);
         drop(budget);
         self.parts.metrics.utilisation(records, bytes);
         self.parts.metrics.budget_factor(factor);
+        self.parts.metrics.share(share.records, share.bytes);
         self.parts.metrics.queued(queued, queued_bytes);
         let hot_keys = self.hot_keys.hottest(SHOWN_KEYS);
         let (shard, trouble, waits) = (&self.parts.shard, &self.trouble, &self.waits);
@@ -72,6 +74,8 @@ impl ShardWriter {
                         records_utilisation: records,
                         bytes_utilisation: bytes,
                         budget_factor: factor,
+                        records_share: share.records,
+                        bytes_share: share.bytes,
                         queued_rows: queued as u64,
                         queued_bytes: queued_bytes as u64,
                         problem: trouble.clone(),

@@ -24,6 +24,7 @@ use crate::config::desired::PipelineKey;
 use crate::core::cluster::Cluster;
 use crate::core::nodes::{BeatDone, BeatRequest};
 use crate::core::ports::{Epoch, PipelineName, StoreError};
+use crate::core::sabotage::{self, Bug};
 use crate::core::time::Moment;
 
 /// The part of a lease within which a beat must be answered: one that hangs leaves
@@ -94,7 +95,7 @@ impl Supervisor {
     /// lease. A call that takes longer may store rows that the next owner sends as
     /// well: they come twice, and in order, since each of both sends a key's rows in
     /// order from the same durable position.
-    fn margin(&self) -> Duration {
+    pub(super) fn margin(&self) -> Duration {
         let lease = self.settings.cluster.lease;
         self.settings
             .kinesis
@@ -176,16 +177,6 @@ impl Supervisor {
         });
     }
 
-    /// What this node says of its demand and its shares with a beat: JSON objects.
-    #[expect(clippy::unused_self, reason = "nothing is divided among nodes yet")]
-    fn notes_for_beat(&self, _database: &Arc<str>) -> (String, String) {
-        ("{}".to_owned(), "{}".to_owned())
-    }
-
-    /// What others said of theirs.
-    #[expect(clippy::unused_self, reason = "nothing is divided among nodes yet")]
-    const fn heard_beat(&mut self, _database: &Arc<str>, _asked_at: Moment, _done: &BeatDone) {}
-
     fn beat_answered(&mut self, answered: BeatAnswered, context: &mut Context<Self>) {
         let BeatAnswered {
             database,
@@ -209,7 +200,7 @@ impl Supervisor {
                 slot.beats.failed = None;
                 slot.beats.cluster.heard(&done, asked_at);
                 self.renewed(&database, held, &done, asked_at);
-                self.heard_beat(&database, asked_at, &done);
+                self.heard_beat(&database, asked_at, &done, context);
                 let plan = self.act(&database, asked_at, context);
                 self.show_nodes(&database, &done, plan);
             }
@@ -275,7 +266,7 @@ impl Supervisor {
             else {
                 continue;
             };
-            if now + margin < *lease_until {
+            if now + margin < *lease_until || sabotage::is(Bug::ExpiredLeaseKept) {
                 continue;
             }
             tracing::warn!(pipeline = %key, "the lease could not be renewed in time; the pipeline stops");

@@ -1,8 +1,10 @@
 //! This node among the others of each database.
 
-use prometheus::{IntCounterVec, IntGaugeVec, Registry};
+use std::time::Duration;
 
-use super::{Metrics, counters, gauge_value, int_gauges, remove_series};
+use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Registry};
+
+use super::{Metrics, counters, gauge_value, gauges, int_gauges, remove_series};
 
 /// How a pipeline came to this node, or left it for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +35,7 @@ pub(super) struct ClusterFamilies {
     held: IntGaugeVec,
     target: IntGaugeVec,
     handovers: IntCounterVec,
+    coordination_age: GaugeVec,
 }
 
 /// The states of nodes, as the label has them.
@@ -67,12 +70,18 @@ impl ClusterFamilies {
                 "Pipelines that came to this node or were given to another one",
                 &["database", "direction"],
             )?,
+            coordination_age: gauges(
+                registry,
+                "tidegate_coordination_age_seconds",
+                "Since the last beat in the database where nodes divide the shards' budgets was begun",
+                &["database"],
+            )?,
         })
     }
 
     /// Ends the series of a database that is not used any more.
     pub(super) fn remove(&self, database: &str) {
-        remove_series!(&[database], self.held, self.target);
+        remove_series!(&[database], self.held, self.target, self.coordination_age);
         for state in STATES {
             remove_series!(&[database, state], self.nodes);
         }
@@ -114,6 +123,12 @@ impl Metrics {
                 .handovers
                 .with_label_values(&[database, handover.name()]);
         }
+    }
+
+    /// How old what is known of other nodes' shares is.
+    pub fn coordination_age(&self, database: &str, age: Duration) {
+        let family = &self.families.cluster.coordination_age;
+        family.with_label_values(&[database]).set(age.as_secs_f64());
     }
 
     /// A pipeline came or went.

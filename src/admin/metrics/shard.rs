@@ -60,6 +60,8 @@ pub struct ShardMetrics {
     records_utilisation: Gauge,
     bytes_utilisation: Gauge,
     budget_factor: Gauge,
+    records_share: Gauge,
+    bytes_share: Gauge,
     queued_rows: IntGauge,
     queued_bytes: IntGauge,
     sequence_regressions: IntCounter,
@@ -77,6 +79,7 @@ pub(super) struct ShardFamilies {
     key_limited: IntCounterVec,
     utilisation: GaugeVec,
     budget_factor: GaugeVec,
+    share: GaugeVec,
     queued_rows: IntGaugeVec,
     queued_bytes: IntGaugeVec,
     sequence_regressions: IntCounterVec,
@@ -128,6 +131,12 @@ impl ShardMetrics {
     /// The part of the configured budget in use now: below 1 after throttles.
     pub fn budget_factor(&self, factor: f64) {
         self.budget_factor.set(factor);
+    }
+
+    /// This node's part of the shard's budget, 0 to 1, by each of its limits.
+    pub fn share(&self, records_ratio: f64, bytes_ratio: f64) {
+        self.records_share.set(records_ratio);
+        self.bytes_share.set(bytes_ratio);
     }
 
     /// What waits for the shard.
@@ -199,6 +208,12 @@ impl ShardFamilies {
                 "Part of the configured budget in use, below 1 after throttles",
                 &LABELS,
             )?,
+            share: gauges(
+                registry,
+                "tidegate_shard_share_ratio",
+                "Part of the shard's budget that is this node's",
+                &[stream, shard, "resource"],
+            )?,
             queued_rows: int_gauges("tidegate_shard_queued_rows", "Rows that wait for the shard")?,
             queued_bytes: int_gauges(
                 "tidegate_shard_queued_bytes",
@@ -227,6 +242,8 @@ impl ShardFamilies {
             records_utilisation: self.utilisation.with_label_values(&with("records")),
             bytes_utilisation: self.utilisation.with_label_values(&with("bytes")),
             budget_factor: self.budget_factor.with_label_values(&labels),
+            records_share: self.share.with_label_values(&with("records")),
+            bytes_share: self.share.with_label_values(&with("bytes")),
             queued_rows: self.queued_rows.with_label_values(&labels),
             queued_bytes: self.queued_bytes.with_label_values(&labels),
             sequence_regressions: self.sequence_regressions.with_label_values(&labels),
@@ -253,7 +270,7 @@ impl ShardFamilies {
             remove_series!(&[stream, shard, name], self.calls);
         }
         for resource in ["records", "bytes"] {
-            remove_series!(&[stream, shard, resource], self.utilisation);
+            remove_series!(&[stream, shard, resource], self.utilisation, self.share);
         }
     }
 }

@@ -67,6 +67,7 @@ fn a_shards_events_add_up() {
     shard.throttled(3);
     shard.utilisation(0.5, 0.25);
     shard.budget_factor(0.9);
+    shard.share(0.25, 0.5);
     shard.queued(4, 400);
     shard.sequence_regressed();
     shows(
@@ -83,6 +84,8 @@ fn a_shards_events_add_up() {
             r#"tidegate_shard_budget_utilisation_ratio{resource="records",shard="shardId-0",stream="s"} 0.5"#,
             r#"tidegate_shard_budget_utilisation_ratio{resource="bytes",shard="shardId-0",stream="s"} 0.25"#,
             r#"tidegate_shard_budget_factor_ratio{shard="shardId-0",stream="s"} 0.9"#,
+            r#"tidegate_shard_share_ratio{resource="records",shard="shardId-0",stream="s"} 0.25"#,
+            r#"tidegate_shard_share_ratio{resource="bytes",shard="shardId-0",stream="s"} 0.5"#,
             r#"tidegate_shard_queued_rows{shard="shardId-0",stream="s"} 4"#,
             r#"tidegate_shard_queued_bytes{shard="shardId-0",stream="s"} 400"#,
             r#"tidegate_sequence_regressions_total{shard="shardId-0",stream="s"} 1"#,

@@ -62,6 +62,7 @@ pub const CLASSES: &[(&str, Class)] = &[
     // Leases are held under the name and for the time.
     ("cluster.node_id", Class::NeedsNewProcess),
     ("cluster.lease", Class::NeedsNewProcess),
+    ("cluster.database", Class::NeedsNewProcess),
     ("limits.memory", Class::InPlace),
     ("limits.pipeline_rows", Class::InPlace),
     ("limits.pipeline_bytes", Class::InPlace),

@@ -107,7 +107,11 @@ fn refuse_fixed(
         }
     };
     let AdminSettings { listen } = admin;
-    let ClusterSettings { node_id, lease } = cluster;
+    let ClusterSettings {
+        node_id,
+        lease,
+        database,
+    } = cluster;
     let LogSettings { format, filter: _ } = log;
     let shown = |node: &Option<Arc<str>>| match node {
         Some(node) => format!("{node:?}"),
@@ -130,6 +134,16 @@ fn refuse_fixed(
         HumanDuration(*lease).to_string(),
         HumanDuration(new.cluster.lease).to_string(),
         "leases that are held last as long as they were given",
+    );
+    let chosen = |database: &Option<Arc<str>>| match database {
+        Some(database) => format!("{database:?}"),
+        None => "(the first)".to_owned(),
+    };
+    refuse(
+        "cluster.database",
+        chosen(database),
+        chosen(&new.cluster.database),
+        "what nodes use of shards is written down there",
     );
     let form = |format: LogFormat| match format {
         LogFormat::Text => "\"text\"".to_owned(),

@@ -64,6 +64,7 @@ fn apply_to_settings(old: &Settings, plan: &Plan, new: &Settings) -> Settings {
             "admin.listen" => settings.admin = new.admin,
             "cluster.node_id" => settings.cluster.node_id.clone_from(&new.cluster.node_id),
             "cluster.lease" => settings.cluster.lease = new.cluster.lease,
+            "cluster.database" => settings.cluster.database = new.cluster.database.clone(),
             "log.format" => settings.log.format = new.log.format,
             other => panic!("{other} is refused"),
         }

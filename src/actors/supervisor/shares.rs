@@ -1,0 +1,359 @@
+//! This node's part of each shard it writes to: what others do the same with is in
+//! `core::shares`.
+//!
+//! Nodes see each other in one database, the *coordination database*. With each of its
+//! beats there this node says what it would send and hears what the others would; what
+//! it is granted is written down there too. The budgets of its shards
+//! ([`crate::core::budget`]) go by that. In the other databases it sees who lives that
+//! is silent in the first one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+
+use actix::{AsyncContext, Context, Handler};
+
+use super::Supervisor;
+use crate::actors::fault;
+use crate::actors::messages::{PurgeVoid, SharesWritten};
+use crate::actors::pipeline_slot::Run;
+use crate::core::budget::share::HeldShare;
+use crate::core::dispatch::SharedBudget;
+use crate::core::nodes::BeatDone;
+use crate::core::ports::StoreError;
+use crate::core::shard_map::ShardId;
+use crate::core::shares::book::ShareBook;
+use crate::core::shares::missing::Missing;
+use crate::core::shares::{ShardName, Written};
+use crate::core::time::Moment;
+
+/// What a write of shares may take; later its answer is not waited for.
+const WRITTEN_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// The shares of this node.
+pub(in crate::actors) struct NodeShares {
+    book: ShareBook,
+    missing: Missing,
+    /// Where nodes see each other; without any database there is no other node.
+    coordination: Option<Arc<str>>,
+    /// What each budget goes by.
+    held: BTreeMap<ShardName, HeldShare>,
+    /// Since the coordination database is away: the others in which this node's row has
+    /// run all the time.
+    lives_in: Option<BTreeSet<Arc<str>>>,
+    failed: bool,
+}
+
+impl NodeShares {
+    pub(super) fn new(node: &Arc<str>, coordination: Option<&Arc<str>>, now: Moment) -> Self {
+        Self {
+            book: ShareBook::new(Arc::clone(node), now),
+            missing: Missing::default(),
+            coordination: coordination.cloned(),
+            held: BTreeMap::new(),
+            lives_in: None,
+            failed: false,
+        }
+    }
+
+    /// A writer for a shard begins: its budget is this node's share.
+    pub(in crate::actors) fn writes(
+        &mut self,
+        stream: &Arc<str>,
+        shard: &ShardId,
+        budget: &SharedBudget,
+        now: Moment,
+    ) {
+        if self.coordination.is_none() {
+            let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+            budget.hold(HeldShare::WHOLE, now);
+            return;
+        }
+        let name = ShardName {
+            stream: Arc::clone(stream),
+            shard: shard.clone(),
+        };
+        self.book.enter(&name, now);
+        let held = self.book.held(&name);
+        budget
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .hold(held, now);
+        self.held.insert(name, held);
+    }
+}
+
+impl Supervisor {
+    fn is_coordination(&self, database: &Arc<str>) -> bool {
+        self.shares.coordination.as_ref() == Some(database)
+    }
+
+    /// The coordination database stays what it was, unless it is not configured any
+    /// more: then what was granted there ends.
+    fn follow_coordination(&mut self, now: Moment) {
+        let is_there = |name: &Arc<str>| self.databases.contains_key(name);
+        if self.shares.coordination.as_ref().is_none_or(is_there) {
+            return;
+        }
+        let chosen = self.settings.coordination();
+        self.shares = NodeShares::new(&self.node, chosen, now);
+        for (name, budget) in self.budgets.all() {
+            self.shares.writes(&name.stream, &name.shard, budget, now);
+        }
+    }
+
+    /// What this node says with a beat: JSON objects of its demand, and of what it may
+    /// say of its shares.
+    pub(super) fn notes_for_beat(&mut self, database: &Arc<str>) -> (String, String) {
+        let nothing = || "{}".to_owned();
+        if !self.is_coordination(database) {
+            return (nothing(), nothing());
+        }
+        self.measure_shards();
+        (self.shares.book.say(), nothing())
+    }
+
+    /// What a beat said of the others.
+    pub(super) fn heard_beat(
+        &mut self,
+        database: &Arc<str>,
+        asked_at: Moment,
+        done: &BeatDone,
+        context: &Context<Self>,
+    ) {
+        let lives = |node: &&crate::core::nodes::NodeSeen| !node.expires_in.is_zero();
+        if !self.is_coordination(database) {
+            let living: BTreeSet<&str> = done
+                .nodes
+                .iter()
+                .filter(lives)
+                .map(|one| &*one.node)
+                .collect();
+            let missing = &mut self.shares.missing;
+            missing.heard(database, asked_at, |node| living.contains(node));
+            self.forget_gone(context);
+            return;
+        }
+        let now = self.clock.now();
+        let until = asked_at + self.settings.cluster.lease.saturating_sub(self.margin());
+        let others = done.nodes.iter().filter(lives);
+        let others = others.map(|node| (&node.node, node.demand.as_str()));
+        self.shares.book.heard(until, others, now);
+        self.shares.lives_in = None;
+        self.share_budgets(context);
+    }
+
+    /// Gives back the shards that nobody here writes to any more, and measures what
+    /// goes to the others.
+    fn measure_shards(&mut self) {
+        let now = self.clock.now();
+        let written: BTreeSet<ShardName> = self
+            .streams
+            .values()
+            .flat_map(|slot| {
+                slot.writers.keys().map(|shard| ShardName {
+                    stream: Arc::clone(&slot.identity),
+                    shard: shard.clone(),
+                })
+            })
+            .collect();
+        let shares = &mut self.shares;
+        let left: Vec<ShardName> = shares
+            .book
+            .shards()
+            .filter(|name| !written.contains(name))
+            .cloned()
+            .collect();
+        for name in &left {
+            shares.book.leave(name);
+        }
+        let is_elsewhere = |database: &Arc<str>| shares.coordination.as_ref() != Some(database);
+        let (mut streams, mut elsewhere) = (BTreeSet::new(), false);
+        for (key, slot) in &self.pipelines {
+            let is_read = matches!(slot.run, Run::Running { .. } | Run::Claiming);
+            let stream = slot.stream_in_use().or(slot.stream.as_ref());
+            let stream = stream.and_then(|stream| self.streams.get(stream));
+            if let Some(stream) = stream.filter(|_| is_read) {
+                streams.insert(Arc::clone(&stream.identity));
+                elsewhere |= is_elsewhere(&key.database);
+            }
+        }
+        shares.book.writes_to(&streams, elsewhere);
+        for (name, budget) in self.budgets.all() {
+            let budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+            let (held, factor) = (budget.held(now), budget.factor());
+            let held = crate::core::budget::share::Ratios {
+                records: held.records * factor,
+                bytes: held.bytes * factor,
+            };
+            let book = &mut shares.book;
+            book.counted(&name, budget.counted(), budget.limits(), held, now);
+        }
+    }
+
+    /// Writes down what is to be written down, and has the budgets go by what is this
+    /// node's.
+    pub(super) fn share_budgets(&mut self, context: &Context<Self>) {
+        let now = self.clock.now();
+        self.follow_coordination(now);
+        self.shares.book.tick(now);
+        self.show_coordination(now);
+        self.keep_while_alive(now);
+        self.write_shares(context);
+        let mut raised = BTreeSet::new();
+        for (name, budget) in self.budgets.all() {
+            if self.shares.coordination.is_none() {
+                break;
+            }
+            let held = self.shares.book.held(&name);
+            let before = self.shares.held.insert(name.clone(), held);
+            if before == Some(held) {
+                continue;
+            }
+            let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
+            let had = budget.held(now);
+            budget.hold(held, now);
+            let has = budget.held(now);
+            if has.records > had.records || has.bytes > had.bytes {
+                raised.insert(name.stream);
+            }
+        }
+        let book = &self.shares.book;
+        self.shares
+            .held
+            .retain(|name, _| book.share(name).is_some());
+        // Writers that wait for their budget look at it again.
+        for slot in self.streams.values() {
+            if let Some(router) = &slot.router.address
+                && raised.contains(&slot.identity)
+            {
+                router.try_send(PurgeVoid).ok();
+            }
+        }
+    }
+
+    fn show_coordination(&self, now: Moment) {
+        let name = self.shares.coordination.as_ref();
+        let slot = name.and_then(|name| Some((name, self.databases.get(name)?)));
+        if let Some((name, slot)) = slot
+            && let Some(at) = slot.beats.renewed_at
+        {
+            self.metrics.coordination_age(name, now.since(at));
+        }
+    }
+
+    /// What is kept without the coordination database holds as long as the node's row
+    /// has not expired in some other database either: then the others can tell.
+    fn keep_while_alive(&mut self, now: Moment) {
+        if !self.shares.book.has_lapsed() {
+            return;
+        }
+        let runs_for = self.settings.cluster.lease.saturating_sub(self.margin());
+        let is_alive = |name: &Arc<str>| {
+            let renewed_at = self
+                .databases
+                .get(name)
+                .and_then(|slot| slot.beats.renewed_at);
+            renewed_at.is_some_and(|at| now < at + runs_for)
+        };
+        let coordination = self.shares.coordination.as_ref();
+        let others = self
+            .databases
+            .keys()
+            .filter(|name| Some(*name) != coordination);
+        let alive: BTreeSet<Arc<str>> = others.filter(|name| is_alive(name)).cloned().collect();
+        let still = match &self.shares.lives_in {
+            Some(before) => before.intersection(&alive).cloned().collect(),
+            None => alive,
+        };
+        if still.is_empty() {
+            self.shares.book.keep_nothing();
+        }
+        self.shares.lives_in = Some(still);
+    }
+
+    fn write_shares(&mut self, context: &Context<Self>) {
+        let now = self.clock.now();
+        let store = self.shares.coordination.as_ref();
+        let store = store.and_then(|name| self.databases.get(name));
+        let Some(store) = store.map(|slot| Arc::clone(&slot.database.store)) else {
+            return;
+        };
+        let Some((number, writes)) = self.shares.book.next_write(now) else {
+            return;
+        };
+        let node = Arc::clone(&self.node);
+        let supervisor = context.address();
+        tokio::spawn(async move {
+            let write = store.write_shares(&node, number, &writes);
+            let written = tokio::time::timeout(WRITTEN_WITHIN, write).await;
+            let result = written.unwrap_or_else(|_| {
+                let reason = format!("no answer within {WRITTEN_WITHIN:?}");
+                Err(StoreError::Unavailable(reason))
+            });
+            // Only a stopped supervisor does not hear it.
+            supervisor.try_send(SharesWritten { number, result }).ok();
+        });
+    }
+
+    /// Those that are in no database any more keep nothing.
+    fn forget_gone(&mut self, context: &Context<Self>) {
+        let coordination = self.shares.coordination.as_ref();
+        let others = self
+            .databases
+            .keys()
+            .filter(|name| Some(*name) != coordination);
+        let others: Vec<Arc<str>> = others.cloned().collect();
+        let gone = self.shares.missing.gone(&others);
+        let store = coordination.and_then(|name| self.databases.get(name));
+        let Some(store) = store.map(|slot| Arc::clone(&slot.database.store)) else {
+            return;
+        };
+        if gone.is_empty() {
+            return;
+        }
+        tracing::info!(nodes = ?gone, "nodes are gone from every database: the shares they kept are free");
+        let supervisor = context.address();
+        tokio::spawn(async move {
+            let forgotten = store.forget_shares(&gone);
+            let forgotten = tokio::time::timeout(WRITTEN_WITHIN, forgotten).await;
+            if !matches!(forgotten, Ok(Ok(()))) && supervisor.connected() {
+                // Whoever misses the share looks for them again.
+                tracing::debug!("the shares of nodes that are gone were not freed");
+            }
+        });
+    }
+
+    fn shares_written(&mut self, message: SharesWritten, context: &Context<Self>) {
+        let now = self.clock.now();
+        let SharesWritten { number, result } = message;
+        let (granted, error): (Option<Written>, _) = match result {
+            Ok(written) => (Some(written), None),
+            Err(error) => (None, Some(error)),
+        };
+        let shares = &mut self.shares;
+        let had_failed = std::mem::replace(&mut shares.failed, error.is_some());
+        match error {
+            Some(error) if !had_failed => {
+                tracing::warn!(%error, "shares of shards cannot be written down; trying again");
+            }
+            None if had_failed => tracing::info!("shares of shards can be written down again"),
+            Some(_) | None => {}
+        }
+        let of_shards = granted.as_ref().map(|written| written.granted.as_slice());
+        shares.book.written(number, of_shards, now);
+        if let Some(written) = &granted {
+            shares.missing.look_for(&written.keepers, now);
+        }
+        self.share_budgets(context);
+    }
+}
+
+impl Handler<SharesWritten> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, message: SharesWritten, context: &mut Context<Self>) {
+        fault::point("supervisor.SharesWritten");
+        self.shares_written(message, context);
+        self.forget_gone(context);
+    }
+}

@@ -1,0 +1,105 @@
+//! Shards that are pushed, and what became of it by the emulator's own count.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tidegate::demo::tally::ShardCounts;
+use tidegate::demo::verdict::Committed;
+use tokio::time::Instant;
+
+use crate::scenario::{PATIENCE, until};
+use crate::world::{STREAM, World};
+
+pub(crate) const SHARDS: u16 = 4;
+
+/// What a shard takes, in bytes a second.
+const SHARD_BYTES: f64 = 1_048_576.0;
+
+/// Outboxes, each with a pipeline.
+pub(crate) const PIPELINES: usize = 12;
+
+/// Keys of each: enough for every shard to have many.
+const KEYS: usize = 300;
+
+/// Bytes of a row's text: so large that few rows fill a shard.
+const ROW_BYTES: usize = 7_500;
+
+/// A moment, by the emulator's count.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    at: Instant,
+    counts: ShardCounts,
+}
+
+/// What went between two moments.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Passed {
+    pub(crate) seconds: f64,
+    pub(crate) offered: u64,
+    pub(crate) throttled: u64,
+    /// Of what the shards could take, in bytes.
+    pub(crate) used: f64,
+}
+
+impl Passed {
+    pub(crate) fn throttled_part(&self) -> f64 {
+        self.throttled as f64 / (self.offered as f64).max(1.0)
+    }
+}
+
+impl std::fmt::Display for Passed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:.1} s, {:.1} % of the capacity used, {} of {} records throttled",
+            self.seconds,
+            100.0 * self.used,
+            self.throttled,
+            self.offered
+        )
+    }
+}
+
+/// A world whose outboxes have rows for so many seconds of all shards.
+pub(crate) async fn backlog(world: &World, seconds: usize) -> Vec<Committed> {
+    let rows = seconds * usize::from(SHARDS) * 1_048_576 / (ROW_BYTES + 250) / PIPELINES;
+    let mut all = Vec::new();
+    for n in 0..PIPELINES {
+        let name = format!("o{n:02}");
+        world.pipeline(&name, json!({})).await;
+        all.extend(world.publish_many(&name, rows, KEYS, ROW_BYTES).await);
+    }
+    all
+}
+
+pub(crate) fn mark(world: &World) -> Mark {
+    Mark {
+        at: Instant::now(),
+        counts: world.emulator.tally().total(STREAM),
+    }
+}
+
+pub(crate) fn since(world: &World, before: Mark) -> Passed {
+    between(before, mark(world))
+}
+
+pub(crate) fn between(before: Mark, after: Mark) -> Passed {
+    let seconds = (after.at - before.at).as_secs_f64();
+    let accepted = after.counts.accepted_bytes - before.counts.accepted_bytes;
+    Passed {
+        seconds,
+        offered: after.counts.offered_records - before.counts.offered_records,
+        throttled: after.counts.throttled_records - before.counts.throttled_records,
+        used: accepted as f64 / (seconds * SHARD_BYTES * f64::from(SHARDS)),
+    }
+}
+
+/// Lets so much be stored as all shards take in this time at full rate.
+pub(crate) async fn push(world: &World, time: Duration) -> Passed {
+    let before = mark(world);
+    let bytes = time.as_secs_f64() * SHARD_BYTES * f64::from(SHARDS) * 0.97;
+    let tally = world.emulator.tally();
+    let stored = || (tally.total(STREAM).accepted_bytes - before.counts.accepted_bytes) as f64;
+    until("the shards take more", PATIENCE, || stored() >= bytes).await;
+    since(world, before)
+}

@@ -1,0 +1,33 @@
+//! The rows of shares, as one process reaches them.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use tidegate::core::ports::StoreError;
+use tidegate::core::shares::{ShareStore, ShareWrite, Written};
+
+use crate::store::SimStore;
+
+impl ShareStore for SimStore {
+    fn write_shares<'a>(
+        &'a self,
+        node: &'a str,
+        number: i64,
+        writes: &'a [ShareWrite],
+    ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        let (node, writes): (Arc<str>, _) = (node.into(), writes.to_vec());
+        self.call("write_shares", move |world| {
+            let now = world.now();
+            Ok(world.database.write_shares(&node, number, &writes, now))
+        })
+    }
+
+    fn forget_shares<'a>(&'a self, nodes: &'a [Arc<str>]) -> BoxFuture<'a, Result<(), StoreError>> {
+        let nodes = nodes.to_vec();
+        self.call("forget_shares", move |world| {
+            let now = world.now();
+            world.database.forget_shares(&nodes, now);
+            Ok(())
+        })
+    }
+}
