@@ -19,7 +19,7 @@ use crate::core::tenant::Limit;
 pub const MOST_TENANTS: usize = 200;
 
 /// The label of all tenants beyond that.
-pub const OTHERS: &str = "other";
+const OTHERS: &str = "other";
 
 /// The handle of one tenant.
 #[derive(Debug, Clone)]
