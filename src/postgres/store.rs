@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
+use super::node_notes::NodeNotes;
 use super::server::ServerWatch;
 use super::session::Session;
 use super::{fields, lease, letters, nodes, position, probe, replay, retention, shares, windows};
@@ -54,6 +55,7 @@ pub struct PgOutboxStore {
     own_sessions: bool,
     save_number: Arc<AtomicI64>,
     highest_read: Arc<HighestRead>,
+    node_notes: Arc<NodeNotes>,
     watch: ServerWatch,
     pauses: Arc<Mutex<PausesVersion>>,
     listener: Listener,
@@ -114,6 +116,7 @@ impl PgOutboxStore {
             own_sessions: true,
             save_number: Arc::new(AtomicI64::new(0)),
             highest_read: Arc::default(),
+            node_notes: Arc::default(),
             watch: ServerWatch::default(),
             pauses: Arc::default(),
             listener: Listener::default(),
@@ -151,6 +154,11 @@ impl PgOutboxStore {
         if let Some(id) = highest {
             self.highest_read.has_read(outbox, id);
         }
+    }
+
+    /// What nodes said last.
+    pub(super) fn node_notes(&self) -> &NodeNotes {
+        &self.node_notes
     }
 
     pub(super) fn highest_read_for(&self, pipeline: &str) -> RowId {

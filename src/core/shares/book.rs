@@ -326,10 +326,16 @@ impl ShareBook {
                 continue;
             }
             let own = match self.said.said(name) {
-                Said::Nothing => Said::Wish(entry.wish()),
-                said @ (Said::EqualPart | Said::Wish(_)) => said,
+                Said::Nothing if entry.is_written || self.others.is_empty() => {
+                    Said::Wish(entry.wish())
+                }
+                said @ (Said::Nothing | Said::EqualPart | Said::Wish(_)) => said,
             };
-            let (nodes, target) = part_of(&self.node, own, name, &self.others);
+            let (nodes, target) = match own {
+                // One of many that it could write to: nobody reckons with it.
+                Said::Nothing => (1, Share::NOTHING),
+                Said::EqualPart | Said::Wish(_) => part_of(&self.node, own, name, &self.others),
+            };
             let is_more =
                 target.records > entry.target.records || target.bytes > entry.target.bytes;
             if is_more {
