@@ -71,15 +71,18 @@ struct Total {
     simulated: Duration,
 }
 
-/// How a plan is made of a seed: `PLAN=busy_key`, `replayed` and `many_letters`
-/// name those that are about one thing.
+/// How a plan is made of a seed: `PLAN=busy_key`, `replayed`, `many_letters` and
+/// `shared_shard` name those that are about one thing.
 fn kind_of_plan() -> fn(u64) -> Plan {
     match std::env::var("PLAN").as_deref() {
         Err(_) => Plan::of,
         Ok("busy_key") => Plan::busy_key,
         Ok("replayed") => Plan::replayed,
         Ok("many_letters") => Plan::many_letters,
-        Ok(other) => panic!("PLAN is {other}; expected busy_key, replayed or many_letters"),
+        Ok("shared_shard") => Plan::shared_shard,
+        Ok(other) => {
+            panic!("PLAN is {other}; expected busy_key, replayed, many_letters or shared_shard")
+        }
     }
 }
 
@@ -148,6 +151,7 @@ fn plans_about_one_thing() {
         Plan::busy_key as fn(u64) -> Plan,
         Plan::replayed,
         Plan::many_letters,
+        Plan::shared_shard,
     ] {
         let total = run_seeds(plan_of, 1, FEW_OF_ONE_THING);
         assert!(total.failed.is_empty(), "{}", total.failed.concat());

@@ -276,6 +276,30 @@ impl Plan {
         }
     }
 
+    /// Nodes come, die and are cut off while all of them write to one narrow shard.
+    pub(crate) fn shared_shard(seed: u64) -> Self {
+        let plan = Self::of(seed).calm_and_wide();
+        Self {
+            nodes: 3,
+            outboxes: 3,
+            streams: 1,
+            shards: 1,
+            keys: 12,
+            free_keys: 0,
+            load: Duration::from_secs(20),
+            step_millis: 10.0,
+            budget_records: 40,
+            takes: Takes {
+                records: 40.0,
+                ..plan.takes
+            },
+            lease: Duration::from_secs(2),
+            events: vec![Event::KillNode, Event::RestartNode, Event::PartitionNode],
+            event_every_millis: 4_000.0,
+            ..plan
+        }
+    }
+
     /// One node that nothing happens to, and shards that take everything.
     fn calm_and_wide(self) -> Self {
         Self {
