@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::database;
 use crate::proxy::Proxy;
-use crate::pushed::{SHARDS, backlog, mark, push, since};
+use crate::pushed::{NARROW, SHARDS, backlog, mark, push, since};
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario_alone, until};
 use crate::world::World;
@@ -29,14 +29,15 @@ fn settings(world: &World, coordination: &str, folder: &TempDir) -> Vec<(String,
     let ours = [
         ("TIDEGATE_CONFIG", path.as_str()),
         ("TIDEGATE__ADMIN__LISTEN", "127.0.0.1:0"),
+        NARROW,
     ];
     let ours = ours.map(|(name, value)| (name.to_owned(), value.to_owned()));
     emulator.chain(ours).collect()
 }
 
-/// A node's share of the bytes of all shards together.
+/// A node's share of the records of all shards together.
 fn share(node: &Relay) -> f64 {
-    node.metric("tidegate_shard_share_ratio", &[("resource", "bytes")])
+    node.metric("tidegate_shard_share_ratio", &[("resource", "records")])
 }
 
 #[tokio::test(flavor = "multi_thread")]
