@@ -31,6 +31,8 @@ mod database;
 mod dice;
 #[path = "simulation/events.rs"]
 mod events;
+#[path = "simulation/frozen.rs"]
+mod frozen;
 #[path = "simulation/kinesis.rs"]
 mod kinesis;
 #[path = "simulation/ledger.rs"]

@@ -21,6 +21,9 @@ use crate::core::supervision::ChildState;
 /// may be over in a moment.
 pub(super) const STANDBY_PAUSE: Duration = Duration::from_millis(250);
 
+/// The most claims under way in a database: enough for all its connections.
+const MOST_CLAIMS: usize = 32;
+
 /// The longest pause before a database that did not answer is asked again.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(2);
 
@@ -108,6 +111,19 @@ impl Supervisor {
                 return;
             }
         }
+        if self.claims_of(&key.database) >= MOST_CLAIMS && !self.claims.contains_key(key) {
+            // Others come back first: a beat must not stand behind a thousand claims.
+            if let Some(slot) = self.pipelines.get_mut(key) {
+                slot.run = Run::Waiting;
+            }
+            return;
+        }
+        let (Some(slot), Some(database)) = (
+            self.pipelines.get_mut(key),
+            self.databases.get(&key.database),
+        ) else {
+            return;
+        };
         slot.attempt = attempt;
         if self.claims.contains_key(key) {
             // Two claims at once may be granted in another order than they are heard
@@ -198,6 +214,9 @@ impl Supervisor {
             .is_some_and(|slot| slot.attempt == attempt);
         if self.claims.get(&key) == Some(&attempt) {
             self.claims.remove(&key);
+            if self.claims_of(&key.database) == MOST_CLAIMS / 2 {
+                self.claim_all_waiting(&key.database, context);
+            }
         }
         let database = self.databases.get(&key.database);
         if database.is_none_or(|database| database.generation() != generation) {

@@ -14,6 +14,7 @@
 pub mod capacity;
 pub mod clock;
 pub mod database;
+pub mod nodes;
 pub mod stream;
 
 /// How bad it is. The order is that of badness.

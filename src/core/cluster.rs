@@ -27,6 +27,8 @@
 //! the same pipeline: the lease's row decides.
 
 mod claimable;
+#[cfg(test)]
+mod growth;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -114,6 +116,8 @@ pub struct Cluster {
     asked_since: Option<Moment>,
     /// Free, and this node may claim them.
     mine: BTreeSet<PipelineName>,
+    /// What this node knows better than a beat that was begun before that moment.
+    news: BTreeMap<PipelineName, (Moment, Owner)>,
 }
 
 impl Cluster {
@@ -130,6 +134,7 @@ impl Cluster {
             asks: Vec::new(),
             asked_since: None,
             mine: BTreeSet::new(),
+            news: BTreeMap::new(),
         }
     }
 
@@ -178,23 +183,29 @@ impl Cluster {
             self.owners = owners.collect();
         }
         self.digest.clone_from(&done.digest);
+        // What came about while the beat was under way it need not have seen.
+        self.news.retain(|_, (since, _)| *since >= at);
+        for (pipeline, (_, owner)) in &self.news {
+            self.owners.insert(Arc::clone(pipeline), owner.clone());
+            self.digest.clear();
+        }
     }
 
     /// This node has the pipeline now.
-    pub fn took(&mut self, pipeline: &PipelineName) {
+    pub fn took(&mut self, pipeline: &PipelineName, now: Moment) {
         self.free.remove(pipeline);
-        self.mine.remove(pipeline);
-        self.is_of(pipeline, Arc::clone(&self.me));
+        self.is_of(pipeline, Arc::clone(&self.me), now);
     }
 
     /// Another node has it, or is about to.
-    pub fn is_of(&mut self, pipeline: &PipelineName, node: Arc<str>) {
+    pub fn is_of(&mut self, pipeline: &PipelineName, node: Arc<str>, now: Moment) {
         self.mine.remove(pipeline);
         // Later than anything the database has told: it will say better.
         let taken_at = i64::MAX;
         let owner = Owner { node, taken_at };
-        self.owners.insert(Arc::clone(pipeline), owner);
-        // What was tweaked here is to be told anew.
+        self.owners.insert(Arc::clone(pipeline), owner.clone());
+        self.news.insert(Arc::clone(pipeline), (now, owner));
+        // The next beat tells all of it anew.
         self.digest.clear();
     }
 

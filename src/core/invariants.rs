@@ -58,6 +58,9 @@ pub enum Invariant {
     /// A key whose letters are sent is free soon, however many rows of it come:
     /// [`settles_in_time`].
     KeyFreed,
+    /// A call begins only with rows of pipelines whose leases its node has:
+    /// [`is_its_own`].
+    OneSender,
     /// When nothing fails any more, everything is settled within minutes and
     /// without a person: [`settles_in_time`].
     Settles,
@@ -84,6 +87,7 @@ impl Invariant {
         Self::ReplayExact,
         Self::HaltStands,
         Self::KeyFreed,
+        Self::OneSender,
         Self::Settles,
     ];
 
@@ -109,6 +113,7 @@ impl Invariant {
             Self::ReplayExact => "REPLAY-EXACT",
             Self::HaltStands => "HALT-STANDS",
             Self::KeyFreed => "KEY-FREED",
+            Self::OneSender => "ONE-SENDER",
             Self::Settles => "SETTLES",
         }
     }
@@ -136,6 +141,7 @@ impl Invariant {
             | Self::ReplayExact
             | Self::HaltStands
             | Self::KeyFreed
+            | Self::OneSender
             | Self::Settles => false,
         }
     }
@@ -259,6 +265,13 @@ pub const fn stands_before(is_poison: bool, is_settled: bool, is_passed: bool) -
     is_poison && !is_settled && !is_passed
 }
 
+/// Whoever begins a call with rows of a pipeline is who has its lease, and that runs:
+/// `owner` is who, by the database.
+#[must_use]
+pub fn is_its_own(owner: Option<&str>, sender: &str) -> bool {
+    owner == Some(sender)
+}
+
 /// What became of the rows that one reader has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Books {
@@ -311,6 +324,8 @@ mod tests {
         assert!(stands_before(true, false, false));
         assert!(!stands_before(false, false, false) && !stands_before(true, true, false));
         assert!(!stands_before(true, false, true));
+        assert!(is_its_own(Some("a"), "a"));
+        assert!(!is_its_own(Some("b"), "a") && !is_its_own(None, "a"));
     }
 
     #[test]

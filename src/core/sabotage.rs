@@ -59,6 +59,8 @@ pub enum Bug {
     ShareOutlivesItsNode,
     /// A share is raised without regard to what other nodes have of the shard.
     RaisedWithoutRegard,
+    /// A node whose leases could not be renewed goes on.
+    ExpiredLeaseKept,
 }
 
 #[cfg(feature = "demo")]

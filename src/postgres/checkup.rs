@@ -6,6 +6,7 @@
 //! say: so a database is looked into also when just that setting is wrong.
 
 pub mod held;
+pub mod nodes;
 pub mod privileges;
 pub mod rate;
 pub mod sessions;

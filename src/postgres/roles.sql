@@ -34,6 +34,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ('tide_relay', 'SELECT', 'relay_pause', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE', 'relay_lease', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE DELETE', 'relay_node', NULL),
+    ('tide_relay', 'SELECT', 'relay_nodes', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE DELETE', 'relay_share', NULL),
     ('tide_relay', 'EXECUTE', 'relay_write_shares()', NULL),
     ('tide_relay', 'EXECUTE', 'relay_forget_shares()', NULL),

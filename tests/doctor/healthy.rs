@@ -11,7 +11,7 @@ use crate::scenario::{PATIENCE, scenario};
 use crate::world::World;
 use crate::{doctor, examine};
 
-const DATABASE: [&str; 11] = [
+const DATABASE: [&str; 12] = [
     "connection",
     "server",
     "pooler",
@@ -23,6 +23,7 @@ const DATABASE: [&str; 11] = [
     "transactions",
     "prepared_transactions",
     "replication_slots",
+    "nodes",
 ];
 
 const STREAM: [&str; 10] = [

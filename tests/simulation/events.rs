@@ -63,6 +63,12 @@ fn happens(event: Event, shared: &Shared, nodes: &mut [Node], dice: &mut Dice) {
             let until = now + dice.evenly(50.0, most);
             world.partitioned.insert(nodes[place].name().clone(), until);
         }
+        Event::FreezeNode => {
+            let most = world.plan.lease.as_secs_f64() * 2_500.0;
+            let until = now + dice.evenly(50.0, most);
+            nodes[place].freeze(until);
+            world.asleep.insert(nodes[place].process_name(), until);
+        }
         Event::Split => {
             world.streams[stream].split(dice, now);
             world.resharded_at[stream] = Some(now);

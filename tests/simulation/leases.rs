@@ -89,6 +89,13 @@ impl Database {
         })
     }
 
+    /// Who has a pipeline's lease, if it runs.
+    pub(crate) fn owner(&self, pipeline: &str, now: Moment) -> Option<&str> {
+        let lease = self.leases.get(pipeline);
+        let lease = lease.filter(|lease| lease.expires_at > now && !lease.owner.is_empty());
+        lease.map(|lease| &*lease.owner)
+    }
+
     pub(crate) fn renew(
         &mut self,
         node: &str,

@@ -71,17 +71,18 @@ struct Total {
     simulated: Duration,
 }
 
-/// How a plan is made of a seed: `PLAN=busy_key`, `replayed`, `many_letters` and
-/// `shared_shard` name those that are about one thing.
+/// How a plan is made of a seed: `PLAN=busy_key`, `clustered`, `replayed`, `many_letters`
+/// and `shared_shard` name those that are about one thing.
 fn kind_of_plan() -> fn(u64) -> Plan {
     match std::env::var("PLAN").as_deref() {
         Err(_) => Plan::of,
         Ok("busy_key") => Plan::busy_key,
+        Ok("clustered") => Plan::clustered,
         Ok("replayed") => Plan::replayed,
         Ok("many_letters") => Plan::many_letters,
         Ok("shared_shard") => Plan::shared_shard,
         Ok(other) => {
-            panic!("PLAN is {other}; expected busy_key, replayed, many_letters or shared_shard")
+            panic!("PLAN is {other}; expected one of those named above")
         }
     }
 }
@@ -149,6 +150,7 @@ fn a_few_hundred_seeds() {
 fn plans_about_one_thing() {
     for plan_of in [
         Plan::busy_key as fn(u64) -> Plan,
+        Plan::clustered,
         Plan::replayed,
         Plan::many_letters,
         Plan::shared_shard,

@@ -20,11 +20,13 @@ use tidegate::admin::metrics::Metrics;
 use tidegate::admin::status::StatusBoard;
 use tidegate::config::settings::Settings;
 use tidegate::core::invariants::Invariant;
+use tidegate::core::time::Moment;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::catalog::SimCatalog;
+use crate::frozen::{Freezable, Frost};
 use crate::retention::KeepsAll;
 use crate::store::SimStore;
 use crate::stream::SimSource;
@@ -38,6 +40,7 @@ struct Running {
     process: Process,
     task: JoinHandle<()>,
     supervisor: Rc<Cell<Option<Addr<Supervisor>>>>,
+    frost: Frost,
 }
 
 /// A machine that runs a relay, or does not.
@@ -86,9 +89,10 @@ impl Node {
     pub(crate) fn start(&mut self) {
         self.judge_itself();
         self.processes += 1;
-        let process = Process::new(self.number * 1_000_000 + self.processes, &self.name);
+        let number = self.number * 1_000_000 + self.processes;
+        let process = Process::new(number, &self.name, &self.process_name());
         // A process has a name of its own, as `ClusterSettings::node_name` makes it.
-        let name: Arc<str> = format!("{}-{}", self.name, self.processes).into();
+        let name = self.process_name();
         self.metrics = fresh_metrics();
         self.board = Arc::new(StatusBoard::new(Arc::clone(&name)));
         let supervisor = Rc::new(Cell::new(None));
@@ -102,11 +106,14 @@ impl Node {
             board: Arc::clone(&self.board),
             supervisor: Rc::clone(&supervisor),
         };
-        let task = tokio::task::spawn_local(body.run());
+        let frost = Frost::default();
+        let body = Freezable::new(body.run(), frost.clone(), self.clock);
+        let task = tokio::task::spawn_local(body);
         self.running = Some(Running {
             process,
             task,
             supervisor,
+            frost,
         });
     }
 
@@ -130,6 +137,18 @@ impl Node {
             running.process.kill();
             running.task.abort();
         }
+    }
+
+    /// SIGSTOP, and SIGCONT at that moment.
+    pub(crate) fn freeze(&self, until: Moment) {
+        if let Some(running) = &self.running {
+            running.frost.until(until);
+        }
+    }
+
+    /// What its process is called in leases.
+    pub(crate) fn process_name(&self) -> Arc<str> {
+        format!("{}-{}", self.name, self.processes).into()
     }
 
     /// SIGTERM: it finishes what it has and ends by itself.

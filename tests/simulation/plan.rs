@@ -61,6 +61,8 @@ pub(crate) enum Event {
     ControlAway,
     ServiceAway,
     Redefine,
+    /// A process does not run for a while, as after SIGSTOP. Of plans of clusters alone.
+    FreezeNode,
 }
 
 impl Event {
@@ -71,6 +73,7 @@ impl Event {
             | Self::CrashDatabase
             | Self::DatabaseAway
             | Self::PartitionNode
+            | Self::FreezeNode
             | Self::Split
             | Self::Merge
             | Self::ReshardAtOnce
@@ -276,26 +279,48 @@ impl Plan {
         }
     }
 
-    /// Nodes come, die and are cut off while all of them write to one narrow shard.
-    pub(crate) fn shared_shard(seed: u64) -> Self {
-        let plan = Self::of(seed).calm_and_wide();
-        Self {
-            nodes: 3,
-            outboxes: 3,
-            streams: 1,
-            shards: 1,
-            keys: 12,
+    /// Several nodes that join, leave, die, freeze and are cut off.
+    pub(crate) fn clustered(seed: u64) -> Self {
+        let plan = Self::of(seed);
+        let dice = &mut Dice::new(seed ^ 0x00c1_057e);
+        let events = [
+            Event::KillNode,
+            Event::RestartNode,
+            Event::PartitionNode,
+            Event::FreezeNode,
+        ];
+        let mut plan = Self {
+            outboxes: 4,
+            streams: 2,
+            shards: 2,
+            keys: 4,
             free_keys: 0,
             load: Duration::from_secs(20),
+            step_millis: 20.0,
+            lease: *dice.pick(&[Duration::from_secs(1), Duration::from_secs(2)]),
+            event_every_millis: *dice.pick(&[1_500.0, 4_000.0]),
+            poison: PoisonPlan::none(),
+            ..plan.calm_and_wide()
+        };
+        plan.nodes = 3 + dice.below(3);
+        plan.events = events.to_vec();
+        plan.store.slow = 0.02;
+        plan.put.slow = 0.02;
+        plan
+    }
+
+    /// The same, and all of them write to one narrow shard.
+    pub(crate) fn shared_shard(seed: u64) -> Self {
+        let plan = Self::clustered(seed);
+        Self {
+            streams: 1,
+            shards: 1,
             step_millis: 10.0,
             budget_records: 40,
             takes: Takes {
                 records: 40.0,
                 ..plan.takes
             },
-            lease: Duration::from_secs(2),
-            events: vec![Event::KillNode, Event::RestartNode, Event::PartitionNode],
-            event_every_millis: 4_000.0,
             ..plan
         }
     }

@@ -10,7 +10,7 @@ use tidegate::core::nodes::{BeatDone, BeatRequest, NodeStore};
 use tidegate::core::page::{ReadBound, RowPage};
 use tidegate::core::ports::{
     Backlog, Claim, ClaimRequest, Epoch, Fenced, Letters, Opened, OutboxId, OutboxStore,
-    PageRequest, PipelineName, ProbeReport, ProbeTarget, StoreError, WindowRows,
+    PageRequest, ProbeReport, ProbeTarget, StoreError, WindowRows,
 };
 use tidegate::core::position::{Position, RowId};
 use tidegate::core::resend::{

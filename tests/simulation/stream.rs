@@ -8,17 +8,21 @@ use futures::future::BoxFuture;
 use tidegate::actors::supervisor::StreamSource;
 use tidegate::config::pipeline::StreamTarget;
 use tidegate::core::budget::Cost;
+use tidegate::core::invariants::{self, Invariant};
 use tidegate::core::ports::{
     CallFailure, PutRecord, RecordOutcome, StreamDescription, StreamService,
 };
 use tidegate::core::shard_map::Shard;
 
 use crate::packed::hash_of;
-use crate::world::{Process, Shared, World, pass, silence};
+use crate::world::{Process, Shared, World, pass, pipeline_name, silence};
 
 /// A reshard puts the relay's map, and so its budgets, out of date: they must be
 /// right again so long after.
 const BUDGETS_RIGHT_AFTER: Duration = Duration::from_secs(20);
+
+/// A process that was frozen has looked at its leases so long after.
+const WAKES_WITHIN: Duration = Duration::from_millis(500);
 
 /// The streams, as one process reaches them.
 pub(crate) struct SimSource {
@@ -167,10 +171,39 @@ impl SimStream {
         })
     }
 
+    /// Rows of a pipeline are sent by who has its lease. A process that was frozen
+    /// may not have looked at the time yet.
+    fn judge_sender(&self, world: &mut World, records: &[PutRecord]) {
+        let now = world.now();
+        let name = &self.process.name;
+        let awake = world.asleep.get(name).map(|until| *until + WAKES_WITHIN);
+        if awake.is_some_and(|awake| now < awake) {
+            return;
+        }
+        let mut outboxes = BTreeSet::new();
+        for record in records {
+            let rows = world.plan.packed.rows(record).unwrap_or_default();
+            let of_record = rows.into_iter();
+            outboxes.extend(of_record.filter_map(|(_, body)| world.outbox_named(&body.outbox)));
+        }
+        let routes = world.ledger.routes.iter().enumerate();
+        let routes = routes
+            .filter(|(_, route)| route.stream == self.place && outboxes.contains(&route.outbox));
+        let pipelines: Vec<String> = routes.map(|(place, _)| pipeline_name(place)).collect();
+        for pipeline in pipelines {
+            let owner = world.database.owner(&pipeline, now);
+            if !invariants::is_its_own(owner, name) {
+                let text = format!("{name} sends rows of {pipeline}, which {owner:?} has");
+                world.ledger.violations.push((Invariant::OneSender, text));
+            }
+        }
+    }
+
     /// The judge sees the call as it is sent.
     fn sent(&self, world: &mut World, records: &[PutRecord]) {
         let now = world.now();
         world.calls += 1;
+        self.judge_sender(world, records);
         let mut keys = Vec::with_capacity(records.len());
         for record in records {
             let rows = world.plan.packed.rows(record).unwrap_or_default();

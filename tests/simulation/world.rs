@@ -28,14 +28,17 @@ use crate::trace::Trace;
 pub(crate) struct Process {
     pub(crate) number: u64,
     pub(crate) node: Arc<str>,
+    /// What it is called in leases.
+    pub(crate) name: Arc<str>,
     alive: Arc<AtomicBool>,
 }
 
 impl Process {
-    pub(crate) fn new(number: u64, node: &Arc<str>) -> Self {
+    pub(crate) fn new(number: u64, node: &Arc<str>, name: &Arc<str>) -> Self {
         Self {
             number,
             node: Arc::clone(node),
+            name: Arc::clone(name),
             alive: Arc::new(AtomicBool::new(true)),
         }
     }
@@ -70,6 +73,8 @@ pub(crate) struct World {
     /// Since when rows of a key become letters although none of them is parked.
     pub(crate) streaks: BTreeMap<(String, String), Moment>,
     pub(crate) partitioned: BTreeMap<Arc<str>, Moment>,
+    /// Processes that are or were frozen, and till when.
+    pub(crate) asleep: BTreeMap<Arc<str>, Moment>,
     pub(crate) control_away: Option<Moment>,
     pub(crate) service_away: Option<Moment>,
     pub(crate) catalog_generation: u64,

@@ -19,6 +19,7 @@ use crate::core::time::Moment;
 impl Supervisor {
     /// The pipelines of a database that are to run, wherever.
     fn wanted_of(&self, database: &Arc<str>) -> BTreeMap<PipelineName, Own> {
+        let may_send = self.shares.may_send(self.clock.now());
         let own = self.pipelines.iter().filter_map(|(key, slot)| {
             let spec = slot.spec.as_ref()?;
             let is_of_it = key.database == *database && slot.is_wanted();
@@ -28,7 +29,7 @@ impl Supervisor {
             let stream = slot.stream.as_ref();
             let stream = stream.and_then(|stream| self.streams.get(stream));
             let own = Own {
-                able: stream.is_some_and(|stream| stream.ready().is_some()),
+                able: may_send && stream.is_some_and(|stream| stream.ready().is_some()),
                 gives: matches!(slot.run, Run::Running { .. }) && slot.drain.is_none(),
             };
             Some((Arc::clone(&key.name), own))
@@ -136,7 +137,11 @@ impl Supervisor {
     }
 
     /// Claims what fell to this node of what waits, and shows who has the rest.
-    pub(super) fn claim_all_waiting(&mut self, database: &Arc<str>, context: &mut Context<Self>) {
+    pub(in crate::actors) fn claim_all_waiting(
+        &mut self,
+        database: &Arc<str>,
+        context: &mut Context<Self>,
+    ) {
         let now = self.clock.now();
         let Some(beats) = self.databases.get(database).map(|slot| &slot.beats) else {
             return;
@@ -160,8 +165,15 @@ impl Supervisor {
         }
     }
 
+    /// How many claims are under way in a database.
+    pub(in crate::actors) fn claims_of(&self, database: &Arc<str>) -> usize {
+        let claims = self.claims.keys();
+        claims.filter(|key| key.database == *database).count()
+    }
+
     /// The pipeline is this node's now.
     pub(in crate::actors) fn has_taken(&mut self, key: &PipelineKey) {
+        let now = self.clock.now();
         let Some(slot) = self.databases.get_mut(&key.database) else {
             return;
         };
@@ -172,7 +184,7 @@ impl Supervisor {
         } else {
             Handover::TakenOver
         };
-        cluster.took(&key.name);
+        cluster.took(&key.name, now);
         if !is_old {
             self.metrics.handover(&key.database, handover);
         }
@@ -180,17 +192,19 @@ impl Supervisor {
 
     /// The pipeline was drained for another node.
     pub(in crate::actors) fn has_given(&mut self, key: &PipelineKey, node: Arc<str>) {
+        let now = self.clock.now();
         if let Some(slot) = self.databases.get_mut(&key.database) {
-            slot.beats.cluster.is_of(&key.name, node);
+            slot.beats.cluster.is_of(&key.name, node, now);
         }
         self.metrics.handover(&key.database, Handover::Given);
     }
 
     /// The pipeline is another node's: it is claimed when it falls to this one.
     pub(in crate::actors) fn is_held(&mut self, key: &PipelineKey, owner: String) {
+        let now = self.clock.now();
         if let Some(database) = self.databases.get_mut(&key.database) {
             let owner = Arc::from(&*owner);
-            database.beats.cluster.is_of(&key.name, owner);
+            database.beats.cluster.is_of(&key.name, owner, now);
         }
         if let Some(slot) = self.pipelines.get_mut(key) {
             slot.run = Run::Waiting;

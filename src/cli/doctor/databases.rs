@@ -11,7 +11,7 @@ use crate::config::desired::{Desired, Wanted};
 use crate::config::settings::DatabaseSettings;
 use crate::core::checkup::capacity::Rate;
 use crate::core::checkup::database::{self, Sessions};
-use crate::core::checkup::{Finding, Section, Subject, clock};
+use crate::core::checkup::{Finding, Section, Subject, clock, nodes};
 use crate::core::ports::{PipelineRow, StoreError};
 use crate::postgres::catalog::list_pipelines;
 use crate::postgres::checkup::privileges::lacking;
@@ -92,6 +92,7 @@ pub(super) async fn examine(database: &DatabaseSettings, most: f64) -> Examined 
     if installed.is_some() {
         findings.push(indexes(&pool).await);
         findings.push(vacuum(&pool).await);
+        findings.push(relays(&pool).await);
     }
     findings.push(transactions(&pool, most).await);
     findings.push(prepared(&pool, most).await);
@@ -187,6 +188,13 @@ async fn time(pool: &PgPool) -> Finding {
     match within(ask::clock(pool)).await {
         Ok((ahead, unsure)) => clock::of_database(ahead, unsure),
         Err(error) => not_checked(clock::CHECK, &error),
+    }
+}
+
+async fn relays(pool: &PgPool) -> Finding {
+    match within(ask::nodes::all(pool)).await {
+        Ok(found) => nodes::nodes(&found),
+        Err(error) => not_checked(nodes::CHECK, &error),
     }
 }
 

@@ -45,6 +45,11 @@ pub(super) fn text(status: &Value, rates: &mut Rates) -> String {
             }
         }
     }
+    let nodes = nodes(status);
+    if !nodes.is_empty() {
+        text.push(String::new());
+        text.extend(nodes);
+    }
     text.push(String::new());
     text.extend(pipelines(status, rates));
     text.push(String::new());
@@ -70,6 +75,45 @@ fn head(status: &Value) -> String {
         head.push_str(", its last reload was refused: it runs by the configuration before");
     }
     head
+}
+
+/// A line for each relay on each database; none where this one is alone.
+fn nodes(status: &Value) -> Vec<String> {
+    const COLUMNS: [(&str, Side); 5] = [
+        ("DATABASE", Side::Left),
+        ("NODE", Side::Left),
+        ("STATE", Side::Left),
+        ("SILENT", Side::Right),
+        ("PIPELINES", Side::Right),
+    ];
+    let mut rows = Vec::new();
+    for database in entries(status, "databases") {
+        let cluster = &database["cluster"];
+        if entries(cluster, "nodes").count() < 2 {
+            continue;
+        }
+        for node in entries(cluster, "nodes") {
+            let is_asked = node["node"] == status["node"];
+            let silent = node["silent_seconds"].as_f64().unwrap_or(0.0);
+            let held = grouped(node["pipelines"].as_u64().unwrap_or(0));
+            let target = grouped(cluster["target"].as_u64().unwrap_or(0));
+            rows.push(vec![
+                string(database, "name").to_owned(),
+                string(node, "node").to_owned(),
+                string(node, "state").to_owned(),
+                format!("{silent:.1} s"),
+                if is_asked {
+                    format!("{held} of {target}")
+                } else {
+                    held
+                },
+            ]);
+        }
+    }
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    lines(&COLUMNS, &rows)
 }
 
 fn pipelines(status: &Value, rates: &mut Rates) -> Vec<String> {

@@ -160,7 +160,7 @@ impl Model {
                     taken_at: self.clock,
                 };
                 self.leases.insert(Arc::clone(name), row);
-                node.cluster.took(name);
+                node.cluster.took(name, now);
                 *self.moves.entry(Arc::clone(name)).or_default() += 1;
             }
         }
@@ -288,6 +288,29 @@ fn a_node_that_nobody_has_seen_twice_moves_nothing() {
     model.steps(10);
     assert!(model.moves.is_empty());
     assert_eq!(model.held(0), 10);
+}
+
+/// What a node gives while a beat is under way is not its own again because that beat
+/// saw it before.
+#[test]
+fn an_old_answer_does_not_undo_what_is_known_since() {
+    let mut model = Model::new(2);
+    model.join("a");
+    model.steps(2);
+    let (begun, told) = (model.now, model.told(0));
+    let given = begun + Duration::from_millis(3);
+    let cluster = &mut model.nodes[0].cluster;
+    let name: PipelineName = "p1".into();
+    cluster.is_of(&name, "b".into(), given);
+    cluster.heard(&told, begun);
+    assert_eq!(cluster.claimable(&name, given), Claimable::No(Some("b")));
+    assert_eq!(cluster.digest(), "", "it is asked again");
+    cluster.heard(&told, given + Duration::from_millis(1));
+    assert_eq!(
+        cluster.claimable(&name, given),
+        Claimable::Yes,
+        "told later, it counts"
+    );
 }
 
 #[test]
