@@ -93,6 +93,15 @@ async fn without_the_coordination_database_nodes_go_on_with_an_equal_part() {
         let verdict = world.judge(&rows).await;
         assert!(verdict.is_clean(), "{verdict:#?}");
         assert_eq!(first.terminate().await, 0);
+
+        // A process that finds nobody else starts without it.
+        proxy.lead_to(1);
+        proxy.cut_all();
+        let third = world.keeps_book_of(Relay::start(&settings).await);
+        let more = world.publish_many("o00", 50, 10, 60).await;
+        world.wait_for(&more, PATIENCE).await;
+        assert!((share(&third) - f64::from(SHARDS)).abs() < 0.001);
+        assert_eq!(third.terminate().await, 0);
     })
     .await;
 }

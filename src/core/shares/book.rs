@@ -313,6 +313,13 @@ impl ShareBook {
         }
     }
 
+    /// Whether it goes on with something when it is not heard of.
+    #[must_use]
+    pub fn keeps_something(&self) -> bool {
+        let mut entries = self.entries.values();
+        entries.any(|entry| entry.kept != Share::NOTHING)
+    }
+
     /// Whether the node was not heard of for so long that only what it keeps is left.
     #[must_use]
     pub const fn has_lapsed(&self) -> bool {
