@@ -12,6 +12,7 @@ pub mod classify;
 pub mod company;
 pub mod compression;
 pub mod dead_letter;
+mod digits;
 pub mod dispatch;
 pub mod event_id;
 pub mod examination;
