@@ -7,7 +7,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 SEEDS ?= 1000
 FIRST ?= 1
 
-.PHONY: help deps demo test test-matrix test-memory sim bench screenshots build image fmt lint doc
+.PHONY: help deps demo test test-matrix test-memory sim scaling bench screenshots build image fmt lint doc
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-memory: deps ## Recover 2,000,000 rows after an outage, watching the memory
 sim: deps ## Simulate SEEDS seeds (1000) from FIRST (1) on, and say how many a second
 	FIRST=$(FIRST) SEEDS=$(SEEDS) $(CARGO) test --locked --features demo --test simulation \
 		-- --ignored --exact many::many_seeds --nocapture
+
+scaling: ## Count what coordination costs at 10, 100 and 1,000 nodes: the table of docs/scaling.md
+	$(CARGO) test --release --locked --features demo --test scaling -- --ignored --exact table --nocapture
 
 bench: ## Measure the relay against its limit (CASES=goal/drain,steady to run some; half an hour for all)
 	@scripts/install-deps --demo

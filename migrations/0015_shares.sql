@@ -34,6 +34,10 @@ COMMENT ON TABLE tide.relay_share IS 'the part of each shard''s write capacity t
 
 CREATE INDEX relay_share_by_node ON tide.relay_share (node);
 
+-- Which transaction wrote what a node says last: a beat reads anew only what the one
+-- before has not seen.
+ALTER TABLE tide.relay_node ADD COLUMN noted xid8 NOT NULL DEFAULT pg_current_xact_id();
+
 -- Writes down what a node uses of some shards (no more than it was granted) and raises
 -- it to what it wants as far as the others leave room. Arrays are of one length; answers
 -- one row for each shard of which the node's row is of this write, by its place.
@@ -108,9 +112,10 @@ BEGIN
         -- the next time.
         DELETE FROM tide.relay_share AS s USING (
             SELECT old.stream, old.shard, old.node
-            FROM unnest(p_streams, p_shards) AS w (stream, shard)
+            FROM unnest(p_streams, p_shards, p_uses_records, p_uses_bytes, p_wants_records, p_wants_bytes)
+                AS w (stream, shard, uses_records, uses_bytes, wants_records, wants_bytes)
             JOIN tide.relay_share AS old ON old.stream = w.stream AND old.shard = w.shard
-            WHERE old.node <> p_node AND old.kept_records = 0 AND old.kept_bytes = 0
+            WHERE (w.wants_records > w.uses_records OR w.wants_bytes > w.uses_bytes) AND old.node <> p_node AND old.kept_records = 0 AND old.kept_bytes = 0
                 AND NOT EXISTS (SELECT 1 FROM tide.relay_node AS n
                     WHERE n.node = old.node AND n.expires_at > clock_timestamp())
             FOR UPDATE OF old SKIP LOCKED) AS gone

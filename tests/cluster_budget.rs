@@ -30,5 +30,7 @@ mod world;
 mod away;
 #[path = "cluster_budget/pushed.rs"]
 mod pushed;
+#[path = "cluster_budget/rows.rs"]
+mod rows;
 #[path = "cluster_budget/three.rs"]
 mod three;

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use prometheus::Registry;
 use prometheus::proto::{MetricFamily, MetricType};
 use tidegate::actors::child::{ChildId, Exit};
-use tidegate::admin::metrics::{HeldRows, KeptRows, LeaseEvent, Metrics, PositionWrite};
+use tidegate::admin::metrics::{HeldRows, KeptRows, LeaseEvent, Metrics, Nodes, PositionWrite};
 use tidegate::core::invariants::Invariant;
 use tidegate::postgres::PgOutboxStore;
 
@@ -36,6 +36,14 @@ fn one_of_everything(metrics: &Metrics) {
         metrics.database_query("d", query, Duration::ZERO, true);
     }
     metrics.horizon_held("d", Duration::ZERO);
+    // All directions of hand-overs are there with the nodes.
+    let nodes = Nodes {
+        all: 2,
+        draining: 1,
+        held: 1,
+        target: 1,
+    };
+    metrics.nodes("d", nodes);
     metrics.rows_removed("d", "o", 1);
     let kept = KeptRows {
         outbox: "o",

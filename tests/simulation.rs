@@ -69,6 +69,8 @@ mod store;
 mod stream;
 #[path = "simulation/stuck.rs"]
 mod stuck;
+#[path = "simulation/together.rs"]
+mod together;
 #[path = "simulation/trace.rs"]
 mod trace;
 #[path = "simulation/world.rs"]

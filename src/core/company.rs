@@ -5,7 +5,8 @@
 //! records each. So rows that are late anyway wait for company. Rules:
 //! - a row waits at most a twentieth of what it was late already: rows that come as
 //!   they are published do not wait at all;
-//! - at most [`MOST`] after the last call began: a shard that was quiet sends at once;
+//! - at most [`MOST`], or [`MOST_OF_MANY`] where there are many shards, after the last
+//!   call began: a shard that was quiet sends at once;
 //! - a pipeline's rows in flight bound what it delivers while they wait: never so long
 //!   that it would fall below [`LEAST_RATE`];
 //! - not when the call is full anyway, and not when rows are left behind by calls: then
@@ -18,8 +19,15 @@ use super::time::Moment;
 /// The longest a call waits for more rows.
 pub const MOST: Duration = Duration::from_millis(200);
 
+/// The same where there are [`MANY`] shards: with 500 and 20,000 rows a second it has 16
+/// records then, and 1,250 calls a second are made.
+pub const MOST_OF_MANY: Duration = Duration::from_millis(400);
+
+/// So many shards are many.
+const MANY: usize = 200;
+
 /// What waiting never takes a pipeline below, in rows a second.
-pub const LEAST_RATE: u32 = 100_000;
+pub const LEAST_RATE: u32 = 50_000;
 
 /// The part of its age that a row may wait.
 const PART_OF_AGE: u32 = 20;
@@ -29,12 +37,13 @@ const FULL_RECORDS: usize = 500;
 const FULL_BYTES: usize = 256 * 1024;
 
 /// How long a row that is so late may wait, of a pipeline that may have so many rows
-/// in flight.
+/// in flight, to so many shards.
 #[must_use]
-pub fn patience(age: Duration, rows_in_flight: usize) -> Duration {
+pub fn patience(age: Duration, rows_in_flight: usize, shards: usize) -> Duration {
+    let most = if shards < MANY { MOST } else { MOST_OF_MANY };
     let rows = u32::try_from(rows_in_flight).unwrap_or(u32::MAX);
     let at_least_rate = Duration::from_secs(1) / LEAST_RATE * rows;
-    (age / PART_OF_AGE).min(MOST).min(at_least_rate)
+    (age / PART_OF_AGE).min(most).min(at_least_rate)
 }
 
 /// What the rows of one shard wait for.
@@ -95,22 +104,24 @@ mod tests {
 
     const AT: Moment = Moment::from_origin(Duration::from_secs(100));
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
 
     #[test]
     fn only_late_rows_wait() {
-        assert_eq!(patience(Duration::ZERO, 20_000), Duration::ZERO);
-        assert_eq!(patience(ms(100), 20_000), ms(5));
-        assert_eq!(patience(Duration::from_secs(3600), 20_000), MOST);
+        assert_eq!(patience(Duration::ZERO, 20_000, 64), Duration::ZERO);
+        assert_eq!(patience(ms(100), 20_000, 64), ms(5));
+        assert_eq!(patience(HOUR, 20_000, 64), MOST);
+        assert_eq!(patience(HOUR, 20_000, 500), MOST_OF_MANY);
     }
 
     #[test]
     fn a_pipeline_with_few_rows_in_flight_waits_less() {
-        let hour = Duration::from_secs(3600);
-        assert_eq!(patience(hour, 1000), ms(10));
-        assert_eq!(patience(hour, usize::MAX), MOST);
+        assert_eq!(patience(HOUR, 1000, 64), ms(20));
+        assert_eq!(patience(HOUR, usize::MAX, 64), MOST);
     }
 
     #[test]

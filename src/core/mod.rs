@@ -13,6 +13,7 @@ pub mod cluster;
 pub mod company;
 pub mod compression;
 pub mod dead_letter;
+mod digits;
 pub mod dispatch;
 pub mod event_id;
 pub mod examination;

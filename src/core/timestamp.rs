@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::digits::write_padded;
+
 const MICROS_PER_SECOND: i64 = 1_000_000;
 const SECONDS_PER_DAY: i64 = 86_400;
 
@@ -64,8 +66,6 @@ impl fmt::Display for Timestamp {
                 "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z"
             );
         }
-        // Written for every row that is sent, and eight times faster than by the
-        // formatting of the standard library.
         let mut text = *b"0000-00-00T00:00:00.000000Z";
         let fields = [
             (0..4, year),
@@ -76,11 +76,8 @@ impl fmt::Display for Timestamp {
             (17..19, second),
             (20..26, micros),
         ];
-        for (place, mut number) in fields {
-            for digit in text[place].iter_mut().rev() {
-                *digit += u8::try_from(number % 10).unwrap_or(0);
-                number /= 10;
-            }
+        for (place, number) in fields {
+            write_padded(&mut text[place], number.unsigned_abs());
         }
         f.write_str(str::from_utf8(&text).unwrap_or_default())
     }

@@ -17,6 +17,7 @@ mod highest_read;
 mod lease;
 mod letters;
 mod marks;
+mod node_notes;
 mod nodes;
 mod pipeline_states;
 pub mod pool;

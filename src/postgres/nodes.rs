@@ -6,14 +6,17 @@
 //!   that no lease outlives its owner's row; leases under the rules of `lease`;
 //! - the list of leases is sent only when it has changed. Epochs never fall, so their
 //!   sum and the number of those that run tell two states apart, but for leases that
-//!   ran out and were renewed late: hence the hashes of those that run.
+//!   ran out and were renewed late: hence the hashes of those that run;
+//! - what a node says is sent only to who has not seen it (`node_notes`).
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::lease::microseconds;
+use super::node_notes::{KnownNotes, Notes};
 use super::store::PgOutboxStore;
 use crate::core::nodes::{
     BeatDone, BeatRequest, LeaseSeen, MOST_NOTE_BYTES, NodeSeen, TOLD_OF_FOR,
@@ -33,7 +36,10 @@ macro_rules! beat {
         $7::text::jsonb, $8::text::jsonb)
     ON CONFLICT (node) DO UPDATE
     SET beat = n.beat + 1, beat_at = clock_timestamp(), expires_at = excluded.expires_at,
-        draining = excluded.draining, asks = excluded.asks, demand = excluded.demand, shares = excluded.shares
+        draining = excluded.draining, asks = excluded.asks, demand = excluded.demand, shares = excluded.shares,
+        noted = CASE WHEN n.demand = excluded.demand AND n.shares = excluded.shares
+                AND n.expires_at > clock_timestamp()
+            THEN n.noted ELSE pg_current_xact_id() END
     RETURNING n.beat
 ), forgotten AS (
     DELETE FROM tide.relay_node AS n WHERE n.node = ANY (ARRAY(
@@ -55,12 +61,14 @@ SELECT (SELECT me.beat FROM me), state.digest,
         'node', n.node, 'beat', n.beat, 'draining', n.draining, 'asks', n.asks,
         'silent', greatest(0, extract(epoch FROM clock_timestamp() - n.beat_at) * 1000000)::bigint,
         'expires', (extract(epoch FROM n.expires_at - clock_timestamp()) * 1000000)::bigint,
-        'demand', n.demand, 'shares', n.shares) ORDER BY n.node), '[]')::text
+        'notes', CASE WHEN NOT pg_visible_in_snapshot(n.noted, $11::text::pg_snapshot)
+            THEN jsonb_build_array(n.demand, n.shares) END) ORDER BY n.node), '[]')::text
         FROM tide.relay_node AS n
         WHERE n.node <> $1 AND n.expires_at > clock_timestamp() - $9::bigint * interval '1 microsecond'),
     CASE WHEN state.digest <> $10 THEN (
         SELECT coalesce(jsonb_agg(jsonb_build_array(l.pipeline, l.owner, l.taken_at) ORDER BY l.pipeline), '[]')::text
-        FROM leases AS l WHERE l.runs) END
+        FROM leases AS l WHERE l.runs) END,
+    pg_current_snapshot()::text
 FROM state"
         )
     };
@@ -95,11 +103,19 @@ struct NodeRecord {
     asks: Vec<String>,
     silent: u64,
     expires: i64,
-    demand: serde_json::Value,
-    shares: serde_json::Value,
+    /// Demand and shares, when they have changed.
+    notes: Option<(serde_json::Value, serde_json::Value)>,
 }
 
-type Answer = (i64, String, Vec<String>, Vec<i64>, String, Option<String>);
+type Answer = (
+    i64,
+    String,
+    Vec<String>,
+    Vec<i64>,
+    String,
+    Option<String>,
+    String,
+);
 
 fn unreadable(error: &dyn std::fmt::Display) -> StoreError {
     StoreError::Refused(format!("what a beat answers cannot be read: {error}"))
@@ -122,6 +138,15 @@ pub(super) async fn beat(
     store: &PgOutboxStore,
     request: BeatRequest<'_>,
 ) -> Result<BeatDone, StoreError> {
+    let done = ask(store, request).await;
+    if done.is_err() {
+        store.node_notes().forget();
+    }
+    done
+}
+
+async fn ask(store: &PgOutboxStore, request: BeatRequest<'_>) -> Result<BeatDone, StoreError> {
+    let known = store.node_notes().known();
     let pipelines: Vec<&str> = request.held.iter().map(|(name, _)| &**name).collect();
     let epochs: Vec<i64> = request.held.iter().map(|(_, epoch)| epoch.0).collect();
     let asks: Vec<&str> = request.asks.iter().map(|name| &**name).collect();
@@ -131,7 +156,7 @@ pub(super) async fn beat(
         BEAT
     };
     let mut session = store.statement().await?;
-    let (beat, digest, renewed, their_epochs, nodes, leases): Answer = sqlx::query_as(statement)
+    let answer: Answer = sqlx::query_as(statement)
         .bind(request.node)
         .bind(microseconds(request.lease))
         .bind(pipelines)
@@ -142,10 +167,17 @@ pub(super) async fn beat(
         .bind(bounded(request.shares, "shares"))
         .bind(microseconds(TOLD_OF_FOR))
         .bind(request.known)
+        .bind(known.snapshot())
         .persistent(store.prepares())
         .fetch_one(session.connection())
         .await?;
     session.finish().await?;
+    let (beat, digest, renewed, their_epochs, nodes, leases, snapshot) = answer;
+    let nodes = read_nodes(&nodes, &known)?;
+    let notes = nodes
+        .iter()
+        .map(|(seen, notes)| (Arc::clone(&seen.node), Arc::clone(notes)));
+    store.node_notes().learn(snapshot, notes.collect());
     let renewed = renewed.iter().map(String::as_str);
     let renewed: HashSet<(&str, i64)> = renewed.zip(their_epochs).collect();
     let held = request.held.iter();
@@ -153,23 +185,31 @@ pub(super) async fn beat(
     Ok(BeatDone {
         beat: u64::try_from(beat).map_err(|error| unreadable(&error))?,
         held: held.collect(),
-        nodes: read_nodes(&nodes)?,
+        nodes: nodes.into_iter().map(|(seen, _)| seen).collect(),
         digest,
         leases: leases.as_deref().map(read_leases).transpose()?,
     })
 }
 
-fn read_nodes(text: &str) -> Result<Vec<NodeSeen>, StoreError> {
+fn read_nodes(text: &str, known: &KnownNotes) -> Result<Vec<(NodeSeen, Notes)>, StoreError> {
     let records: Vec<NodeRecord> =
         serde_json::from_str(text).map_err(|error| unreadable(&error))?;
     let seen = records.into_iter().map(|record| {
+        let notes = match (record.notes, known.of(&record.node)) {
+            (Some((demand, shares)), _) => Arc::new((demand.to_string(), shares.to_string())),
+            (None, Some(notes)) => Arc::clone(notes),
+            (None, None) => {
+                let node = &record.node;
+                return Err(unreadable(&format!("what node {node:?} said is not known")));
+            }
+        };
         let microseconds = Duration::from_micros(record.expires.unsigned_abs());
         let (expires_in, expired_for) = if record.expires > 0 {
             (microseconds, Duration::ZERO)
         } else {
             (Duration::ZERO, microseconds)
         };
-        NodeSeen {
+        let seen = NodeSeen {
             node: record.node.into(),
             beat: record.beat,
             silent_for: Duration::from_micros(record.silent),
@@ -177,11 +217,12 @@ fn read_nodes(text: &str) -> Result<Vec<NodeSeen>, StoreError> {
             expired_for,
             draining: record.draining,
             asks: record.asks.into_iter().map(Into::into).collect(),
-            demand: record.demand.to_string(),
-            shares: record.shares.to_string(),
-        }
+            demand: notes.0.clone(),
+            shares: notes.1.clone(),
+        };
+        Ok((seen, notes))
     });
-    Ok(seen.collect())
+    seen.collect()
 }
 
 fn read_leases(text: &str) -> Result<Vec<LeaseSeen>, StoreError> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::quiet::Drawn;
+use super::quiet::Ids;
 use super::store::PgOutboxStore;
 use crate::core::ports::{Backlog, OutboxId, ProbeReport, ProbeTarget, StoreError};
 use crate::core::snapshot::Snapshot;
@@ -42,9 +42,15 @@ SELECT pg_current_snapshot()::text, ARRAY(
     ORDER BY target.place
 )";
 
-/// How far the sequence of ids is, read once the statement's snapshot is taken.
-const DRAWN: &str =
-    "SELECT pg_current_snapshot()::text, d.last_value, d.is_called FROM tide.outbox_drawn AS d";
+/// How far the sequence of ids is, read once the statement's snapshot is taken, and then
+/// which transaction id is the next: `age` counts from there for a transaction without
+/// one, and no snapshot says it (tests/store.rs holds it against what is handed out).
+const DRAWN: &str = "
+SELECT s.taken, s.last_value, s.is_called, age('3'::xid)
+FROM (
+    SELECT pg_current_snapshot()::text AS taken, d.last_value, d.is_called
+    FROM tide.outbox_drawn AS d OFFSET 0
+) AS s";
 
 const BACKLOG: &str = "
 SELECT u.unseen,
@@ -59,7 +65,7 @@ pub(super) async fn probe(
     if !store.quiet_times().may_answer(targets) {
         return look(store, targets).await;
     }
-    let (snapshot, drawn) = match drawn(store).await {
+    let (snapshot, ids) = match drawn(store).await {
         Ok(answer) => answer,
         // A schema or a role from before there was such a view.
         Err(StoreError::Refused(_)) => return look(store, targets).await,
@@ -69,7 +75,7 @@ pub(super) async fn probe(
     let is_quiet = {
         let mut quiet_times = store.quiet_times();
         quiet_times.of_server(server);
-        quiet_times.nothing_new(targets, &snapshot, drawn, at)
+        quiet_times.nothing_new(targets, &snapshot, ids, at)
     };
     if is_quiet {
         let news = vec![false; targets.len()];
@@ -78,19 +84,21 @@ pub(super) async fn probe(
     let report = look(store, targets).await?;
     // Otherwise the sequence was another server's.
     if store.generation() == server && !report.news.contains(&true) {
-        store.quiet_times().looked(&report.snapshot, drawn, at);
+        store.quiet_times().looked(&report.snapshot, ids, at);
     }
     Ok(report)
 }
 
-async fn drawn(store: &PgOutboxStore) -> Result<(Snapshot, Drawn), StoreError> {
+async fn drawn(store: &PgOutboxStore) -> Result<(Snapshot, Ids), StoreError> {
     let mut session = store.statement().await?;
-    let (snapshot, last, is_called): (String, i64, bool) = sqlx::query_as(DRAWN)
+    let (snapshot, last, is_called, age): (String, i64, bool, i32) = sqlx::query_as(DRAWN)
         .persistent(store.prepares())
         .fetch_one(session.connection())
         .await?;
     session.finish().await?;
-    Ok((parse(&snapshot)?, (last, is_called)))
+    let snapshot = parse(&snapshot)?;
+    let ids = Ids::read((last, is_called), age, &snapshot);
+    Ok((snapshot, ids))
 }
 
 fn parse(snapshot: &str) -> Result<Snapshot, StoreError> {

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
+use super::node_notes::NodeNotes;
 use super::quiet::QuietTimes;
 use super::server::ServerWatch;
 use super::session::Session;
@@ -56,6 +57,7 @@ pub struct PgOutboxStore {
     save_number: Arc<AtomicI64>,
     highest_read: Arc<HighestRead>,
     quiet_times: Arc<Mutex<QuietTimes>>,
+    node_notes: Arc<NodeNotes>,
     watch: ServerWatch,
     pauses: Arc<Mutex<PausesVersion>>,
     listener: Listener,
@@ -117,6 +119,7 @@ impl PgOutboxStore {
             save_number: Arc::new(AtomicI64::new(0)),
             highest_read: Arc::default(),
             quiet_times: Arc::default(),
+            node_notes: Arc::default(),
             watch: ServerWatch::default(),
             pauses: Arc::default(),
             listener: Listener::default(),
@@ -166,6 +169,11 @@ impl PgOutboxStore {
     /// Which server is behind the store.
     pub(super) fn generation(&self) -> Option<u64> {
         self.watch.server().map(|server| server.generation)
+    }
+
+    /// What nodes said last.
+    pub(super) fn node_notes(&self) -> &NodeNotes {
+        &self.node_notes
     }
 
     pub(super) fn highest_read_for(&self, pipeline: &str) -> RowId {

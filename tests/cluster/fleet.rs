@@ -22,8 +22,9 @@ pub(crate) enum Way {
     Pooled,
 }
 
-/// What PgBouncer is told to let pass, as `docs/postgresql.md` says.
-const PARAMETERS: &str = "ignore_startup_parameters = extra_float_digits";
+/// What PgBouncer is told to let pass, as `docs/postgresql.md` says; and connections
+/// enough for all nodes: one that is frozen keeps those of its transactions.
+const PARAMETERS: &str = "ignore_startup_parameters = extra_float_digits\ndefault_pool_size = 30";
 
 /// A database with pipelines, and what relays need to run them.
 pub(crate) struct Fleet {

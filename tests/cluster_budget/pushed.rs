@@ -1,8 +1,10 @@
 //! Shards that are pushed, and what became of it by the emulator's own count.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
+use tidegate::core::shard_map::hash_key;
 use tidegate::demo::tally::ShardCounts;
 use tidegate::demo::verdict::Committed;
 use tokio::time::Instant;
@@ -12,8 +14,9 @@ use crate::world::{STREAM, World};
 
 pub(crate) const SHARDS: u16 = 4;
 
-/// What a shard takes, in bytes a second.
-const SHARD_BYTES: f64 = 1_048_576.0;
+/// What a shard takes, in records a second. Narrow, so that a machine under load
+/// fills four of them.
+const SHARD_RECORDS: u32 = 100;
 
 /// Outboxes, each with a pipeline.
 pub(crate) const PIPELINES: usize = 12;
@@ -21,8 +24,30 @@ pub(crate) const PIPELINES: usize = 12;
 /// Keys of each: enough for every shard to have many.
 const KEYS: usize = 300;
 
-/// Bytes of a row's text: so large that few rows fill a shard.
-const ROW_BYTES: usize = 7_500;
+const ROW_BYTES: usize = 60;
+
+/// What relays are to know of it.
+pub(crate) const NARROW: (&str, &str) =
+    ("TIDEGATE__KINESIS__SHARD_BUDGET__RECORDS_PER_SECOND", "100");
+
+/// Has the service refuse what a shard is offered beyond so much in a second, by the
+/// service's own seconds.
+pub(crate) fn narrow(world: &World) {
+    let counts: Mutex<[(u64, u32); SHARDS as usize]> = Mutex::default();
+    let began = Instant::now();
+    let decide = move |key: &str, _: usize| {
+        let place = usize::try_from(hash_key(key) >> 126).expect("a quarter");
+        let second = began.elapsed().as_secs();
+        let mut counts = counts.lock().expect("not poisoned");
+        let (of, count) = &mut counts[place];
+        if *of != second {
+            (*of, *count) = (second, 0);
+        }
+        *count += 1;
+        (*count > SHARD_RECORDS).then(|| "ProvisionedThroughputExceededException".to_owned())
+    };
+    world.emulator.faults().fail_records_where(Arc::new(decide));
+}
 
 /// A moment, by the emulator's count.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +62,7 @@ pub(crate) struct Passed {
     pub(crate) seconds: f64,
     pub(crate) offered: u64,
     pub(crate) throttled: u64,
-    /// Of what the shards could take, in bytes.
+    /// Of what the shards could take.
     pub(crate) used: f64,
 }
 
@@ -62,7 +87,8 @@ impl std::fmt::Display for Passed {
 
 /// A world whose outboxes have rows for so many seconds of all shards.
 pub(crate) async fn backlog(world: &World, seconds: usize) -> Vec<Committed> {
-    let rows = seconds * usize::from(SHARDS) * 1_048_576 / (ROW_BYTES + 250) / PIPELINES;
+    let rows = seconds * usize::from(SHARDS) * SHARD_RECORDS as usize / PIPELINES;
+    narrow(world);
     let mut all = Vec::new();
     for n in 0..PIPELINES {
         let name = format!("o{n:02}");
@@ -85,21 +111,21 @@ pub(crate) fn since(world: &World, before: Mark) -> Passed {
 
 pub(crate) fn between(before: Mark, after: Mark) -> Passed {
     let seconds = (after.at - before.at).as_secs_f64();
-    let accepted = after.counts.accepted_bytes - before.counts.accepted_bytes;
+    let accepted = after.counts.accepted_records - before.counts.accepted_records;
     Passed {
         seconds,
         offered: after.counts.offered_records - before.counts.offered_records,
         throttled: after.counts.throttled_records - before.counts.throttled_records,
-        used: accepted as f64 / (seconds * SHARD_BYTES * f64::from(SHARDS)),
+        used: accepted as f64 / (seconds * f64::from(SHARD_RECORDS) * f64::from(SHARDS)),
     }
 }
 
 /// Lets so much be stored as all shards take in this time at full rate.
 pub(crate) async fn push(world: &World, time: Duration) -> Passed {
     let before = mark(world);
-    let bytes = time.as_secs_f64() * SHARD_BYTES * f64::from(SHARDS) * 0.97;
+    let records = time.as_secs_f64() * f64::from(SHARD_RECORDS) * f64::from(SHARDS) * 0.97;
     let tally = world.emulator.tally();
-    let stored = || (tally.total(STREAM).accepted_bytes - before.counts.accepted_bytes) as f64;
-    until("the shards take more", PATIENCE, || stored() >= bytes).await;
+    let stored = || (tally.total(STREAM).accepted_records - before.counts.accepted_records) as f64;
+    until("the shards take more", PATIENCE, || stored() >= records).await;
     since(world, before)
 }

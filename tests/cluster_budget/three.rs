@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::pushed::{PIPELINES, SHARDS, backlog, between, mark, push, since};
+use crate::pushed::{NARROW, PIPELINES, SHARDS, backlog, between, mark, push, since};
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario_alone, until};
 use crate::world::{STREAM, World};
 
-const DEFAULT_LEASE: [(&str, &str); 1] = [("TIDEGATE__CLUSTER__LEASE", "4s")];
+const SETTINGS: [(&str, &str); 2] = [("TIDEGATE__CLUSTER__LEASE", "4s"), NARROW];
 
 /// How many pipelines a node has.
 fn held(node: &Relay) -> u64 {
@@ -25,7 +25,7 @@ async fn balanced(nodes: &[&Relay]) {
 
 /// The share of every shard that these nodes go by, in all.
 fn shares(nodes: &[&Relay]) -> f64 {
-    let of = |node: &&Relay| node.metric("tidegate_shard_share_ratio", &[("resource", "bytes")]);
+    let of = |node: &&Relay| node.metric("tidegate_shard_share_ratio", &[("resource", "records")]);
     nodes.iter().map(of).sum()
 }
 
@@ -34,15 +34,15 @@ async fn three_nodes_use_four_shards_as_one_would() {
     scenario_alone(8 * PATIENCE, async {
         let world = World::new(SHARDS).await;
         let rows = backlog(&world, 75).await;
-        let first = world.relay_with(&DEFAULT_LEASE).await;
+        let first = world.relay_with(&SETTINGS).await;
         balanced(&[&first]).await;
         let began = mark(&world);
         let alone = push(&world, Duration::from_secs(5)).await;
         eprintln!("one node: {alone}");
 
         let joining = mark(&world);
-        let second = world.relay_with(&DEFAULT_LEASE).await;
-        let third = world.relay_with(&DEFAULT_LEASE).await;
+        let second = world.relay_with(&SETTINGS).await;
+        let third = world.relay_with(&SETTINGS).await;
         balanced(&[&first, &second, &third]).await;
         let joined = since(&world, joining);
         eprintln!("two nodes join: {joined}");

@@ -19,7 +19,7 @@ enum Look {
 }
 
 /// Each mistake, and within how many seeds it must be found.
-const WITHIN: [(Bug, Look, u64); 24] = [
+const WITHIN: [(Bug, Look, u64); 25] = [
     (Bug::TwoOfAKeyInACall, Look::All, 5),
     (Bug::RefundThrottled, Look::All, 10),
     (Bug::CommitBeforeConfirm, Look::All, 10),
@@ -55,6 +55,11 @@ const WITHIN: [(Bug, Look, u64); 24] = [
         30,
     ),
     (Bug::MisplacedIsDelivered, Look::Focus(KPL_SEEDS), 100),
+    (
+        Bug::RaisedWithoutRegard,
+        Look::Own("shared_shard", Plan::shared_shard),
+        10,
+    ),
     (
         Bug::ExpiredLeaseKept,
         Look::Own("clustered", Plan::clustered),

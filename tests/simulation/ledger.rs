@@ -13,6 +13,7 @@ use tidegate::core::snapshot::{Snapshot, Xid};
 use tidegate::core::time::Moment;
 
 use crate::database::Row;
+use crate::together::Together;
 
 /// A row, wherever it goes.
 pub(crate) type RowKey = (OutboxId, RowId);
@@ -85,6 +86,7 @@ pub(crate) struct Ledger {
     consumed: BTreeSet<(usize, OutboxId, RowId)>,
     keys: BTreeMap<KeyOf, KeyState>,
     offered: BTreeMap<(u64, usize, String), Vec<(Moment, Cost)>>,
+    together: Together,
     /// The key of each row, and when it was in a stream first.
     pub(crate) arrived_at: BTreeMap<RowId, (String, Moment)>,
     /// Poison that came late under its old number, `park` and a crash allowing.
@@ -108,6 +110,7 @@ impl Ledger {
             consumed: BTreeSet::new(),
             keys: BTreeMap::new(),
             offered: BTreeMap::new(),
+            together: Together::default(),
             arrived_at: BTreeMap::new(),
             strays: 0,
             repeats: 0,
@@ -310,6 +313,11 @@ impl Ledger {
             invariants::within_budget(total, limits),
             || format!("{shard} was offered {total:?} within a second"),
         );
+        let together = &mut self.together;
+        let too_much = together.offered(process, (stream, shard), cost, limits, now);
+        self.check(Invariant::SharesFit, too_much.is_none(), || {
+            too_much.unwrap_or_default()
+        });
     }
 
     /// A call's records, as they are sent.

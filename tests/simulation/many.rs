@@ -71,8 +71,8 @@ struct Total {
     simulated: Duration,
 }
 
-/// How a plan is made of a seed: `PLAN=busy_key`, `clustered`, `replayed` and
-/// `many_letters` name those that are about one thing.
+/// How a plan is made of a seed: `PLAN=busy_key`, `clustered`, `replayed`, `many_letters`
+/// and `shared_shard` name those that are about one thing.
 fn kind_of_plan() -> fn(u64) -> Plan {
     match std::env::var("PLAN").as_deref() {
         Err(_) => Plan::of,
@@ -80,8 +80,9 @@ fn kind_of_plan() -> fn(u64) -> Plan {
         Ok("clustered") => Plan::clustered,
         Ok("replayed") => Plan::replayed,
         Ok("many_letters") => Plan::many_letters,
+        Ok("shared_shard") => Plan::shared_shard,
         Ok(other) => {
-            panic!("PLAN is {other}; expected busy_key, clustered, replayed or many_letters")
+            panic!("PLAN is {other}; expected one of those named above")
         }
     }
 }
@@ -152,6 +153,7 @@ fn plans_about_one_thing() {
         Plan::clustered,
         Plan::replayed,
         Plan::many_letters,
+        Plan::shared_shard,
     ] {
         let total = run_seeds(plan_of, 1, FEW_OF_ONE_THING);
         assert!(total.failed.is_empty(), "{}", total.failed.concat());

@@ -315,6 +315,22 @@ impl Plan {
         plan
     }
 
+    /// The same, and all of them write to one narrow shard.
+    pub(crate) fn shared_shard(seed: u64) -> Self {
+        let plan = Self::clustered(seed);
+        Self {
+            streams: 1,
+            shards: 1,
+            step_millis: 10.0,
+            budget_records: 40,
+            takes: Takes {
+                records: 40.0,
+                ..plan.takes
+            },
+            ..plan
+        }
+    }
+
     /// One node that nothing happens to, and shards that take everything.
     fn calm_and_wide(self) -> Self {
         Self {

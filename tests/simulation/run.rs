@@ -152,6 +152,9 @@ pub(crate) fn world(plan: &Plan, clock: Clock, keep_text: bool, dice: &mut Dice)
     }
 }
 
+/// By then a process that was frozen has sent what it had, and knows its leases.
+const AWAKE: Duration = Duration::from_secs(5);
+
 /// Words between actors that may be forgotten, as timers are.
 const FORGOTTEN: [&str; 3] = ["probe.watched", "shard_writer.tell", "stream_router.writer"];
 
@@ -258,6 +261,7 @@ async fn start_again(shared: &Shared, nodes: &mut [Node]) {
         return;
     }
     let_cancelled_replays_end(shared, nodes).await;
+    let_sleepers_wake(shared).await;
     let calls = shared.lock().calls;
     // The status is brought up to date once a second.
     pass(Duration::from_millis(1_100)).await;
@@ -275,6 +279,17 @@ async fn start_again(shared: &Shared, nodes: &mut [Node]) {
             .ledger
             .violations
             .push((Invariant::RepeatsCaused, text));
+    }
+}
+
+/// A process that is still frozen sends what it had when it wakes up.
+async fn let_sleepers_wake(shared: &Shared) {
+    let (now, last) = {
+        let world = shared.lock();
+        (world.now(), world.asleep.values().max().copied())
+    };
+    if let Some(last) = last.filter(|last| *last + AWAKE > now) {
+        pass((last + AWAKE).since(now)).await;
     }
 }
 

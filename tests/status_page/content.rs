@@ -106,7 +106,7 @@ async fn a_relay_with_nothing_to_do_has_nothing_wrong() {
                 "default",
                 "live, this one",
                 "-",
-                "3 of 3",
+                "3 (part: 3)",
                 "acme and globex"
             ]
         );

@@ -227,7 +227,8 @@ impl OutboxReader {
             // What the process can spare for this pipeline may be less.
             let free = self.tag.shared.free_bytes() / self.weight.max(1);
             let rows_in_flight = own.most_rows().min(own.rows() + free);
-            self.tag.patience.set(patience(age, rows_in_flight));
+            let shards = self.intake.lanes();
+            self.tag.patience.set(patience(age, rows_in_flight, shards));
         }
     }
 

@@ -16,15 +16,18 @@ use super::Supervisor;
 use crate::actors::fault;
 use crate::actors::messages::{PurgeVoid, SharesWritten};
 use crate::actors::pipeline_slot::Run;
-use crate::core::budget::share::HeldShare;
+use crate::core::budget::share::{HeldShare, Ratios};
 use crate::core::dispatch::SharedBudget;
-use crate::core::nodes::BeatDone;
+use crate::core::nodes::{BeatDone, NodeSeen};
 use crate::core::ports::StoreError;
 use crate::core::shard_map::ShardId;
 use crate::core::shares::book::ShareBook;
 use crate::core::shares::missing::Missing;
 use crate::core::shares::{ShardName, Written};
 use crate::core::time::Moment;
+
+/// In a node's notes to other databases: it hears the coordination database.
+const COORDINATED: &str = "coordinated";
 
 /// What a write of shares may take; later its answer is not waited for.
 const WRITTEN_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
@@ -40,6 +43,9 @@ pub(in crate::actors) struct NodeShares {
     /// Since the coordination database is away: the others in which this node's row has
     /// run all the time.
     lives_in: Option<BTreeSet<Arc<str>>>,
+    /// What each other database said of who else is there: until when that is to go
+    /// by, and whether this node is the eldest of all, none of which is coordinated.
+    eldest_in: BTreeMap<Arc<str>, (Moment, bool)>,
     failed: bool,
 }
 
@@ -51,8 +57,52 @@ impl NodeShares {
             coordination: coordination.cloned(),
             held: BTreeMap::new(),
             lives_in: None,
+            eldest_in: BTreeMap::new(),
             failed: false,
         }
+    }
+
+    /// Until when this node, which has no share, may go on as if it were alone: the
+    /// coordination database is away, and as far as the others tell no node has a share
+    /// of anything, and none is there for longer. (Or one process with two databases
+    /// could not be started while the first is away.)
+    fn is_alone_until(&self, now: Moment) -> Option<Moment> {
+        let keeps = self
+            .lives_in
+            .as_ref()
+            .is_some_and(|lives| !lives.is_empty());
+        if keeps || !self.book.has_lapsed() {
+            return None;
+        }
+        let fresh = self.eldest_in.values().filter(|(until, _)| now < *until);
+        let is_eldest = fresh.clone().all(|(_, is_eldest)| *is_eldest);
+        fresh.map(|(until, _)| *until).min().filter(|_| is_eldest)
+    }
+
+    /// Whether it has, or gets, a share of anything: who has none takes no pipelines.
+    pub(super) fn may_send(&self, now: Moment) -> bool {
+        let keeps = || {
+            self.lives_in
+                .as_ref()
+                .is_some_and(|lives| !lives.is_empty())
+        };
+        self.coordination.is_none()
+            || !self.book.has_lapsed()
+            || keeps()
+            || self.is_alone_until(now).is_some()
+    }
+
+    fn held_of(&self, shard: &ShardName, now: Moment) -> HeldShare {
+        let alone = self.is_alone_until(now);
+        alone.map_or_else(
+            || self.book.held(shard),
+            |until| HeldShare {
+                share: Ratios::WHOLE,
+                until: Some(until),
+                afterwards: Ratios::NONE,
+                is_shared: true,
+            },
+        )
     }
 
     /// A writer for a shard begins: its budget is this node's share.
@@ -73,7 +123,7 @@ impl NodeShares {
             shard: shard.clone(),
         };
         self.book.enter(&name, now);
-        let held = self.book.held(&name);
+        let held = self.held_of(&name, now);
         budget
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -104,12 +154,14 @@ impl Supervisor {
     /// What this node says with a beat: JSON objects of its demand, and of what it may
     /// say of its shares.
     pub(super) fn notes_for_beat(&mut self, database: &Arc<str>) -> (String, String) {
-        let nothing = || "{}".to_owned();
+        let nothing = "{}".to_owned();
         if !self.is_coordination(database) {
-            return (nothing(), nothing());
+            let is_coordinated = !self.shares.book.has_lapsed();
+            let note = serde_json::json!({COORDINATED: is_coordinated});
+            return (nothing, note.to_string());
         }
         self.measure_shards();
-        (self.shares.book.say(), nothing())
+        (self.shares.book.say(), nothing)
     }
 
     /// What a beat said of the others.
@@ -120,7 +172,7 @@ impl Supervisor {
         done: &BeatDone,
         context: &Context<Self>,
     ) {
-        let lives = |node: &&crate::core::nodes::NodeSeen| !node.expires_in.is_zero();
+        let lives = |node: &&NodeSeen| !node.expires_in.is_zero();
         if !self.is_coordination(database) {
             let living: BTreeSet<&str> = done
                 .nodes
@@ -130,6 +182,16 @@ impl Supervisor {
                 .collect();
             let missing = &mut self.shares.missing;
             missing.heard(database, asked_at, |node| living.contains(node));
+            let is_junior = |other: &&NodeSeen| {
+                let note = serde_json::from_str(&other.shares).unwrap_or(serde_json::Value::Null);
+                let age = (other.beat, &*other.node);
+                note[COORDINATED] == false && age < (done.beat, &*self.node)
+            };
+            let mut others = done.nodes.iter().filter(lives);
+            let is_eldest = done.beat >= 2 && others.all(|other| is_junior(&other));
+            let until = asked_at + self.settings.cluster.lease.saturating_sub(self.margin());
+            let said = (until, is_eldest);
+            self.shares.eldest_in.insert(Arc::clone(database), said);
             self.forget_gone(context);
             return;
         }
@@ -181,7 +243,7 @@ impl Supervisor {
         for (name, budget) in self.budgets.all() {
             let budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
             let (held, factor) = (budget.held(now), budget.factor());
-            let held = crate::core::budget::share::Ratios {
+            let held = Ratios {
                 records: held.records * factor,
                 bytes: held.bytes * factor,
             };
@@ -204,7 +266,7 @@ impl Supervisor {
             if self.shares.coordination.is_none() {
                 break;
             }
-            let held = self.shares.book.held(&name);
+            let held = self.shares.held_of(&name, now);
             let before = self.shares.held.insert(name.clone(), held);
             if before == Some(held) {
                 continue;

@@ -200,7 +200,7 @@ function* ofShards(status) {
     const near = stream.shards.filter((one) => used(one) > NEAR_BUDGET);
     if (near.length > 0) {
       const hottest = near.reduce((one, other) => (used(other) > used(one) ? other : one));
-      const which = hottest.records_utilisation >= hottest.bytes_utilisation ? "records" : "bytes";
+      const which = usedRecords(hottest) >= usedBytes(hottest) ? "records" : "bytes";
       const queued = near.reduce((sum, one) => sum + one.queued_rows, 0);
       const all = near.length === stream.shards.length;
       const who = all && near.length > 1 ? `All ${count(near.length)} shards` : near.length === 1
@@ -219,7 +219,11 @@ function* ofShards(status) {
   }
 }
 
-export const used = (shard) => Math.max(shard.records_utilisation, shard.bytes_utilisation);
+/** What other nodes write to as well this one has a share of: how much of that it uses. */
+const ofShare = (part, share) => (share > 0 ? part / share : part);
+export const usedRecords = (shard) => ofShare(shard.records_utilisation, shard.records_share);
+export const usedBytes = (shard) => ofShare(shard.bytes_utilisation, shard.bytes_share);
+export const used = (shard) => Math.max(usedRecords(shard), usedBytes(shard));
 
 function* ofRetention(status) {
   for (const database of status.retention) {

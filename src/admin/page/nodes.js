@@ -30,7 +30,7 @@ export class Nodes {
     for (const { name, cluster } of status.databases) {
       for (const one of cluster?.nodes ?? []) {
         const isThis = one.node === status.node;
-        const target = isThis ? ` of ${count(cluster.target)}` : "";
+        const target = isThis ? ` (part: ${count(cluster.target)})` : "";
         const asks = one.asks > 0 ? `, asks for ${count(one.asks)}` : "";
         rows.push({ key: `${name} ${one.node}`, name: one.node, database: name, state: `${one.state}${isThis ? ", this one" : ""}${asks}`,
           beat: isThis ? "-" : `${duration(one.silent_seconds)} ago`, pipelines: count(one.pipelines) + target,

@@ -136,7 +136,7 @@ function makeRow() {
     element("th", { scope: "row", class: "word" }, row.name, row.outbox), row.tenant, row.stream,
     element("td", { class: "why" }, row.state, row.reason), row.lag, row.oldest,
     element("td", { class: "number rates" }, row.spark.svg, row.rate), row.letters,
-    element("td", {}, row.owner, row.epoch));
+    element("td", { class: "owner" }, row.owner, row.epoch));
   return row;
 }
 

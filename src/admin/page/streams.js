@@ -1,7 +1,7 @@
 // The streams, and how full each of their shards is.
 
 import { element, KeyedList, setAttribute, setHidden, setText } from "./dom.js";
-import { NEAR_BUDGET, troubleOf, used } from "./findings.js";
+import { NEAR_BUDGET, troubleOf, used, usedBytes, usedRecords } from "./findings.js";
 import { count, counted, duration, percent } from "./format.js";
 
 /** Shards of a stream that are shown at first: the fullest. */
@@ -113,10 +113,11 @@ function makeShard() {
 
 function updateShard(row, shard) {
   setText(row.id, shard.id);
-  showBar(row.records, shard.records_utilisation);
-  showBar(row.bytes, shard.bytes_utilisation);
+  showBar(row.records, usedRecords(shard));
+  showBar(row.bytes, usedBytes(shard));
   // Below 100 % the service has throttled, and the relay has slowed down.
-  setText(row.factor, percent(shard.budget_factor));
+  const share = Math.min(shard.records_share, shard.bytes_share);
+  setText(row.factor, percent(shard.budget_factor) + (share < 0.995 ? `, ${percent(share)} of it here` : ""));
   setText(row.queued, count(shard.queued_rows));
   setText(row.waits, waiting(shard));
 }

@@ -43,6 +43,7 @@ fn base() -> Value {
         .push(json!({
             "name": "other", "url": "postgres://localhost/other",
         }));
+    tree["cluster"]["database"] = json!("other");
     let pipelines = tree["pipelines"].as_array_mut().expect("a list");
     pipelines.push(json!({
         "name": "other", "outbox": "other", "database": "other", "stream_name": "other",

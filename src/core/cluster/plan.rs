@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    AFTER_EXPIRY, COUNTED_FOR, Cluster, HURRIED, HURRIED_PER_NODE, HURRIES_FOR, MOST_ASKS, Own,
-    weight,
+    AFTER_EXPIRY, COUNTED_FOR, Cluster, HURRIED, HURRIED_PER_NODE, HURRIES_FOR, MOST_ASKS,
+    MOST_PACE, Own, weight,
 };
 use crate::core::ports::PipelineName;
 use crate::core::time::Moment;
@@ -120,8 +120,9 @@ impl Cluster {
         let Some(heard) = &self.heard else {
             return Vec::new();
         };
-        // Alone, it need not wait for anybody to see it.
-        let am_member = !is_draining && (heard.beat >= 2 || heard.others.is_empty());
+        // Alone, or with nodes that end, it need not wait for anybody to see it.
+        let is_alone = heard.others.iter().all(|other| other.draining);
+        let am_member = !is_draining && (heard.beat >= 2 || is_alone);
         let others = heard.others.iter().filter(|other| other.is_member);
         let nodes = others.map(|other| Arc::clone(&other.node));
         let nodes = nodes.chain(am_member.then(|| Arc::clone(&self.me)));
@@ -297,9 +298,8 @@ impl Cluster {
     }
 
     fn next_in(&self, gives: bool, now: Moment) -> Duration {
-        let pace = Self::pace(self.lease);
         let Some(heard) = &self.heard else {
-            return pace;
+            return Self::pace(self.lease);
         };
         let asks = self.asked_since;
         let is_asking = asks.is_some_and(|since| now.since(since) < HURRIES_FOR);
@@ -307,6 +307,9 @@ impl Cluster {
         let others = &heard.others;
         let moves = gives || is_asking || is_new || others.iter().any(|other| other.draining);
         let nodes = u32::try_from(others.len() + 1).unwrap_or(u32::MAX);
+        // With a longer lease many nodes beat more seldom.
+        let seldom = MOST_PACE.max(HURRIED_PER_NODE.saturating_mul(nodes));
+        let pace = (self.lease / 4).min(seldom);
         let hurried = HURRIED.max(HURRIED_PER_NODE.saturating_mul(nodes));
         let pace = if moves { pace.min(hurried) } else { pace };
         let ends = others.iter().map(|other| other.expires_in + AFTER_EXPIRY);

@@ -313,6 +313,13 @@ impl ShareBook {
         }
     }
 
+    /// Whether it goes on with something when it is not heard of.
+    #[must_use]
+    pub fn keeps_something(&self) -> bool {
+        let mut entries = self.entries.values();
+        entries.any(|entry| entry.kept != Share::NOTHING)
+    }
+
     /// Whether the node was not heard of for so long that only what it keeps is left.
     #[must_use]
     pub const fn has_lapsed(&self) -> bool {
@@ -326,10 +333,16 @@ impl ShareBook {
                 continue;
             }
             let own = match self.said.said(name) {
-                Said::Nothing => Said::Wish(entry.wish()),
-                said @ (Said::EqualPart | Said::Wish(_)) => said,
+                Said::Nothing if entry.is_written || self.others.is_empty() => {
+                    Said::Wish(entry.wish())
+                }
+                said @ (Said::Nothing | Said::EqualPart | Said::Wish(_)) => said,
             };
-            let (nodes, target) = part_of(&self.node, own, name, &self.others);
+            let (nodes, target) = match own {
+                // One of many that it could write to: nobody reckons with it.
+                Said::Nothing => (1, Share::NOTHING),
+                Said::EqualPart | Said::Wish(_) => part_of(&self.node, own, name, &self.others),
+            };
             let is_more =
                 target.records > entry.target.records || target.bytes > entry.target.bytes;
             if is_more {

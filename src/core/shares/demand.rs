@@ -23,6 +23,9 @@ use super::{LEAST, Parts, ShardName, Share, WHOLE};
 /// The most shards that one node says something of.
 pub const MOST_SHARDS: usize = 256;
 
+/// The most shards among them that the node could write to and does not.
+pub const MOST_IDLE: usize = 32;
+
 /// The most bytes of the text.
 pub const MOST_BYTES: usize = 8 << 10;
 
@@ -138,12 +141,17 @@ impl Demand {
         let mut demand = Self::default();
         let mut bytes = EMPTY_TEXT;
         let mut streams = BTreeSet::new();
+        let mut idle = 0;
         for (name, wish) in wishes {
             let of_stream = if streams.contains(&name.stream) {
                 0
             } else {
                 2 * name.stream.len() + 16
             };
+            idle += usize::from(wish == Wish::default());
+            if idle > MOST_IDLE {
+                break;
+            }
             let more = of_stream + short(&name.shard).len() + 12;
             if demand.shards.len() < MOST_SHARDS && bytes + more <= MOST_BYTES {
                 bytes += more;

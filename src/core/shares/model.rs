@@ -1,5 +1,5 @@
 //! The rows of shares in memory: what `tide.relay_write_shares` does, for tests and for
-//! counting. tests/store.rs holds the SQL against it.
+//! counting. `tests/cluster_budget/rows.rs` holds the SQL against it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,19 +55,26 @@ impl ShareTable {
                 });
                 let mut share = write.wants;
                 if !sabotage::is(Bug::RaisedWithoutRegard) {
-                    let (taken, keepers) = taken(rows, node, &lives);
+                    let taken = taken(rows, node, &lives);
                     let left = |taken: Parts, uses: Parts| WHOLE.saturating_sub(taken).max(uses);
                     share = share.min(Share {
                         records: left(taken.records, write.uses.records),
                         bytes: left(taken.bytes, write.uses.bytes),
                     });
-                    written.keepers.extend(keepers);
                 }
                 if let Some(own) = rows.get_mut(node) {
                     own.share = share;
                     own.kept = write.keeps.min(share);
                 }
             }
+            let keeps = |(other, row): &(&Arc<str>, &Row)| {
+                *other != node && !lives(other) && row.kept != Share::NOTHING
+            };
+            let keepers = rows
+                .iter()
+                .filter(keeps)
+                .map(|(other, _)| Arc::clone(other));
+            written.keepers.extend(keepers);
             if let Some(own) = rows.get(node) {
                 written.granted.push(Granted {
                     shard: write.shard.clone(),
@@ -88,20 +95,12 @@ impl ShareTable {
     }
 }
 
-fn taken(
-    rows: &BTreeMap<Arc<str>, Row>,
-    node: &Arc<str>,
-    lives: impl Fn(&str) -> bool,
-) -> (Share, Vec<Arc<str>>) {
+fn taken(rows: &BTreeMap<Arc<str>, Row>, node: &Arc<str>, lives: impl Fn(&str) -> bool) -> Share {
     let mut taken = Share::NOTHING;
-    let mut keepers = Vec::new();
     for (other, row) in rows.iter().filter(|(other, _)| *other != node) {
         let share = if lives(other) { row.share } else { row.kept };
-        if !lives(other) && share != Share::NOTHING {
-            keepers.push(Arc::clone(other));
-        }
         taken.records += share.records;
         taken.bytes += share.bytes;
     }
-    (taken, keepers)
+    taken
 }

@@ -38,7 +38,7 @@ pub(super) fn changes() -> Vec<Change> {
         ("admin.listen", json!("127.0.0.1:9")),
         ("cluster.node_id", json!("b")),
         ("cluster.lease", json!("9s")),
-        ("cluster.database", json!("main")),
+        ("cluster.database", json!("orders")),
         ("limits.memory", json!("99MiB")),
         ("limits.pipeline_rows", json!(9)),
         ("limits.pipeline_bytes", json!("9MiB")),

@@ -426,7 +426,7 @@ fn run(seed: u64) -> (Parts, Vec<Parts>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(120))]
 
     #[test]
     fn nodes_never_use_more_than_the_shard_and_share_it_in_the_end(seed: u64) {

@@ -94,6 +94,10 @@ fn idle_shards_are_left_out_without_a_word() {
     };
     let demand = Demand::of((0..most + 5).map(|shard| (name("a", shard), wish(shard))));
     assert_eq!(demand.said(&name("a", 0)), Said::Nothing);
+    // They are no reason for a long text either.
+    let idle = u32::try_from(MOST_IDLE).expect("few");
+    let demand = Demand::of((0..2 * idle).map(|shard| (name("a", shard), Wish::default())));
+    assert_eq!(demand.len(), MOST_IDLE);
 }
 
 #[test]
