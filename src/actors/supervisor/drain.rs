@@ -32,7 +32,7 @@ use crate::core::time::Moment;
 pub const LAST_ACTS: Duration = Duration::from_secs(2);
 
 /// How long the end waits for a node's rows to be removed: without that they expire.
-const LEAVES_WITHIN: Duration = Duration::from_millis(500);
+const LEAVES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why a pipeline was cut off when nothing went wrong.
 const GRACE_OVER: &str = "the grace is over";

@@ -204,10 +204,11 @@ fn statements_of_growing_clusters() {
             list_bytes,
         } = world.counts;
         println!(
-            "{nodes} nodes, {PIPELINES} pipelines: {steady:.0} beats/s at rest; a joiner has its {part} after {took:.1?}: {:.0} beats/s, {claims} claims, {releases} releases, {} KiB/s of owners meanwhile",
+            "{nodes} nodes, {PIPELINES} pipelines: {steady:.0} beats/s at rest; a joiner has its {part} after {took:.1?}: {:.0} beats/s, {claims} claims, {releases} releases, {:.0} KiB/s of owners meanwhile",
             beats as f64 / took.as_secs_f64(),
             list_bytes as f64 / took.as_secs_f64() / 1024.0,
         );
-        assert_eq!(world.owners.len(), PIPELINES);
+        let on_their_way = PIPELINES - world.owners.len();
+        assert!(on_their_way <= MOST_ASKS, "{on_their_way} are nobody's");
     }
 }

@@ -120,8 +120,9 @@ impl Cluster {
         let Some(heard) = &self.heard else {
             return Vec::new();
         };
-        // Alone, it need not wait for anybody to see it.
-        let am_member = !is_draining && (heard.beat >= 2 || heard.others.is_empty());
+        // Alone, or with nodes that end, it need not wait for anybody to see it.
+        let is_alone = heard.others.iter().all(|other| other.draining);
+        let am_member = !is_draining && (heard.beat >= 2 || is_alone);
         let others = heard.others.iter().filter(|other| other.is_member);
         let nodes = others.map(|other| Arc::clone(&other.node));
         let nodes = nodes.chain(am_member.then(|| Arc::clone(&self.me)));
