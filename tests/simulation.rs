@@ -31,6 +31,8 @@ mod database;
 mod dice;
 #[path = "simulation/events.rs"]
 mod events;
+#[path = "simulation/fairness.rs"]
+mod fairness;
 #[path = "simulation/frozen.rs"]
 mod frozen;
 #[path = "simulation/kinesis.rs"]

@@ -10,6 +10,7 @@
 mod changing;
 mod ending;
 mod letters;
+mod limits;
 mod news;
 mod parking;
 mod parts;
@@ -31,11 +32,12 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::fault;
 use super::messages::{FlowBecameVoid, RejectedRow, Retune, ShardsChanged};
-use super::permits::{AlonePass, FlowTag, Pool, RejectedKeys};
+use super::permits::{AlonePass, FlowTag, Patience, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
 use super::stream_watch::StreamWatch;
+use super::tenants::QuotaSeat;
 use super::violations;
 use crate::admin::metrics::{Metrics, PipelineMetrics};
 use crate::admin::status::{PipelineState, StatusBoard};
@@ -48,6 +50,7 @@ use crate::core::rate_limit::RateLimiter;
 use crate::core::render::Renderer;
 use crate::core::resend::{LetterResend, Resend};
 use crate::core::send_queue::{Flow, Shares};
+use crate::core::tenant::Limit;
 use crate::core::time::Moment;
 pub(super) use changing::rate_limits;
 use parking::ComingBack;
@@ -86,6 +89,9 @@ pub struct OutboxReader {
     work: Work,
     intake: Intake,
     limiter: RateLimiter,
+    quota: QuotaSeat,
+    /// What keeps it from reading rows that are there, and since when.
+    limited: Option<(Limit, Moment)>,
     tag: Arc<FlowTag>,
     router: Addr<StreamRouter>,
     stream: Arc<StreamWatch>,
@@ -155,7 +161,7 @@ impl OutboxReader {
             id: parts.flow,
             tenant: Arc::clone(&spec.tenant),
             shares: Arc::new(Shares::new(
-                parts.tenant_weight,
+                parts.tenant.weight(),
                 spec.weight,
                 spec.batch_size,
             )),
@@ -168,10 +174,12 @@ impl OutboxReader {
             reader: context.address().recipient(),
             metrics: metrics.clone(),
             own: Pool::new(parts.most_rows, parts.most_bytes),
-            shared: parts.shared.join(),
+            shared: parts.shared.join(&spec.tenant),
+            tenant: Arc::clone(&parts.tenant),
             void: parts.void,
             on_poison: spec.on_poison,
             rejected_keys: RejectedKeys::default(),
+            patience: Patience::default(),
         });
         let limits = IntakeLimits {
             rows: parts.most_rows,
@@ -213,6 +221,8 @@ impl OutboxReader {
             intake: Intake::new(parts.position, &keyed_by, &ranges, limits, now)
                 .with_policy(spec.on_poison),
             limiter: RateLimiter::new(rate_limits(spec), now),
+            quota: QuotaSeat::take(&parts.tenant, spec.weight),
+            limited: None,
             tag,
             router: parts.router,
             stream: parts.stream,
@@ -323,8 +333,7 @@ impl OutboxReader {
         if self.intake.wants_news() {
             self.watch(context);
         }
-        let starved = (room.rows == 0 || room.bytes == 0) && self.stopped.is_none();
-        let retry = starved.then(|| self.limiter.next_at(now).max(now + PERMIT_RETRY));
+        let retry = self.retry_at(room, now);
         if let Some(until) = until.into_iter().chain(retry).min() {
             self.wake_at(until, context);
         }
@@ -354,6 +363,7 @@ impl OutboxReader {
         if matches!(wish, Wish::Open { .. }) {
             self.floor = self.intake.head_taken_at();
         }
+        self.note_read(wish.rows(), now);
         let Some(bytes) = self.reserve(Reading::Live, wish.rows()) else {
             self.wake_at(now + PERMIT_RETRY, context);
             return;
@@ -421,6 +431,7 @@ impl OutboxReader {
                 self.opened = None;
                 self.opened_again = None;
                 self.intake.not_saved();
+                self.note_limit(None, self.now());
                 let pause = self.backoff.after_failure(fastrand::f64());
                 self.paused_until = Some(self.now() + pause);
                 self.set_state(PipelineState::Waiting {

@@ -12,18 +12,20 @@
 //! it, and nobody has to know who that was.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use actix::Recipient;
 use tokio::sync::Notify;
 
 use super::holder::Holder;
 use super::messages::Outcomes;
+use super::tenants::Tenant;
 use crate::admin::metrics::{MemoryMetrics, PipelineMetrics};
 use crate::core::dead_letter::OnPoison;
 use crate::core::invariants;
-use crate::core::permit_shares::{PartyId, PermitShares};
+use crate::core::permit_shares::{PartyId, PermitShares, TenantPart};
 use crate::core::ports::{Epoch, PipelineName};
 use crate::core::sabotage::{self, Bug};
 use crate::core::send_queue::Flow;
@@ -76,6 +78,12 @@ impl Pool {
         self.most_bytes
             .load(Ordering::Relaxed)
             .saturating_sub(self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Rows that may be in use at once.
+    #[must_use]
+    pub fn most_rows(&self) -> usize {
+        self.most_rows.load(Ordering::Relaxed)
     }
 
     /// Rows in use.
@@ -142,15 +150,21 @@ impl SharedPool {
         self.shares().resize(total);
     }
 
-    /// So many pipelines are to run.
-    pub fn expect(&self, pipelines: usize) {
-        self.shares().expect(pipelines);
+    /// These tenants are to have parts.
+    pub fn expect(&self, parts: &[TenantPart]) {
+        self.shares().expect(parts);
     }
 
-    /// A share for one incarnation of a reader.
+    /// What the pipelines of a tenant have, in bytes.
     #[must_use]
-    pub fn join(self: Arc<Self>) -> Share {
-        let party = self.shares().join();
+    pub fn used_by(&self, tenant: &str) -> usize {
+        self.shares().used_by(tenant)
+    }
+
+    /// A share for one incarnation of a reader of a tenant.
+    #[must_use]
+    pub fn join(self: Arc<Self>, tenant: &Arc<str>) -> Share {
+        let party = self.shares().join(tenant);
         Share { pool: self, party }
     }
 
@@ -179,6 +193,18 @@ impl Share {
     #[must_use]
     pub fn free_bytes(&self) -> usize {
         self.pool.shares().free(self.party)
+    }
+
+    /// Whether a row of so many bytes may go now, or could if it went alone.
+    #[must_use]
+    pub fn pool_has(&self, bytes: usize) -> bool {
+        bytes <= self.pool.shares().free_of_pool(self.party)
+    }
+
+    /// Whether one more row may go, however large, for all that its tenant may have.
+    #[must_use]
+    pub fn tenant_takes_more(&self) -> bool {
+        self.pool.shares().free_of_tenant(self.party) > 0
     }
 
     /// Whether all pipelines together use no more than the pool has; the last row,
@@ -288,12 +314,37 @@ pub struct FlowTag {
     pub own: Pool,
     /// Its share of the permits of the process.
     pub shared: Share,
+    /// Whom it belongs to.
+    pub tenant: Arc<Tenant>,
     /// Whether nothing of it may be sent any more.
     pub void: Void,
     /// What becomes of a row the service does not take.
     pub on_poison: OnPoison,
     /// Keys of which nothing that was handed so far may be sent.
     pub rejected_keys: RejectedKeys,
+    /// How long its rows may wait for company.
+    pub patience: Patience,
+}
+
+/// How long rows of a flow may wait for others to share a call with, see
+/// [`crate::core::company`]. Its reader says so, and the writers read it.
+#[derive(Debug, Default)]
+pub struct Patience {
+    micros: AtomicU32,
+}
+
+impl Patience {
+    /// Rows handed from now on may wait so long.
+    pub fn set(&self, patience: Duration) {
+        let micros = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);
+        self.micros.store(micros, Ordering::Relaxed);
+    }
+
+    /// How long they may wait.
+    #[must_use]
+    pub fn get(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed).into())
+    }
 }
 
 /// Hash keys of rejected rows, shared by the writer that learnt of one and the

@@ -15,7 +15,7 @@ use super::reader_drain::ReaderDrain;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
 use crate::admin::status::{PipelineState, PipelineStatus};
-use crate::config::desired::PipelineKey;
+use crate::config::desired::{Named, PipelineKey};
 use crate::config::pipeline::PipelineSpec;
 use crate::config::plan::Step;
 use crate::core::backoff::Backoff;
@@ -42,7 +42,7 @@ pub(super) struct PipelineSlot {
     /// Why it could not be taken, as it was said last.
     pub(super) refused: Option<PipelineState>,
     /// It is wanted no more: forget it when its reader has ended.
-    retired: bool,
+    pub(super) retired: bool,
     /// When its reader is stopped, done draining or not.
     pub(super) drain: Option<ReaderDrain>,
     /// The node that it is drained for.
@@ -76,7 +76,7 @@ pub(super) enum Run {
 }
 
 impl PipelineSlot {
-    fn new(now: Moment) -> Self {
+    pub(super) fn new(now: Moment) -> Self {
         Self {
             spec: None,
             stream: None,
@@ -136,7 +136,12 @@ impl Supervisor {
     ) {
         if !self.databases.contains_key(&key.database) {
             let reason = format!("there is no database {:?} in the settings", &*key.database);
-            self.refuse_pipeline(key, &spec.outbox, &reason);
+            let named = Named {
+                outbox: Arc::clone(&spec.outbox),
+                stream: Arc::from(spec.stream.name()),
+                tenant: Arc::clone(&spec.tenant),
+            };
+            self.refuse_pipeline(key, &named, &reason);
             return;
         }
         let now = self.clock.now();
@@ -219,46 +224,6 @@ impl Supervisor {
             .state(&PipelineState::Starting);
     }
 
-    pub(super) fn refuse_pipeline(&mut self, key: &PipelineKey, outbox: &Arc<str>, reason: &str) {
-        let attempt = self.next_incarnation();
-        let until = self.clock.now() + self.settings.limits.drain_grace;
-        let now = self.clock.now();
-        let slot = self
-            .pipelines
-            .entry(key.clone())
-            .or_insert_with(|| PipelineSlot::new(now));
-        slot.retired = false;
-        if slot.invalid.as_deref() == Some(reason) {
-            return;
-        }
-        tracing::error!(pipeline = %key, %reason, "the pipeline's definition is not acceptable; it does not run");
-        slot.invalid = Some(reason.to_owned());
-        // A reader that drains holds the stream it writes to by itself.
-        slot.stream = None;
-        slot.attempt = attempt;
-        if !slot.drain(until) {
-            slot.run = Run::Invalid;
-            legal(slot.life.stops());
-        }
-        let nothing: Arc<str> = Arc::from("");
-        let mut status = PipelineStatus::starting(
-            Arc::clone(&key.name),
-            Arc::clone(&key.database),
-            Arc::clone(outbox),
-            Arc::clone(&nothing),
-            nothing,
-        );
-        let state = PipelineState::Invalid {
-            reason: reason.to_owned(),
-        };
-        status.state = state.clone();
-        self.board.set_pipeline(status);
-        if let Some(slot) = self.pipelines.get(key) {
-            self.show(key, slot, state);
-        }
-        self.retire_unused_streams();
-    }
-
     pub(super) fn retire_pipeline(&mut self, key: &PipelineKey) {
         let until = self.clock.now() + self.settings.limits.drain_grace;
         let Some(slot) = self.pipelines.get_mut(key) else {
@@ -267,6 +232,8 @@ impl Supervisor {
         if slot.drain(until) {
             if !std::mem::replace(&mut slot.retired, true) {
                 tracing::info!(pipeline = %key, "the pipeline is not wanted any more; draining it");
+                self.board
+                    .update_pipeline(&key.database, &key.name, |entry| entry.leaving = true);
             }
             return;
         }
@@ -284,6 +251,7 @@ impl Supervisor {
     }
 
     pub(super) fn show(&self, key: &PipelineKey, slot: &PipelineSlot, state: PipelineState) {
+        self.note_whereabouts(key, &state);
         if let Some(spec) = &slot.spec {
             let labels = [&*spec.name, &*spec.tenant, spec.stream.name()];
             self.metrics.pipeline_state(labels, &state);
@@ -346,7 +314,7 @@ impl Supervisor {
         let parts = ReaderParts {
             key: key.clone(),
             node: Arc::clone(&self.node),
-            tenant_weight: self.settings.tenant_weight(&spec.tenant),
+            tenant: self.tenants.get(&spec.tenant, now),
             spec,
             outbox,
             epoch,

@@ -6,7 +6,8 @@
 //!   fit, one that does not may have arrived already;
 //! - a row that is larger than anything that is free goes alone: one of all pipelines
 //!   at a time, beside what the others have. So the largest record comes on top of
-//!   the budget, once, and takes nothing from the others.
+//!   the budget, once, and takes nothing from the others;
+//! - what a tenant may have is exceeded by at most one such row of each pipeline.
 
 use std::sync::Arc;
 
@@ -50,8 +51,7 @@ impl Reservation {
     /// Whether a row of so many bytes may be read now, alone.
     #[must_use]
     pub fn has_room_for(tag: &FlowTag, bytes: usize) -> bool {
-        own_has_room_for(tag, bytes)
-            && (bytes <= tag.shared.free_bytes() || tag.shared.may_go_alone())
+        own_has_room_for(tag, bytes) && (tag.shared.pool_has(bytes) || tag.shared.may_go_alone())
     }
 
     /// Sets bytes aside for a read that brings at most so many.
@@ -66,7 +66,7 @@ impl Reservation {
         if !own_has_room_for(tag, bytes) {
             return None;
         }
-        if bytes <= tag.shared.free_bytes() {
+        if tag.shared.pool_has(bytes) {
             return Some(Self::take(tag, bytes, None));
         }
         let pass = tag.shared.go_alone(bytes)?;
@@ -107,7 +107,7 @@ impl Reservation {
 }
 
 fn own_has_room_for(tag: &FlowTag, bytes: usize) -> bool {
-    bytes <= tag.own.free_bytes() || tag.own.bytes() == 0
+    (bytes <= tag.own.free_bytes() || tag.own.bytes() == 0) && tag.shared.tenant_takes_more()
 }
 
 impl Drop for Reservation {

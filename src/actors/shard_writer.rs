@@ -6,6 +6,7 @@
 //! flight: if this actor dies, their tickets tell their readers.
 
 mod handing_over;
+mod limits;
 mod orders;
 mod records;
 mod settling;
@@ -35,6 +36,7 @@ use crate::core::routing::HandoverId;
 use crate::core::send_queue::{FlowId, Parcel};
 use crate::core::shard_map::ShardId;
 use crate::core::time::Moment;
+use limits::WaitingTenants;
 use records::{Made, Making};
 
 /// What a writer is made of.
@@ -80,6 +82,7 @@ pub struct ShardWriter {
     orders: Orders,
     waits: Option<WaitStatus>,
     hot_keys: HotKeys,
+    limits: WaitingTenants,
 }
 
 struct CallDone {
@@ -106,6 +109,7 @@ impl ShardWriter {
             orders: Orders::default(),
             waits: None,
             hot_keys: HotKeys::new(WATCHED, now),
+            limits: WaitingTenants::new(now),
         }
     }
 
@@ -123,6 +127,7 @@ impl ShardWriter {
             Next::Wait(until) => self.wake_at(until, context),
             Next::Nothing => {}
         }
+        self.note_limits();
         let found = self.dispatch.take_violations();
         violations::report(&self.parts.all_metrics, &self.parts.shard, found);
     }
@@ -323,6 +328,7 @@ impl Handler<Batch> for ShardWriter {
             };
             tell(&batch.tag, outcomes);
         }
+        self.dispatch.may_wait(batch.tag.patience.get());
         for row in rows {
             self.dispatch.push(&batch.tag.flow, row);
         }

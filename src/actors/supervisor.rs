@@ -21,11 +21,13 @@ mod forgotten;
 mod pauses;
 mod probes;
 mod reload;
+mod restarts;
 mod retentions;
 mod secrets;
 mod server;
 mod shares;
 mod states;
+mod tenancy;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};
@@ -41,7 +43,7 @@ use self::databases::Next;
 use self::reload::say;
 use self::shares::NodeShares;
 use super::budgets::Budgets;
-use super::child::{ChildId, ChildSlot, Exit};
+use super::child::{ChildId, ChildSlot};
 use super::clock::Clock;
 use super::fault;
 use super::messages::{CatalogRead, ChildExited, ClaimDone, ShardRetired, StreamChanged};
@@ -52,22 +54,25 @@ use super::retention::Retention;
 use super::stage::Stage;
 use super::stream_router::StreamKey;
 use super::stream_slot::StreamSlot;
+use super::tenants::Tenants;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::{Loaded, Phase, StatusBoard};
 use crate::config::byte_size::ByteSize;
-use crate::config::desired::{Desired, PipelineKey, Wanted};
+use crate::config::desired::{Catalogs, Desired, PipelineKey, Wanted};
 use crate::config::pipeline::StreamTarget;
 use crate::config::plan::diff;
 use crate::config::settings::Settings;
+use crate::config::tenant::Tenancy;
 use crate::core::memory_plan::MemoryPlan;
 use crate::core::pause::Pauses;
-use crate::core::ports::{Catalog, OutboxStore, PipelineRow, ServerInfo, StreamService};
+use crate::core::ports::{Catalog, OutboxStore, ServerInfo, StreamService};
 use crate::core::retention::RetentionStore;
 use crate::core::send_queue::FlowId;
 use crate::core::state_notes::StateNotes;
 use crate::core::supervision::Life;
 use crate::core::time::Moment;
 use drain::Draining;
+use tenancy::TenantLooks;
 
 pub use drain::LAST_ACTS;
 pub use drain_report::{DrainReport, LeftBehind};
@@ -159,6 +164,10 @@ pub struct Supervisor {
     looked_at: Moment,
     reread_at: Moment,
     pub(super) shared: Arc<SharedPool>,
+    pub(super) tenants: Tenants,
+    tenant_looks: TenantLooks,
+    /// What was wrong with tenants, as it was said last.
+    tenant_problems: BTreeMap<Arc<str>, String>,
     /// The memory, and by how many pipelines it is divided.
     memory_divided: Option<(ByteSize, usize)>,
     pub(super) budgets: Budgets,
@@ -170,10 +179,10 @@ pub struct Supervisor {
     pub(super) claims: BTreeMap<PipelineKey, u64>,
     pub(super) last_flow: FlowId,
     pub(super) last_incarnation: u64,
-    catalogs: BTreeMap<Arc<str>, Vec<PipelineRow>>,
+    catalogs: Catalogs,
     pauses: BTreeMap<Arc<str>, Pauses>,
     /// What was wanted when it was looked at last.
-    desired: Desired,
+    pub(super) desired: Desired,
     draining: Option<Draining>,
     /// Leases on their way back.
     pub(super) leases_returning: usize,
@@ -192,6 +201,7 @@ impl Supervisor {
         let memory = parts.metrics.memory();
         let rows = MemoryPlan::under(ceiling).rows;
         memory.may_use(ceiling, rows);
+        let tenants = Tenants::new(parts.metrics.clone());
         let shares = NodeShares::new(&parts.node, parts.settings.coordination(), now);
         Self {
             databases: databases
@@ -210,12 +220,16 @@ impl Supervisor {
             looked_at: now,
             reread_at: now,
             shared: Arc::new(SharedPool::new(rows, memory)),
+            tenants,
+            tenant_looks: TenantLooks::new(now),
+            tenant_problems: BTreeMap::new(),
             memory_divided: None,
             budgets: Budgets::default(),
             shares,
             desired: Desired {
                 settings: Arc::clone(&parts.settings),
                 pipelines: BTreeMap::new(),
+                tenants: Tenancy::default(),
             },
             settings: parts.settings,
             streams: HashMap::default(),
@@ -223,7 +237,7 @@ impl Supervisor {
             claims: BTreeMap::new(),
             last_flow: 0,
             last_incarnation: 0,
-            catalogs: BTreeMap::new(),
+            catalogs: Catalogs::default(),
             pauses: BTreeMap::new(),
             draining: None,
             leases_returning: 0,
@@ -254,16 +268,15 @@ impl Supervisor {
         let plan = diff(&self.desired, &wanted);
         self.desired = wanted.clone();
         let wanted = wanted.pipelines;
-        let readers = wanted.values().filter(|wanted| self.is_to_run(wanted));
-        self.shared.expect(readers.count());
+        self.define_tenants();
         for (key, step) in &plan.pipelines {
             say(key, step);
             match wanted.get(key) {
                 Some(Wanted::Run { spec, version }) => {
                     self.want_pipeline(key, step, spec, *version, context);
                 }
-                Some(Wanted::Invalid { outbox, reason }) => {
-                    self.refuse_pipeline(key, outbox, reason);
+                Some(Wanted::Invalid { named, reason }) => {
+                    self.refuse_pipeline(key, named, reason);
                 }
                 None => self.retire_pipeline(key),
             }
@@ -272,25 +285,7 @@ impl Supervisor {
         self.plan_anew(context);
         self.share_memory();
         self.retire_unused_streams();
-    }
-
-    pub(super) fn note_restart(&self, child: &ChildId, exit: &Exit, pause: Duration) {
-        self.metrics.actor_restarted(child.kind(), exit.cause());
-        match exit {
-            Exit::Panicked(text) => {
-                tracing::error!(%child, panic = %text, ?pause, "an actor panicked; it is started again");
-            }
-            Exit::Stopped
-            | Exit::Drained
-            | Exit::LeaseLost
-            | Exit::LeaseExpired
-            | Exit::RowsLost
-            | Exit::Blocked(_)
-            | Exit::Refused(_)
-            | Exit::Stuck => {
-                tracing::warn!(%child, cause = exit.cause(), ?pause, "an actor ended; it is started again");
-            }
-        }
+        self.look_at_tenants();
     }
 
     // === Time ===
@@ -301,6 +296,7 @@ impl Supervisor {
         self.beat_where_due(context);
         self.share_budgets(context);
         self.drop_expired_leases();
+        self.look_at_tenants_when_due();
         self.end_long_drains();
         self.go_on_with_databases(context);
         self.reread_secrets(context);
@@ -358,8 +354,10 @@ impl Handler<CatalogRead> for Supervisor {
                 slot.look_at_server(&self.board);
                 if let Some(content) = changed {
                     self.take_pauses(database, content.pauses);
-                    self.catalogs
-                        .insert(Arc::clone(database), content.pipelines);
+                    let (database, catalogs) = (Arc::clone(database), &mut self.catalogs);
+                    let tenants = content.tenants;
+                    catalogs.tenants.insert(Arc::clone(&database), tenants);
+                    catalogs.pipelines.insert(database, content.pipelines);
                     self.reconcile(context);
                 }
                 self.database_is_known(database, context);

@@ -19,6 +19,7 @@ mod pipeline;
 mod retention;
 mod shard;
 mod stream;
+mod tenant;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ pub use pipeline::{PipelineMetrics, ResentSource, RetryReason};
 pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
+pub use tenant::{MOST_TENANTS, TenantMetrics};
 
 use actors::ActorFamilies;
 use cluster::ClusterFamilies;
@@ -44,6 +46,7 @@ use pipeline::PipelineFamilies;
 use retention::RetentionFamilies;
 use shard::ShardFamilies;
 use stream::StreamFamilies;
+use tenant::TenantFamilies;
 
 /// The metrics could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +90,7 @@ struct Families {
     pipeline: PipelineFamilies,
     shard: ShardFamilies,
     stream: StreamFamilies,
+    tenant: TenantFamilies,
     retention: RetentionFamilies,
     actors: ActorFamilies,
     memory: MemoryMetrics,
@@ -120,6 +124,7 @@ impl Metrics {
             pipeline: PipelineFamilies::register(&registry)?,
             shard: ShardFamilies::register(&registry)?,
             stream: StreamFamilies::register(&registry)?,
+            tenant: TenantFamilies::register(&registry)?,
             retention: RetentionFamilies::register(&registry)?,
             actors: ActorFamilies::register(&registry)?,
             memory: MemoryMetrics::register(&registry)?,
@@ -166,14 +171,21 @@ impl Metrics {
     /// The handle of a pipeline. Asking again gives the same series.
     #[must_use]
     pub fn pipeline(&self, pipeline: &str, tenant: &str, stream: &str) -> PipelineMetrics {
-        self.families.pipeline.handle([pipeline, tenant, stream])
+        let families = &self.families;
+        families
+            .pipeline
+            .handle([pipeline, tenant, stream], &families.tenant)
     }
 
     /// A pipeline's state, while no reader of this node says it. On a node that does
     /// not own the pipeline its backlog has no series: a sum over nodes counts no row
     /// twice, and what was seen before the lease went does not stand there for ever.
     pub fn pipeline_state(&self, labels: [&str; 3], state: &PipelineState) {
-        self.families.pipeline.handle(labels).state(state);
+        let families = &self.families;
+        families
+            .pipeline
+            .handle(labels, &families.tenant)
+            .state(state);
         match state {
             PipelineState::Standby { .. }
             | PipelineState::Stopped

@@ -11,9 +11,11 @@
 //! | `/api/status` | the whole status board as JSON |
 //! | `/api/shards` | the shards of each stream: hash keys, use of their budget, queues; with `?keys=N` their hottest keys too, which may be secrets of the application |
 //! | `/api/config` | the settings and definitions that the relay runs by, as JSON, with marks for secrets; 503 before it has begun |
-//! | `/` | a page that lists these |
+//! | `/api/history` | the rows that each pipeline delivered a second, of the last five minutes; with `?after=N` what came after look N |
+//! | `/` | the status page ([`super::page`]), which is made of `/page/...` |
+//! | `/runbooks/NAME` | what to do about an alert; `/runbooks/` lists them |
 //!
-//! Only GET is answered. There is no authentication: the default address is
+//! Only GET is answered, and no answer changes anything. There is no authentication: the default address is
 //! reachable from the machine itself alone.
 
 use std::collections::BTreeMap;
@@ -23,10 +25,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
-use actix_web::http::header::ContentType;
+use actix_web::http::header;
+use actix_web::middleware::DefaultHeaders;
 use actix_web::{App, HttpResponse, HttpServer, web};
 
+use super::history::{self, History};
 use super::metrics::Metrics;
+use super::page;
+use super::runbooks;
 use super::shards;
 use super::status::{Phase, StatusBoard};
 
@@ -35,16 +41,6 @@ pub const LIVE_WITHIN: Duration = Duration::from_secs(10);
 
 /// The content type that Prometheus expects.
 const METRICS_CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-const PAGE: &str = "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
-<title>tidegate</title>\n<h1>tidegate</h1>\n<ul>\n\
-<li><a href=\"/metrics\">/metrics</a>: metrics for Prometheus\n\
-<li><a href=\"/livez\">/livez</a>: whether the process makes progress\n\
-<li><a href=\"/readyz\">/readyz</a>: whether it has started and is not draining\n\
-<li><a href=\"/api/status\">/api/status</a>: pipelines, streams, shards and databases as JSON\n\
-<li><a href=\"/api/shards\">/api/shards</a>: shards and, asked with ?keys=N, their hottest keys as JSON\n\
-<li><a href=\"/api/config\">/api/config</a>: what the relay runs by, without secrets, as JSON\n\
-</ul>\n</html>\n";
 
 /// Why there is no admin port.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +74,7 @@ pub struct AdminServer {
 struct Shared {
     metrics: Metrics,
     board: Arc<StatusBoard>,
+    history: History,
 }
 
 /// Starts the admin port.
@@ -92,7 +89,11 @@ pub fn start(
     let not_listening = |source| AdminError::Listen { listen, source };
     let listener = TcpListener::bind(listen).map_err(not_listening)?;
     let local_addr = listener.local_addr().map_err(not_listening)?;
-    let shared = web::Data::new(Shared { metrics, board });
+    let shared = web::Data::new(Shared {
+        metrics,
+        board,
+        history: History::default(),
+    });
     let (started, when_started) = mpsc::channel();
     let thread = std::thread::Builder::new()
         .name("admin".to_owned())
@@ -113,15 +114,20 @@ async fn serve(
     shared: web::Data<Shared>,
     started: mpsc::Sender<std::io::Result<ServerHandle>>,
 ) {
+    let kept = shared.clone();
+    actix_rt::spawn(async move { kept.history.keep(&kept.board).await });
     let app = move || {
         App::new()
             .app_data(shared.clone())
-            .service(web::resource("/").get(page))
+            .wrap(headers())
+            .configure(page::configure)
+            .configure(runbooks::configure)
             .service(web::resource("/metrics").get(metrics))
             .service(web::resource("/livez").get(livez))
             .service(web::resource("/readyz").get(readyz))
             .service(web::resource("/api/status").get(status))
             .service(web::resource("/api/shards").get(shards))
+            .service(web::resource("/api/history").get(history))
             .service(web::resource("/api/config").get(config))
     };
     let server = HttpServer::new(app)
@@ -144,13 +150,17 @@ async fn serve(
     }
 }
 
-// === Handlers ===
-
-async fn page() -> HttpResponse {
-    HttpResponse::Ok()
-        .content_type(ContentType::html())
-        .body(PAGE)
+/// What every answer says to browsers: it is of this moment, is what it says it is, and
+/// is for pages of this server.
+fn headers() -> DefaultHeaders {
+    DefaultHeaders::new()
+        .add((header::CACHE_CONTROL, "no-store"))
+        .add((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .add((header::REFERRER_POLICY, "no-referrer"))
+        .add(("cross-origin-resource-policy", "same-origin"))
 }
+
+// === Handlers ===
 
 async fn metrics(shared: web::Data<Shared>) -> HttpResponse {
     match shared.metrics.render() {
@@ -198,6 +208,16 @@ async fn shards(
 ) -> HttpResponse {
     match shards::most_keys(&asked) {
         Ok(keys) => HttpResponse::Ok().json(shards::shown(&shared.board.status(), keys)),
+        Err(reason) => HttpResponse::BadRequest().body(reason),
+    }
+}
+
+async fn history(
+    shared: web::Data<Shared>,
+    asked: web::Query<BTreeMap<String, String>>,
+) -> HttpResponse {
+    match history::after(&asked) {
+        Ok(after) => HttpResponse::Ok().json(shared.history.shown(after)),
         Err(reason) => HttpResponse::BadRequest().body(reason),
     }
 }
@@ -289,7 +309,18 @@ mod tests {
             200,
             &[METRICS_CONTENT_TYPE, "tidegate_rows_delivered_total{"],
         );
-        answers(&server, "/", 200, &["text/html", "/api/status"]);
+        answers(&server, "/", 200, &["text/html", page::POLICY, "nosniff"]);
+        answers(&server, "/page/main.js", 200, &["text/javascript"]);
+        answers(&server, "/runbooks/", 200, &["\"TidegateThrottled\""]);
+        answers(&server, "/runbooks/TidegateThrottled", 200, &[page::POLICY]);
+        answers(&server, "/runbooks/..%2Fsecrets", 404, &[]);
+        answers(
+            &server,
+            "/api/history",
+            200,
+            &["\"pipelines\":[]", "\"points\":60"],
+        );
+        answers(&server, "/api/history?after=x", 400, &["expected a number"]);
         answers(
             &server,
             "/api/status",

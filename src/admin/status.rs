@@ -14,27 +14,34 @@
 
 mod cluster;
 mod config;
+mod database;
+mod events;
 mod hash_range;
 mod loaded;
 mod pipeline;
 mod retention;
+mod tenant;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::core::hot_keys::HotKey;
+use events::Events;
 
 pub use cluster::{ClusterStatus, NodeStatus};
 pub use config::{ConfigStatus, ReloadStatus};
+pub use database::{DatabaseStatus, ServerStatus};
+pub use events::{EventStatus, Happened, MOST_OF_A_KIND};
 pub use hash_range::HashRangeStatus;
 pub use loaded::Loaded;
-pub use pipeline::{PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
+pub use pipeline::{PipelineId, PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
 pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
+pub use tenant::{LimitedSeconds, TenantStatus};
 
 /// A stream on the board.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -96,36 +103,6 @@ pub struct ShardStatus {
     pub hot_keys: Vec<HotKey>,
 }
 
-/// A database on the board.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct DatabaseStatus {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Whether it answered last.
-    pub up: bool,
-    /// Why it did not.
-    pub problem: Option<String>,
-    /// The server behind its URL that answered last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server: Option<ServerStatus>,
-    /// The nodes that use it, once this one has heard of them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cluster: Option<ClusterStatus>,
-}
-
-/// A server on the board.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ServerStatus {
-    /// When it was started, as it says.
-    pub started_at: String,
-    /// Its version.
-    pub version: String,
-    /// What `initdb` called its cluster, where that can be read.
-    pub system_identifier: Option<String>,
-    /// Its timeline, where that can be read.
-    pub timeline: Option<u32>,
-}
-
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -147,6 +124,8 @@ pub struct Status {
     pub node: Arc<str>,
     /// Where the process is in its life.
     pub phase: Phase,
+    /// When this was said, in seconds since 1970.
+    pub at: f64,
     /// How long it has run, in seconds.
     pub uptime_seconds: f64,
     /// How long ago the supervisor showed progress, in seconds.
@@ -159,8 +138,12 @@ pub struct Status {
     pub pipelines: Vec<PipelineStatus>,
     /// The streams, by key.
     pub streams: Vec<StreamStatus>,
+    /// The tenants that pipelines name or somebody has defined, by name.
+    pub tenants: Vec<TenantStatus>,
     /// What the outboxes of each database keep, as far as this node sweeps it.
     pub retention: Vec<RetentionStatus>,
+    /// What happened lately, the newest first.
+    pub events: Vec<EventStatus>,
 }
 
 /// The board.
@@ -178,10 +161,12 @@ struct Entries {
     phase: Phase,
     config: ConfigStatus,
     databases: BTreeMap<Arc<str>, DatabaseStatus>,
-    pipelines: BTreeMap<(Arc<str>, Arc<str>), PipelineStatus>,
+    pipelines: BTreeMap<PipelineId, PipelineStatus>,
     streams: BTreeMap<Arc<str>, StreamStatus>,
+    tenants: Vec<TenantStatus>,
     retention: BTreeMap<Arc<str>, RetentionStatus>,
     loaded: Option<Loaded>,
+    events: Events,
 }
 
 // === impl StatusBoard ===
@@ -205,8 +190,10 @@ impl StatusBoard {
                 databases: BTreeMap::new(),
                 pipelines: BTreeMap::new(),
                 streams: BTreeMap::new(),
+                tenants: Vec::new(),
                 retention: BTreeMap::new(),
                 loaded: None,
+                events: Events::default(),
             }),
         }
     }
@@ -347,6 +334,11 @@ impl StatusBoard {
         self.write().streams.remove(key);
     }
 
+    /// These are the tenants, by name.
+    pub fn set_tenants(&self, tenants: Vec<TenantStatus>) {
+        self.write().tenants = tenants;
+    }
+
     /// The relay runs by these settings and definitions.
     pub fn set_loaded(&self, loaded: Loaded) {
         self.write().loaded = Some(loaded);
@@ -356,6 +348,15 @@ impl StatusBoard {
     #[must_use]
     pub fn loaded(&self) -> Option<Loaded> {
         self.read().loaded.clone()
+    }
+
+    /// How many rows of each pipeline are delivered, by database and name.
+    #[must_use]
+    pub fn delivered(&self) -> Vec<(PipelineId, u64)> {
+        let board = self.read();
+        let all = board.pipelines.iter();
+        all.map(|(key, status)| (key.clone(), status.delivered_rows))
+            .collect()
     }
 
     /// The databases, by name.
@@ -372,13 +373,16 @@ impl StatusBoard {
             version: env!("CARGO_PKG_VERSION"),
             node: self.node.clone(),
             phase: entries.phase,
+            at: config::seconds(SystemTime::now()),
             uptime_seconds: self.started_at.elapsed().as_secs_f64(),
             heartbeat_age_seconds: self.heartbeat_age().as_secs_f64(),
             config: entries.config.clone(),
             databases: entries.databases.values().cloned().collect(),
             pipelines: entries.pipelines.values().cloned().collect(),
             streams: entries.streams.values().cloned().collect(),
+            tenants: entries.tenants.clone(),
             retention: entries.retention.values().cloned().collect(),
+            events: entries.events.shown(),
         }
     }
 

@@ -5,6 +5,7 @@
 //! is a standby, its schema is missing or too old. What concerns one pipeline is
 //! said and fails nothing, as it stops nothing but that pipeline in a running relay.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -13,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::migrate::pool_settings;
 use super::{FAILED, Failure, Output, validate};
-use crate::config::desired::{Desired, PipelineKey, Wanted};
+use crate::config::desired::{Catalogs, Desired, PipelineKey, Wanted};
 use crate::config::settings::{DatabaseSettings, Settings};
-use crate::core::ports::PipelineRow;
-use crate::postgres::catalog::list_pipelines;
+use crate::core::ports::{PipelineRow, TenantRow};
+use crate::postgres::catalog::{list_pipelines, list_tenants};
 use crate::postgres::pool::{PoolSettings, connect_watched};
 use crate::postgres::{rebase, schema};
 
@@ -26,6 +27,7 @@ struct Found {
     schema: i64,
     outboxes: Vec<String>,
     rows: Vec<PipelineRow>,
+    tenants: Vec<TenantRow>,
 }
 
 pub(super) fn run(settings: Settings, output: Output) -> Result<ExitCode, Failure> {
@@ -37,7 +39,7 @@ pub(super) fn run(settings: Settings, output: Output) -> Result<ExitCode, Failur
     let looks = join_all(settings.databases.iter().map(look));
     let found = runtime.block_on(looks);
 
-    let catalogs = settings
+    let pipelines: BTreeMap<_, _> = settings
         .databases
         .iter()
         .zip(&found)
@@ -46,6 +48,15 @@ pub(super) fn run(settings: Settings, output: Output) -> Result<ExitCode, Failur
             Some((Arc::clone(&database.name), found.rows.clone()))
         })
         .collect();
+    let tenants = settings.databases.iter().zip(&found);
+    let tenants = tenants.filter_map(|(database, found)| {
+        let found = found.as_ref().ok()?;
+        Some((Arc::clone(&database.name), found.tenants.clone()))
+    });
+    let catalogs = Catalogs {
+        pipelines,
+        tenants: tenants.collect(),
+    };
     let desired = Desired::new(Arc::clone(&settings), &catalogs);
     let mut lines = vec![validate::summary(&settings)];
     let mut databases = Vec::new();
@@ -57,10 +68,21 @@ pub(super) fn run(settings: Settings, output: Output) -> Result<ExitCode, Failur
         lines.push(text);
         databases.push(value);
     }
+    for (tenant, problem) in &desired.tenants.problems {
+        lines.push(format!("tenant {:?}: {problem}", &**tenant));
+    }
     let is_good = found.iter().all(Result::is_ok);
     let mut value = validate::summary_json(&settings);
     value["ok"] = json!(is_good);
     value["databases"] = json!(databases);
+    value["tenants_with_problems"] = json!(
+        desired
+            .tenants
+            .problems
+            .iter()
+            .map(|(tenant, problem)| json!({ "tenant": &**tenant, "reason": problem }))
+            .collect::<Vec<Value>>()
+    );
     output.result(&lines.join("\n"), &value);
     Ok(if is_good {
         ExitCode::SUCCESS
@@ -84,6 +106,9 @@ async fn look(database: &DatabaseSettings) -> Result<Found, String> {
         let rows = list_pipelines(&pool)
             .await
             .map_err(|error| error.to_string())?;
+        let tenants = list_tenants(&pool)
+            .await
+            .map_err(|error| error.to_string())?;
         let outboxes = rebase::outboxes(&pool, None, None).await;
         Ok(Found {
             server: watch
@@ -94,6 +119,7 @@ async fn look(database: &DatabaseSettings) -> Result<Found, String> {
                 .unwrap_or_default(),
             outboxes: outboxes.map_err(|error| error.to_string())?,
             rows,
+            tenants,
         })
     };
     let found = question.await;

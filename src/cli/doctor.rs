@@ -64,12 +64,12 @@ async fn examine(settings: Arc<Settings>, arguments: &Arguments) -> Result<Vec<S
     let most = arguments.long_transaction.0.as_secs_f64();
     let looks = databases.iter().map(|one| databases::examine(one, most));
     let mut examined = join_all(looks).await;
-    let catalogs: BTreeMap<_, _> = databases
+    let definitions: BTreeMap<_, _> = databases
         .iter()
         .zip(&mut examined)
         .map(|(database, found)| (Arc::clone(&database.name), std::mem::take(&mut found.rows)))
         .collect();
-    let desired = Desired::new(Arc::clone(&settings), &catalogs);
+    let desired = Desired::new(Arc::clone(&settings), &definitions.into());
     let is_chosen = |name: &str| databases.iter().any(|database| *database.name == *name);
     let mut sections = vec![pipelines(&desired, is_chosen)];
     let mut rates = Vec::new();

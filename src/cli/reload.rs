@@ -25,7 +25,7 @@ use super::logging::Filter;
 use super::run::{Root, connect, timeouts};
 use crate::actors::messages::Reload;
 use crate::actors::supervisor::{Database, LAST_ACTS, Supervisor};
-use crate::config::desired::Desired;
+use crate::config::desired::{Catalogs, Desired};
 use crate::config::environment::Environment;
 use crate::config::plan::{DatabaseStep, Plan, SettingChange, Step, diff};
 use crate::config::problem::ConfigError;
@@ -94,7 +94,7 @@ impl Configuration {
             ConfigError::Invalid(problems) => problems.iter().map(ToString::to_string).collect(),
             error @ ConfigError::File { .. } => vec![error.to_string()],
         })?);
-        let nothing = std::collections::BTreeMap::new();
+        let nothing = Catalogs::default();
         let wanted = |settings| Desired::new(settings, &nothing);
         let plan = diff(&wanted(self.current()), &wanted(Arc::clone(&settings)));
         let mut errors: Vec<String> = plan.refused.iter().map(ToString::to_string).collect();

@@ -66,8 +66,10 @@ fn with_source(mut status: Value) -> Value {
 }
 
 fn keep_tenant(status: &mut Value, tenant: &str) {
-    let pipelines = status["pipelines"].as_array_mut();
-    if let Some(pipelines) = pipelines {
+    if let Some(pipelines) = status["pipelines"].as_array_mut() {
         pipelines.retain(|pipeline| pipeline["tenant"] == tenant);
+    }
+    if let Some(tenants) = status["tenants"].as_array_mut() {
+        tenants.retain(|one| one["name"] == tenant);
     }
 }

@@ -4,7 +4,6 @@
 mod plan_shown;
 mod running;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use serde_json::json;
 
 use super::admin_port::address_of;
 use super::{BAD_CONFIGURATION, Failure, Output, load};
-use crate::config::desired::Desired;
+use crate::config::desired::{Catalogs, Desired};
 use crate::config::location;
 use crate::config::plan::diff;
 use crate::config::settings::Settings;
@@ -107,7 +106,7 @@ fn with_file(old_file: &Path, new: Settings) -> Result<Compared, Failure> {
         let reason = format!("--against {}: {failure}", old_file.display());
         Failure::Failed(reason)
     })?;
-    let desired = |settings: Settings| Desired::new(Arc::new(settings), &BTreeMap::new());
+    let desired = |settings: Settings| Desired::new(Arc::new(settings), &Catalogs::default());
     Ok(Compared {
         old: desired(old),
         new: desired(new),

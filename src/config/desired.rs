@@ -7,9 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::pipeline::PipelineSpec;
+use serde_json::Value;
+
+use super::pipeline::{DEFAULT_TENANT, PipelineSpec};
 use super::settings::Settings;
-use crate::core::ports::PipelineRow;
+use super::tenant::Tenancy;
+use crate::core::ports::{PipelineRow, TenantRow};
 
 /// A pipeline among all databases.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,11 +41,22 @@ pub enum Wanted {
     },
     /// Its definition is not acceptable.
     Invalid {
-        /// The outbox it names.
-        outbox: Arc<str>,
+        /// What can be read of it all the same.
+        named: Named,
         /// What is wrong, and what is expected.
         reason: String,
     },
+}
+
+/// What a definition names, whether it is acceptable or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The outbox.
+    pub outbox: Arc<str>,
+    /// The stream; empty where none can be read.
+    pub stream: Arc<str>,
+    /// The tenant; empty where none can be read.
+    pub tenant: Arc<str>,
 }
 
 /// Everything that is wanted: the settings, and with them every pipeline.
@@ -52,20 +66,43 @@ pub struct Desired {
     pub settings: Arc<Settings>,
     /// The pipelines of the file and of the databases.
     pub pipelines: BTreeMap<PipelineKey, Wanted>,
+    /// The tenants of the file and of the databases.
+    pub tenants: Tenancy,
+}
+
+/// What the databases define, as it was read last.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Catalogs {
+    /// The pipelines of each database.
+    pub pipelines: BTreeMap<Arc<str>, Vec<PipelineRow>>,
+    /// The tenants of each database.
+    pub tenants: BTreeMap<Arc<str>, Vec<TenantRow>>,
 }
 
 // === impl Desired ===
 
 impl Desired {
     /// What these settings want together with what the databases define. The
-    /// definitions are read anew under these settings: a tenant's weight or a
-    /// stream's budget in the file reaches pipelines of a database, too.
+    /// definitions are read anew under these settings: a stream's budget in the file
+    /// reaches pipelines of a database, too.
     #[must_use]
-    pub fn new(settings: Arc<Settings>, catalogs: &BTreeMap<Arc<str>, Vec<PipelineRow>>) -> Self {
-        let pipelines = desired(&settings, catalogs);
+    pub fn new(settings: Arc<Settings>, catalogs: &Catalogs) -> Self {
+        let pipelines = desired(&settings, &catalogs.pipelines);
+        let tenants = Tenancy::new(&settings, &catalogs.tenants);
         Self {
             settings,
             pipelines,
+            tenants,
+        }
+    }
+}
+
+impl From<BTreeMap<Arc<str>, Vec<PipelineRow>>> for Catalogs {
+    /// Databases that define no tenants.
+    fn from(pipelines: BTreeMap<Arc<str>, Vec<PipelineRow>>) -> Self {
+        Self {
+            pipelines,
+            tenants: BTreeMap::new(),
         }
     }
 }
@@ -107,7 +144,7 @@ pub fn desired(
                               of them): delete one, or tide.relay_disable() it"
                         .to_owned();
                 Wanted::Invalid {
-                    outbox: row.outbox.as_str().into(),
+                    named: named(row),
                     reason,
                 }
             } else {
@@ -121,7 +158,7 @@ pub fn desired(
 
 fn read(row: &PipelineRow, database: &str, settings: &Settings) -> Wanted {
     let invalid = |reason: String| Wanted::Invalid {
-        outbox: row.outbox.as_str().into(),
+        named: named(row),
         reason,
     };
     let config = match &row.config {
@@ -137,6 +174,21 @@ fn read(row: &PipelineRow, database: &str, settings: &Settings) -> Wanted {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
             invalid(problems.join("; "))
         }
+    }
+}
+
+/// Who is in trouble can be said although the definition has mistakes elsewhere.
+fn named(row: &PipelineRow) -> Named {
+    let config = row.config.as_ref().ok().and_then(Value::as_object);
+    let text = |key: &str, absent: &'static str| match config.map(|config| config.get(key)) {
+        Some(None) => Arc::from(absent),
+        Some(Some(Value::String(text))) => Arc::from(text.as_str()),
+        Some(Some(_)) | None => Arc::from(""),
+    };
+    Named {
+        outbox: row.outbox.as_str().into(),
+        stream: text("stream_name", ""),
+        tenant: text("tenant", DEFAULT_TENANT),
     }
 }
 
@@ -165,8 +217,7 @@ mod tests {
     fn one_invalid_pipeline_harms_only_itself() {
         let good =
             serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "region": "us-east-1"});
-        let bad =
-            serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "batch_size": 501});
+        let bad = serde_json::json!({"sink_type": "kinesis", "stream_name": "s", "tenant": "acme", "batch_size": 501});
         let mut unreadable = row("unreadable", serde_json::Value::Null);
         unreadable.config = Err("number out of range".to_owned());
         let rows = vec![row("bad", bad), row("good", good), unreadable];
@@ -181,11 +232,9 @@ mod tests {
         assert!(
             matches!(of("good"), Wanted::Run { spec, version: Some(1) } if spec.stream.name() == "s")
         );
-        assert!(
-            matches!(of("unreadable"), Wanted::Invalid { reason, .. } if reason.contains("range"))
-        );
-        assert!(
-            matches!(of("bad"), Wanted::Invalid { reason, .. } if reason.contains("batch_size"))
-        );
+        assert!(matches!(of("unreadable"), Wanted::Invalid { reason, named }
+                if reason.contains("range") && named.tenant.is_empty() && named.stream.is_empty()));
+        assert!(matches!(of("bad"), Wanted::Invalid { reason, named }
+                if reason.contains("batch_size") && &*named.tenant == "acme" && &*named.stream == "s"));
     }
 }

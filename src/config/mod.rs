@@ -4,7 +4,8 @@
 //!   environment.
 //! - [`pipeline`]: what one pipeline is, whether it is defined in the file or in
 //!   a database.
-//! - [`desired`]: both together, and [`plan`]: what leads from one such state to
+//! - [`tenant`]: what the pipelines of a tenant may have together.
+//! - [`desired`]: all of it together, and [`plan`]: what leads from one such state to
 //!   another.
 //!
 //! [`admin_listen`](mod@admin_listen) is the one key that commands need which ask a relay.
@@ -31,6 +32,7 @@ pub mod settings;
 mod settings_reader;
 pub mod shown;
 mod table;
+pub mod tenant;
 
 pub use byte_size::ByteSize;
 pub use client_spec::{ClientSpec, CredentialSource};

@@ -58,8 +58,8 @@ pub struct PipelineSpec {
     pub rate_limit: Option<RateLimit>,
     /// Whom it belongs to: tenants share a shard fairly.
     pub tenant: Arc<str>,
-    /// Its share of a contended shard, relative to others: 1 to 1000. Its own,
-    /// else its tenant's, else 1.
+    /// Its share of what its tenant gets, relative to the tenant's other pipelines: 1
+    /// to 1000.
     pub weight: u32,
     /// What the shards of its stream take.
     pub shard_budget: ShardBudgetSettings,

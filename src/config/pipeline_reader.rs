@@ -96,7 +96,7 @@ pub(super) fn read(
         on_missing,
         rate_limit,
         tenant: tenant.into(),
-        weight: weight.unwrap_or_else(|| settings.tenant_weight(tenant)),
+        weight: weight.unwrap_or(1),
         shard_budget: known.map_or(settings.kinesis.shard_budget, |known| known.shard_budget),
         stream: StreamTarget {
             client: ClientSpec {

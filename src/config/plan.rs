@@ -9,7 +9,7 @@
 //! | class | keys | what is done |
 //! |---|---|---|
 //! | names | `name` of `databases`, `streams`, `tenants`, `pipelines`; `database` of a pipeline | the old one is stopped ([`Step::Stop`], [`DatabaseStep::Stop`]), the new one started |
-//! | in place | of a pipeline: `batch_size`, `weight` (its own or its tenant's), `rate_limit.*`, `limits.pipeline_*`, the `shard_budget.*` of its stream | [`Step::Change`] |
+//! | in place | of a pipeline: `batch_size`, `weight`, `rate_limit.*`, what its tenant may have, `limits.pipeline_*`, the `shard_budget.*` of its stream | [`Step::Change`] |
 //! | in place | `limits.memory`, `limits.drain_grace`, `log.filter`, `probe.*`, `retention.*`, `kinesis.operation_timeout`, `kinesis.connect_timeout`, `kinesis.shard_refresh` | [`SettingChange::Value`] |
 //! | restarts the pipeline | `outbox`, `stream_*`, `region`, `endpoint_url`, keys and roles, `partition_key`, `format`, `tenant`, `on_poison`, `on_missing`, wherever they come from | [`Step::Restart`] |
 //! | restarts the database | `url`, `max_connections`, `statement_timeout`, `prepared_statements` | [`DatabaseStep::Restart`], and a [`Step::Restart`] of each of its pipelines |
@@ -41,7 +41,8 @@ use super::client_spec::ClientSpec;
 use super::desired::{Desired, PipelineKey, Wanted};
 use super::pipeline::{PipelineSpec, StreamTarget};
 use super::problem::ConfigProblem;
-use super::settings::{LimitSettings, Settings};
+use super::settings::LimitSettings;
+use super::tenant::TenantSettings;
 
 /// What is to be done for another desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -187,9 +188,7 @@ pub fn diff(old: &Desired, new: &Desired) -> Plan {
         let step = match (old.pipelines.get(key), new.pipelines.get(key)) {
             (_, None) => Step::Stop,
             (None, Some(new)) => begin(new),
-            (Some(before), Some(after)) => {
-                go_on(key, before, after, (&old.settings, &new.settings))
-            }
+            (Some(before), Some(after)) => go_on(key, before, after, (old, new)),
         };
         plan.pipelines.insert(key.clone(), step);
     }
@@ -209,7 +208,7 @@ fn go_on(
     key: &PipelineKey,
     before: &Wanted,
     after: &Wanted,
-    (old, new): (&Settings, &Settings),
+    (old, new): (&Desired, &Desired),
 ) -> Step {
     match (before, after) {
         (Wanted::Invalid { reason: old, .. }, Wanted::Invalid { reason: new, .. })
@@ -220,18 +219,20 @@ fn go_on(
         (_, Wanted::Invalid { .. }) | (Wanted::Invalid { .. }, Wanted::Run { .. }) => begin(after),
         (Wanted::Run { spec: before, .. }, Wanted::Run { spec: after, .. }) => {
             let mut found = Differences::default();
-            if let (Some(old), Some(new)) =
-                (old.database(&key.database), new.database(&key.database))
-            {
+            if let (Some(old), Some(new)) = (
+                old.settings.database(&key.database),
+                new.settings.database(&key.database),
+            ) {
                 found
                     .restarting
                     .extend(settings::database_changes(old, new));
             }
             compare_specs(before, after, &mut found);
-            compare_limits(&old.limits, &new.limits, &mut found);
-            found.in_place(
-                "tenants.weight",
-                old.tenant_weight(&before.tenant) != new.tenant_weight(&after.tenant),
+            compare_limits(&old.settings.limits, &new.settings.limits, &mut found);
+            compare_tenants(
+                &old.tenants.of(&before.tenant),
+                &new.tenants.of(&after.tenant),
+                &mut found,
             );
             found.into_step()
         }
@@ -321,6 +322,33 @@ fn compare_specs(old: &PipelineSpec, new: &PipelineSpec, found: &mut Differences
     found.in_place("weight", *weight != new.weight);
     found.in_place("rate_limit", *rate_limit != new.rate_limit);
     found.in_place("shard_budget", *shard_budget != new.shard_budget);
+}
+
+/// What a pipeline's tenant may have.
+fn compare_tenants(old: &TenantSettings, new: &TenantSettings, found: &mut Differences) {
+    let TenantSettings {
+        // The pipeline names another tenant: that restarts it.
+        name: _,
+        weight,
+        max_messages_per_second,
+        max_bytes_per_second,
+        burst,
+        max_in_flight_bytes,
+    } = old;
+    found.in_place("tenants.weight", *weight != new.weight);
+    found.in_place(
+        "tenants.max_messages_per_second",
+        *max_messages_per_second != new.max_messages_per_second,
+    );
+    found.in_place(
+        "tenants.max_bytes_per_second",
+        *max_bytes_per_second != new.max_bytes_per_second,
+    );
+    found.in_place("tenants.burst", *burst != new.burst);
+    found.in_place(
+        "tenants.max_in_flight_bytes",
+        *max_in_flight_bytes != new.max_in_flight_bytes,
+    );
 }
 
 /// The limits that every pipeline has for itself.

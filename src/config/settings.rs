@@ -18,6 +18,7 @@ use super::problem::{ConfigError, ConfigProblem};
 use super::secret::Secret;
 use super::settings_reader;
 use super::table::{Report, Typing};
+use super::tenant::TenantSettings;
 
 /// The name of the database that `DATABASE_URL` gives.
 pub const DEFAULT_DATABASE: &str = "default";
@@ -166,15 +167,6 @@ pub struct StreamSettings {
     pub shard_budget: ShardBudgetSettings,
 }
 
-/// What differs for one tenant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TenantSettings {
-    /// The tenant.
-    pub name: Arc<str>,
-    /// The share of its pipelines in a contended shard: 1 to 1000.
-    pub weight: u32,
-}
-
 // === impl Settings ===
 
 impl Settings {
@@ -310,13 +302,6 @@ impl Settings {
         self.databases
             .iter()
             .find(|database| *database.name == *name)
-    }
-
-    /// The weight of a tenant's pipelines: 1 unless it has its own.
-    #[must_use]
-    pub fn tenant_weight(&self, tenant: &str) -> u32 {
-        let own = self.tenants.iter().find(|known| *known.name == *tenant);
-        own.map_or(1, |own| own.weight)
     }
 }
 

@@ -15,9 +15,10 @@ use super::secret::Secret;
 use super::settings::{
     AdminSettings, ClusterSettings, DEFAULT_DATABASE, DatabaseSettings, KinesisSettings,
     LimitSettings, LogFormat, LogSettings, ProbeSettings, RetentionSettings, Settings,
-    StreamSettings, TenantSettings,
+    StreamSettings,
 };
 use super::table::{Report, Table};
+use super::tenant::{self, TenantSettings};
 
 /// Where the admin port is unless the settings say otherwise: reachable from
 /// this machine alone.
@@ -226,10 +227,7 @@ fn read_streams(root: &mut Table<'_, '_>, budget: ShardBudgetSettings) -> Vec<St
 fn read_tenants(root: &mut Table<'_, '_>) -> Vec<TenantSettings> {
     let read = |mut table: Table<'_, '_>| {
         let name = table.required_name("name", "the tenant's name");
-        let tenant = TenantSettings {
-            name: name.unwrap_or_default().into(),
-            weight: table.integer("weight", 1..=1000).unwrap_or(1),
-        };
+        let tenant = tenant::read(&mut table, name.unwrap_or_default());
         table.finish();
         tenant
     };

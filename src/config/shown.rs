@@ -13,7 +13,7 @@ mod catalogs;
 #[cfg(test)]
 mod tests;
 
-pub use self::catalogs::{catalogs_tree, read_catalogs};
+pub use self::catalogs::{catalogs_tree, read_catalogs, read_tenants, tenants_tree};
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
 
@@ -26,10 +26,11 @@ use super::problem::ConfigProblem;
 use super::secret::Secret;
 use super::settings::{
     ClusterSettings, DatabaseSettings, KinesisSettings, LimitSettings, LogFormat, LogSettings,
-    ProbeSettings, RetentionSettings, Settings, StreamSettings, TenantSettings,
+    ProbeSettings, RetentionSettings, Settings, StreamSettings,
 };
 use super::settings_reader;
 use super::table::{Report, Typing};
+use super::tenant::TenantSettings;
 
 /// What stands for a secret.
 fn mark(text: &str) -> String {
@@ -79,7 +80,6 @@ pub fn tree(settings: &Settings) -> Value {
         LogFormat::Json => "json",
     };
     let time = |duration: &std::time::Duration| HumanDuration(*duration).to_string();
-    let tenant = |TenantSettings { name, weight }: &TenantSettings| json!({ "name": &**name, "weight": weight });
     json!({
         "databases": databases.iter().map(database).collect::<Vec<Value>>(),
         "admin": { "listen": admin.listen.to_string() },
@@ -101,6 +101,25 @@ pub fn tree(settings: &Settings) -> Value {
         "streams": streams.iter().map(stream).collect::<Vec<Value>>(),
         "tenants": tenants.iter().map(tenant).collect::<Vec<Value>>(),
         "pipelines": pipelines.iter().map(pipeline).collect::<Vec<Value>>(),
+    })
+}
+
+fn tenant(tenant: &TenantSettings) -> Value {
+    let TenantSettings {
+        name,
+        weight,
+        max_messages_per_second,
+        max_bytes_per_second,
+        burst,
+        max_in_flight_bytes,
+    } = tenant;
+    json!({
+        "name": &**name,
+        "weight": weight,
+        "max_messages_per_second": max_messages_per_second,
+        "max_bytes_per_second": max_bytes_per_second,
+        "burst": burst,
+        "max_in_flight_bytes": max_in_flight_bytes,
     })
 }
 

@@ -308,7 +308,17 @@ impl ShardBudget {
         if let Some(oldest) = self.recent.front()
             && window_is_full
         {
-            return Grant::At(oldest.at + WINDOW);
+            let opens_at = oldest.at + WINDOW;
+            // What is saved up now would go at once when the second is over, and the
+            // one after it would stand still again: a burst and a halt each second,
+            // in which whoever sends little waits behind the burst. What comes in
+            // during a round trip is needed: there is no call before it is over.
+            let kept = pace.max(self.usual_time.unwrap_or_default().as_secs_f64());
+            let kept_records = wanted_records.max(self.record_rate() * kept);
+            let kept_bytes = wanted_bytes.max(self.byte_rate() * kept);
+            self.record_tokens = self.record_tokens.min(kept_records);
+            self.byte_tokens = self.byte_tokens.min(kept_bytes);
+            return Grant::At(opens_at);
         }
         Grant::Now(Cost {
             records: (self.record_tokens as u64).min(records_left).max(1),

@@ -1,4 +1,4 @@
-//! What a database defines: its pipelines, and what of them is paused. And what
+//! What a database defines: its pipelines, its tenants, and what is paused. And what
 //! relays write beside it: what each pipeline is doing.
 
 use std::fmt;
@@ -38,11 +38,24 @@ impl fmt::Debug for PipelineRow {
     }
 }
 
+/// A tenant as `tide.relay_set_tenant()` stored it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TenantRow {
+    /// Its name.
+    pub name: String,
+    /// What it may have, or why that cannot be read.
+    pub config: Result<serde_json::Value, String>,
+    /// Rises with every change of it.
+    pub version: i64,
+}
+
 /// All that a database defines.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct CatalogContent {
     /// Its pipelines, by name.
     pub pipelines: Vec<PipelineRow>,
+    /// Its tenants, by name.
+    pub tenants: Vec<TenantRow>,
     /// What of them is paused.
     pub pauses: Pauses,
 }

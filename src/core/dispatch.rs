@@ -20,11 +20,13 @@ use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::budget::{CallNumber, Cost, Grant, ShardBudget, ShardLimits};
+use super::company::Company;
 use super::invariants::{self, Invariant, Violation, Violations};
 use super::ports::{CallFailure, RecordOutcome};
 use super::sabotage::{self, Bug};
 use super::send_queue::{CallRules, Flow, FlowId, Parcel, SendQueue, Sendable, Sharing, Turn};
 use super::shard_map::ShardId;
+use super::tenant::Limit;
 use super::time::Moment;
 
 pub use answer::{Answer, Rejected, Stored};
@@ -80,6 +82,7 @@ pub struct Dispatch<T> {
     passing: Backoff,
     lasting: Backoff,
     not_before: Moment,
+    company: Company,
     most_rows: usize,
     /// Told that it is not sure what hash keys the shard takes.
     is_guessed: bool,
@@ -106,6 +109,7 @@ impl<T: Sendable> Dispatch<T> {
             passing: Backoff::new(SOON.0, SOON.1),
             lasting: Backoff::new(SLOWLY.0, SLOWLY.1),
             not_before: now,
+            company: Company::new(),
             most_rows: MOST_ROWS,
             is_guessed: false,
             rows_apart_until: None,
@@ -120,6 +124,11 @@ impl<T: Sendable> Dispatch<T> {
     /// Adds a row behind the earlier ones of its key.
     pub fn push(&mut self, flow: &Flow, row: T) {
         self.queue.push(flow, row);
+    }
+
+    /// Rows are about to be added that may wait so long for more.
+    pub fn may_wait(&mut self, patience: Duration) {
+        self.company.joined(patience);
     }
 
     /// Drops the waiting rows of flows that are void.
@@ -158,6 +167,11 @@ impl<T: Sendable> Dispatch<T> {
         self.queue.len()
     }
 
+    /// The flows whose rows wait, and what for.
+    pub fn waiting_flows(&self) -> impl Iterator<Item = (FlowId, Limit)> + '_ {
+        self.queue.waiting_flows()
+    }
+
     /// Bytes waiting, those in flight not counted.
     #[must_use]
     pub const fn queued_bytes(&self) -> usize {
@@ -181,6 +195,10 @@ impl<T: Sendable> Dispatch<T> {
         if waiting.all.records == 0 {
             return Next::Nothing;
         }
+        let (rows, bytes) = (self.queue.len(), self.queue.bytes());
+        if let Some(until) = self.company.until(rows, bytes, now) {
+            return Next::Wait(until);
+        }
         // Locked until the call is paid for: others may spend of it as well.
         let budget = Arc::clone(&self.budget);
         let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
@@ -199,9 +217,12 @@ impl<T: Sendable> Dispatch<T> {
                 Some(_) | None if self.is_guessed => Sharing::OneKey,
                 Some(_) | None => Sharing::AllKeys,
             },
+            record_worth: record_worth(limits),
         };
         let before = self.in_flight.len();
         self.in_flight = self.queue.take(most, rules);
+        let taken = rows - self.queue.len();
+        self.company.called(now, taken, self.queue.len());
         let cost = Cost {
             records: self.in_flight.len() as u64,
             bytes: self
@@ -444,6 +465,17 @@ impl<T: Sendable> Dispatch<T> {
             self.queue.failed(parcel, Turn::Next);
         }
     }
+}
+
+/// What a record is of a shard's records, in bytes of a shard's bytes.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "from 1 to 2^20"
+)]
+fn record_worth(limits: ShardLimits) -> usize {
+    let bytes = limits.bytes_per_second / limits.records_per_second;
+    bytes.clamp(1.0, 1_048_576.0) as usize
 }
 
 /// What [`Bug::UnknownIsDelivered`] takes for the answer.

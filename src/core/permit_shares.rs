@@ -1,13 +1,15 @@
 //! How the memory for rows in flight is shared: who may take how much now.
 //!
-//! A pool of bytes has *seats*: one for each pipeline that is to run, and one
-//! more for the next to come. Half of the pool is divided evenly among the
-//! seats: that much is each pipeline's own, whether it uses it or not. Three
-//! eighths are common: whoever needs more than its own part takes from there. The
-//! last eighth is kept for overdrafts (a row is taken whole, however large) and
-//! for own parts that somebody else still holds.
+//! Half of the pool is divided among the tenants by weight, and what a tenant gets
+//! evenly among its *seats*: one for each of its pipelines that is to run, and one
+//! more for the next to come. That much is each pipeline's own, whether it uses it
+//! or not. Three eighths are common: whoever needs more than its own part takes from
+//! there. The last eighth is kept for overdrafts (a row is taken whole, however
+//! large) and for own parts that somebody else still holds.
 //!
 //! Rules:
+//! - A tenant that has a most of its own takes no more than that; each of its
+//!   pipelines may exceed it by one row that is larger than what is left.
 //! - A pipeline gets its own part, however many others are stuck with all they
 //!   could take.
 //! - The total is never exceeded by what is granted here.
@@ -21,6 +23,7 @@
 //!   free.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// This part of the pool is not lent: an eighth. With the default of 256 MiB it
 /// holds 32 rows of 1 MiB that came on top.
@@ -32,8 +35,39 @@ pub struct PartyId(u64);
 
 #[derive(Debug, Clone, Copy)]
 struct Party {
+    tenant: usize,
     used: usize,
     has_left: bool,
+}
+
+/// A tenant that is to have a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantPart {
+    /// The tenant.
+    pub name: Arc<str>,
+    /// Its share of what is divided, relative to others.
+    pub weight: u32,
+    /// How many of its pipelines are to run.
+    pub pipelines: usize,
+    /// What all its pipelines together may take, in bytes; `None` is no limit.
+    pub most: Option<usize>,
+}
+
+#[derive(Debug)]
+struct Tenant {
+    part: TenantPart,
+    /// Its pipelines that take part.
+    seated: usize,
+    used: usize,
+    /// The own part of each of its seats.
+    own_part: usize,
+}
+
+impl Tenant {
+    const fn seats(&self) -> usize {
+        let (seated, expected) = (self.seated, self.part.pipelines);
+        if seated > expected { seated } else { expected }
+    }
 }
 
 /// A pool and what everybody has taken of it, in bytes.
@@ -42,11 +76,10 @@ pub struct PermitShares {
     total: usize,
     /// The largest total there has been.
     most_total: usize,
-    expected: usize,
     parties: HashMap<PartyId, Party>,
     last: u64,
-    /// The own part of each seat.
-    own_part: usize,
+    /// Each tenant there has been, in its place.
+    tenants: Vec<Tenant>,
     used: usize,
     /// What is used or kept for somebody.
     spoken_for: usize,
@@ -61,10 +94,9 @@ impl PermitShares {
         let mut shares = Self {
             total,
             most_total: total,
-            expected: 0,
             parties: HashMap::new(),
             last: 0,
-            own_part: 0,
+            tenants: Vec::new(),
             used: 0,
             spoken_for: 0,
             alone: 0,
@@ -83,19 +115,27 @@ impl PermitShares {
         }
     }
 
-    /// So many pipelines are to run.
-    pub fn expect(&mut self, pipelines: usize) {
-        if self.expected != pipelines {
-            self.expected = pipelines;
-            self.divide();
+    /// These tenants are to have parts, for so many pipelines; no other is expected.
+    pub fn expect(&mut self, parts: &[TenantPart]) {
+        for tenant in &mut self.tenants {
+            let name = Arc::clone(&tenant.part.name);
+            tenant.part = TenantPart::unexpected(name);
         }
+        for part in parts {
+            let place = self.place_of(&part.name);
+            if let Some(tenant) = self.tenants.get_mut(place) {
+                tenant.part = part.clone();
+            }
+        }
+        self.divide();
     }
 
-    /// Somebody new takes part.
-    pub fn join(&mut self) -> PartyId {
+    /// A pipeline of a tenant takes part.
+    pub fn join(&mut self, tenant: &Arc<str>) -> PartyId {
         self.last += 1;
         let id = PartyId(self.last);
         let party = Party {
+            tenant: self.place_of(tenant),
             used: 0,
             has_left: false,
         };
@@ -152,6 +192,26 @@ impl PermitShares {
     /// What somebody may take now.
     #[must_use]
     pub fn free(&self, id: PartyId) -> usize {
+        self.free_of_pool(id).min(self.free_of_tenant(id))
+    }
+
+    /// What is left of what the tenant of somebody may take: more may be taken by a
+    /// row that is larger, as long as it is not 0.
+    #[must_use]
+    pub fn free_of_tenant(&self, id: PartyId) -> usize {
+        let party = self.parties.get(&id).filter(|party| !party.has_left);
+        let Some(tenant) = party.and_then(|party| self.tenants.get(party.tenant)) else {
+            return 0;
+        };
+        tenant
+            .part
+            .most
+            .map_or(usize::MAX, |most| most.saturating_sub(tenant.used))
+    }
+
+    /// What somebody may take now if it were for the pool alone.
+    #[must_use]
+    pub fn free_of_pool(&self, id: PartyId) -> usize {
         let Some(party) = self.parties.get(&id).filter(|party| !party.has_left) else {
             return 0;
         };
@@ -159,7 +219,7 @@ impl PermitShares {
         let lent = self.total - self.total / KEPT_PART;
         let with_common = lent.saturating_sub(of_others + party.used);
         // More may be spoken for than is lent, after overdrafts and new seats.
-        let own = self.own_part.saturating_sub(party.used);
+        let own = self.own_part(id).saturating_sub(party.used);
         with_common.max(own.min(self.total.saturating_sub(self.used)))
     }
 
@@ -182,10 +242,40 @@ impl PermitShares {
         self.used
     }
 
-    /// The part that is each pipeline's own.
+    /// What the pipelines of a tenant have.
     #[must_use]
-    pub const fn own_part(&self) -> usize {
-        self.own_part
+    pub fn used_by(&self, tenant: &str) -> usize {
+        let mut known = self.tenants.iter();
+        known
+            .find(|known| *known.part.name == *tenant)
+            .map_or(0, |known| known.used)
+    }
+
+    /// The part that is somebody's own.
+    #[must_use]
+    pub fn own_part(&self, id: PartyId) -> usize {
+        let party = self.parties.get(&id);
+        party.map_or(0, |party| self.own_part_of(*party))
+    }
+
+    fn own_part_of(&self, party: Party) -> usize {
+        self.tenants
+            .get(party.tenant)
+            .map_or(0, |tenant| tenant.own_part)
+    }
+
+    fn place_of(&mut self, name: &Arc<str>) -> usize {
+        let known = self.tenants.iter();
+        if let Some(place) = known.into_iter().position(|one| one.part.name == *name) {
+            return place;
+        }
+        self.tenants.push(Tenant {
+            part: TenantPart::unexpected(Arc::clone(name)),
+            seated: 0,
+            used: 0,
+            own_part: 0,
+        });
+        self.tenants.len() - 1
     }
 
     fn change(&mut self, id: PartyId, change: impl FnOnce(usize) -> usize) {
@@ -197,6 +287,9 @@ impl PermitShares {
             ..party
         };
         self.used = self.used - party.used + changed.used;
+        if let Some(tenant) = self.tenants.get_mut(party.tenant) {
+            tenant.used = tenant.used - party.used + changed.used;
+        }
         self.spoken_for = self.spoken_for - self.claim_of(party) + self.claim_of(changed);
         self.parties.insert(id, changed);
     }
@@ -205,157 +298,50 @@ impl PermitShares {
         if party.has_left {
             party.used
         } else {
-            party.used.max(self.own_part)
+            party.used.max(self.own_part_of(party))
         }
     }
 
     /// Works everything out anew; called when somebody comes or goes.
     fn divide(&mut self) {
-        let seated = self.parties.values().filter(|party| !party.has_left);
-        let seated = seated.count();
-        let seats = seated.max(self.expected) + 1;
-        self.own_part = self.total / 2 / seats;
+        for tenant in &mut self.tenants {
+            (tenant.seated, tenant.used) = (0, 0);
+        }
+        for party in self.parties.values() {
+            if let Some(tenant) = self.tenants.get_mut(party.tenant) {
+                tenant.seated += usize::from(!party.has_left);
+                tenant.used += party.used;
+            }
+        }
+        let weight = |tenant: &Tenant| match tenant.seats() {
+            0 => 0,
+            _ => tenant.part.weight.max(1) as usize,
+        };
+        let all: usize = self.tenants.iter().map(weight).sum();
+        let half = self.total / 2;
+        for tenant in &mut self.tenants {
+            let of_tenant = half * weight(tenant) / all.max(1);
+            tenant.own_part = of_tenant / (tenant.seats() + 1);
+        }
         self.used = self.parties.values().map(|party| party.used).sum();
         let claims: usize = self.parties.values().map(|one| self.claim_of(*one)).sum();
-        self.spoken_for = claims + self.own_part * (seats - seated);
+        let is_taken = |tenant: &&Tenant| tenant.seats() > 0;
+        let kept = self.tenants.iter().filter(is_taken);
+        let kept = kept.map(|tenant| tenant.own_part * (tenant.seats() + 1 - tenant.seated));
+        self.spoken_for = claims + kept.sum::<usize>();
+    }
+}
+
+impl TenantPart {
+    const fn unexpected(name: Arc<str>) -> Self {
+        Self {
+            name,
+            weight: 1,
+            pipelines: 0,
+            most: None,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Takes all somebody may.
-    fn fill(shares: &mut PermitShares, id: PartyId) -> usize {
-        let free = shares.free(id);
-        shares.take(id, free);
-        free
-    }
-
-    #[test]
-    fn one_row_at_a_time_goes_alone_and_takes_nothing_from_the_others() {
-        let mut shares = PermitShares::new(8_000);
-        let id = shares.join();
-        let free = shares.free(id);
-        assert!(shares.go_alone(50_000));
-        assert!(!shares.go_alone(1), "one at a time");
-        assert_eq!((shares.free(id), shares.used()), (free, 0));
-        assert_eq!(shares.alone(), 50_000);
-        shares.alone_is_over();
-        assert!(shares.go_alone(1));
-    }
-
-    #[test]
-    fn seven_that_are_stuck_leave_the_eighth_its_part() {
-        let mut shares = PermitShares::new(1_800);
-        shares.expect(8);
-        assert_eq!(shares.own_part(), 100);
-        let parties: Vec<PartyId> = (0..8).map(|_| shares.join()).collect();
-        let taken: Vec<usize> = parties[..7]
-            .iter()
-            .map(|id| fill(&mut shares, *id))
-            .collect();
-        // The first takes all that is common besides its own part.
-        assert_eq!(taken, [775, 100, 100, 100, 100, 100, 100]);
-        assert_eq!(shares.free(parties[7]), 100);
-        shares.take(parties[7], 60);
-        assert_eq!(shares.free(parties[7]), 40);
-        shares.give_back(parties[7], 60);
-        assert_eq!(shares.free(parties[7]), 100);
-        // What one gives back beyond its part is common again.
-        shares.give_back(parties[0], 500);
-        assert_eq!(shares.free(parties[7]), 600);
-    }
-
-    #[test]
-    fn overdrafts_of_the_stuck_do_not_take_the_part_of_others() {
-        let mut shares = PermitShares::new(1_800);
-        shares.expect(8);
-        let parties: Vec<PartyId> = (0..8).map(|_| shares.join()).collect();
-        for id in &parties[..7] {
-            fill(&mut shares, *id);
-            shares.take(*id, 40);
-            assert_eq!(shares.free(*id), 0);
-        }
-        assert_eq!(shares.free(parties[7]), 100);
-    }
-
-    #[test]
-    fn those_who_start_late_find_their_seat_kept() {
-        let mut shares = PermitShares::new(1_800);
-        shares.expect(8);
-        let first = shares.join();
-        assert_eq!(fill(&mut shares, first), 775);
-        let second = shares.join();
-        assert_eq!(shares.free(second), 100);
-        // One that nobody expected sits on the seat that was kept free.
-        let more: Vec<PartyId> = (0..7).map(|_| shares.join()).collect();
-        assert_eq!(shares.own_part(), 90);
-        for id in more {
-            assert_eq!(fill(&mut shares, id), 90);
-        }
-        assert!(shares.used() <= 1_800);
-    }
-
-    #[test]
-    fn an_ended_incarnation_holds_only_what_it_has() {
-        let mut shares = PermitShares::new(400);
-        shares.expect(1);
-        let old = shares.join();
-        assert_eq!(shares.free(old), 250);
-        shares.take(old, 150);
-        shares.leave(old);
-        assert_eq!(shares.free(old), 0);
-        let new = shares.join();
-        assert_eq!(shares.own_part(), 100);
-        assert_eq!(shares.free(new), 100);
-        shares.give_back(old, 150);
-        shares.remove(old);
-        assert_eq!(shares.free(new), 250);
-    }
-
-    #[test]
-    fn a_smaller_pool_takes_nothing_away_and_grants_nothing_more() {
-        let mut shares = PermitShares::new(1_000);
-        shares.expect(1);
-        let one = shares.join();
-        assert_eq!(fill(&mut shares, one), 625);
-        shares.resize(400);
-        assert_eq!((shares.free(one), shares.used()), (0, 625));
-        shares.give_back(one, 500);
-        assert_eq!(shares.free(one), 125);
-        shares.resize(1_000);
-        assert_eq!(shares.free(one), 500);
-        assert_eq!((shares.total(), shares.most_in_use()), (1_000, 1_000));
-    }
-
-    #[test]
-    fn the_total_and_the_own_parts_hold_whatever_happens() {
-        let mut random = fastrand::Rng::with_seed(7);
-        for _ in 0..200 {
-            let total = random.usize(1..10_000);
-            let pipelines = random.usize(1..20);
-            let mut shares = PermitShares::new(total);
-            shares.expect(pipelines);
-            let parties: Vec<PartyId> = (0..pipelines).map(|_| shares.join()).collect();
-            let own_part = shares.own_part();
-            let mut used = vec![0_usize; pipelines];
-            for _ in 0..500 {
-                let place = random.usize(0..pipelines);
-                if random.bool() {
-                    let free = shares.free(parties[place]);
-                    assert!(free >= own_part.saturating_sub(used[place]), "own part");
-                    let bytes = random.usize(0..=free);
-                    shares.take(parties[place], bytes);
-                    used[place] += bytes;
-                } else {
-                    let bytes = random.usize(0..=used[place]);
-                    shares.give_back(parties[place], bytes);
-                    used[place] -= bytes;
-                }
-                assert_eq!(shares.used(), used.iter().sum::<usize>());
-                assert!(shares.used() <= total);
-            }
-        }
-    }
-}
+mod tests;

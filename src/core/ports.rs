@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-pub use super::catalog::{Catalog, CatalogContent, PipelineRow};
+pub use super::catalog::{Catalog, CatalogContent, PipelineRow, TenantRow};
 use super::dead_letter::DeadLetter;
 pub use super::dead_letter::{LETTERS_COUNTED, Letters, MOST_BLOCKED_KEYS};
 use super::nodes::NodeStore;

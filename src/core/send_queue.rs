@@ -27,6 +27,7 @@ use std::sync::Arc;
 use super::aggregation::Packing;
 use super::budget::{Cost, Waiting};
 use super::fair_ring::FairRing;
+use super::tenant::Limit;
 use call::CallInMaking;
 
 pub use going_back::Turn;
@@ -71,6 +72,9 @@ pub struct CallRules {
     pub rows: usize,
     /// Which rows may share a record.
     pub sharing: Sharing,
+    /// The least a record counts in a turn, in bytes: the part of the byte limit that
+    /// it is of the record limit, so that turns are by records where those are scarce.
+    pub record_worth: usize,
 }
 
 /// Which rows of a flow that aggregates may share a record.
@@ -223,6 +227,22 @@ impl<T: Sendable> SendQueue<T> {
     /// The flows that have rows waiting or in flight.
     pub fn flows(&self) -> impl Iterator<Item = FlowId> + '_ {
         self.flows.keys().copied()
+    }
+
+    /// The flows whose rows wait, and what for: the shard, or rows of the same keys that
+    /// are in flight.
+    pub fn waiting_flows(&self) -> impl Iterator<Item = (FlowId, Limit)> + '_ {
+        let waiting = self.flows.iter().filter(|(_, queue)| queue.rows > 0);
+        waiting.map(|(flow, queue)| {
+            let goes_again = || self.retry.iter().any(|(other, _)| other == flow);
+            let may_go = !queue.fresh.is_empty() || goes_again();
+            let by = if may_go {
+                Limit::Shard
+            } else {
+                Limit::KeyOrder
+            };
+            (*flow, by)
+        })
     }
 
     /// Adds a row behind the earlier ones of its key.

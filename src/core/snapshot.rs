@@ -10,9 +10,9 @@ use std::str::FromStr;
 /// A full (64-bit, never wrapping) transaction id: PostgreSQL's `xid8`.
 pub type Xid = u64;
 
-/// A `pg_snapshot`: every transaction below `xmin` has ended, every one at or
-/// above `xmax` had not begun, and of those between, the ones in `xip` were
-/// still running.
+/// A `pg_snapshot`: every transaction below `xmin` has ended, none at or above
+/// `xmax` has (it may run: `xmax` is one past the highest that has ended), and of
+/// those between, the ones in `xip` were still running.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Snapshot {
     xmin: Xid,
@@ -54,7 +54,7 @@ impl Snapshot {
         self.xmin
     }
 
-    /// One past the highest id that had been handed out.
+    /// One past the highest id that had ended; higher ones may have been running.
     #[must_use]
     pub const fn xmax(&self) -> Xid {
         self.xmax

@@ -163,6 +163,12 @@ impl PrivatePostgres {
         self.port
     }
 
+    /// The server's process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.server.as_ref().map(Child::id)
+    }
+
     /// Makes an empty database and gives its URL.
     ///
     /// # Errors

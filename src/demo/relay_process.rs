@@ -119,6 +119,12 @@ impl RelayProcess {
         self.admin
     }
 
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Runs another command of the binary to its end, such as `migrate`, in the
     /// same environment. Blocks.
     ///

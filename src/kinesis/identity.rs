@@ -105,6 +105,10 @@ pub async fn of_client(pool: &ClientPool, spec: &ClientSpec) -> Identity {
 
 fn said(failure: RawFailure) -> String {
     match failure {
+        // As an emulator at AWS_ENDPOINT_URL does, which knows of Kinesis alone.
+        RawFailure::Service { code, .. } if code.is_empty() => {
+            "what answers in the place of STS is not STS".to_owned()
+        }
         RawFailure::Service { code, message, .. } => format!("STS answers {code}: {message}"),
         RawFailure::Timeout { reason }
         | RawFailure::Dispatch { reason }

@@ -1,4 +1,4 @@
-//! The pipelines that are defined in the database, and what is paused.
+//! The pipelines and tenants that are defined in the database, and what is paused.
 //!
 //! Whoever follows them asks for [`catalog_version`] every second or two, which
 //! reads one small table, and lists them again when it has changed.
@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::server::{ServerWatch, standby};
 use super::{pipeline_states, pool as connections, schema};
-use crate::core::catalog::{Catalog, CatalogContent, PipelineRow, StateNote};
+use crate::core::catalog::{Catalog, CatalogContent, PipelineRow, StateNote, TenantRow};
 use crate::core::pause::{Pause, PauseKind, PausesVersion};
 use crate::core::ports::{PipelineName, StoreError};
 
@@ -24,18 +24,25 @@ pub struct CatalogVersion {
     pipelines: i64,
     version_sum: String,
     pauses: PausesVersion,
+    tenants: i64,
+    tenants_sum: String,
 }
 
-/// Pauses ride along: looking for changes is one statement, whatever changes.
+/// Pauses and tenants ride along: looking for changes is one statement, whatever changes.
 const VERSION: &str = "
 SELECT count(*), coalesce(sum(r.version), 0)::text,
     (SELECT count(*) FROM tide.relay_pause AS p),
-    (SELECT coalesce(sum(p.version), 0)::text FROM tide.relay_pause AS p)
+    (SELECT coalesce(sum(p.version), 0)::text FROM tide.relay_pause AS p),
+    (SELECT count(*) FROM tide.relay_tenant AS t),
+    (SELECT coalesce(sum(t.version), 0)::text FROM tide.relay_tenant AS t)
 FROM tide.relay_pipeline AS r";
 
 const LIST: &str = "
 SELECT r.name, r.outbox, r.consumer_group, r.config::text, r.enabled, r.version
 FROM tide.relay_pipeline AS r ORDER BY r.name";
+
+const TENANTS: &str = "
+SELECT t.name, t.config::text, t.version FROM tide.relay_tenant AS t ORDER BY t.name";
 
 const PAUSES: &str = "
 SELECT p.kind, p.name, p.reason, p.paused_by, date_trunc('second', p.paused_at)::text
@@ -72,6 +79,14 @@ pub async fn list_pauses(pool: &PgPool) -> Result<Vec<Pause>, StoreError> {
     bounded(read_pauses(pool)).await
 }
 
+/// All tenants that are defined, by name.
+///
+/// # Errors
+/// The database does not answer within 10 s, or has no such table.
+pub async fn list_tenants(pool: &PgPool) -> Result<Vec<TenantRow>, StoreError> {
+    bounded(read_tenants(pool)).await
+}
+
 /// All pipelines, by name.
 ///
 /// # Errors
@@ -82,7 +97,7 @@ pub async fn list_pipelines(pool: &PgPool) -> Result<Vec<PipelineRow>, StoreErro
 
 async fn read_version(pool: &PgPool) -> Result<CatalogVersion, StoreError> {
     let mut transaction = connections::begin(pool).await?;
-    let (pipelines, version_sum, count, sum) = sqlx::query_as(VERSION)
+    let (pipelines, version_sum, count, sum, tenants, tenants_sum) = sqlx::query_as(VERSION)
         .persistent(false)
         .fetch_one(&mut *transaction)
         .await?;
@@ -91,6 +106,8 @@ async fn read_version(pool: &PgPool) -> Result<CatalogVersion, StoreError> {
         pipelines,
         version_sum,
         pauses: PausesVersion { count, sum },
+        tenants,
+        tenants_sum,
     })
 }
 
@@ -116,6 +133,22 @@ async fn read_pauses(pool: &PgPool) -> Result<Vec<Pause>, StoreError> {
         });
     }
     Ok(pauses)
+}
+
+async fn read_tenants(pool: &PgPool) -> Result<Vec<TenantRow>, StoreError> {
+    let mut transaction = connections::begin(pool).await?;
+    let rows: Vec<(String, String, i64)> = sqlx::query_as(TENANTS)
+        .persistent(false)
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    let read = |(name, config, version): (String, String, i64)| TenantRow {
+        name,
+        config: serde_json::from_str(&config)
+            .map_err(|error| format!("its definition cannot be read: {error}")),
+        version,
+    };
+    Ok(rows.into_iter().map(read).collect())
 }
 
 async fn read_pipelines(pool: &PgPool) -> Result<Vec<PipelineRow>, StoreError> {
@@ -187,6 +220,9 @@ impl Catalog for PgCatalog {
                 pipelines: list_pipelines(&self.pool).await?,
                 ..CatalogContent::default()
             };
+            if version.tenants > 0 {
+                content.tenants = list_tenants(&self.pool).await?;
+            }
             if version.pauses.count > 0 {
                 content.pauses.list = list_pauses(&self.pool).await?;
             }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
 use super::node_notes::NodeNotes;
+use super::quiet::QuietTimes;
 use super::server::ServerWatch;
 use super::session::Session;
 use super::{fields, lease, letters, nodes, position, probe, replay, retention, shares, windows};
@@ -55,6 +56,7 @@ pub struct PgOutboxStore {
     own_sessions: bool,
     save_number: Arc<AtomicI64>,
     highest_read: Arc<HighestRead>,
+    quiet_times: Arc<Mutex<QuietTimes>>,
     node_notes: Arc<NodeNotes>,
     watch: ServerWatch,
     pauses: Arc<Mutex<PausesVersion>>,
@@ -116,6 +118,7 @@ impl PgOutboxStore {
             own_sessions: true,
             save_number: Arc::new(AtomicI64::new(0)),
             highest_read: Arc::default(),
+            quiet_times: Arc::default(),
             node_notes: Arc::default(),
             watch: ServerWatch::default(),
             pauses: Arc::default(),
@@ -154,6 +157,18 @@ impl PgOutboxStore {
         if let Some(id) = highest {
             self.highest_read.has_read(outbox, id);
         }
+    }
+
+    /// What is remembered of probes. A panic while it was locked leaves plain numbers.
+    pub(super) fn quiet_times(&self) -> MutexGuard<'_, QuietTimes> {
+        self.quiet_times
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which server is behind the store.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.watch.server().map(|server| server.generation)
     }
 
     /// What nodes said last.

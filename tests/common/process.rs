@@ -7,10 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
-/// Reads lists of process ids, and kills those of the last one when this process
+/// Reads lists of process ids, and kills the groups of the last one when this process
 /// has gone: the pipe closes then, even after SIGKILL.
-const WATCH: &str =
-    "while read -r list; do pids=$list; done; [ -z \"$pids\" ] || kill -KILL $pids 2>/dev/null";
+const WATCH: &str = "while read -r list; do pids=$list; done; \
+     for pid in $pids; do kill -KILL -- -$pid 2>/dev/null; done";
 
 struct Watchdog {
     shell: Child,
@@ -57,6 +57,17 @@ impl Process {
             .status()
             .expect("a shell");
         assert!(sent.success(), "process {pid} could not be sent SIG{name}");
+    }
+
+    /// SIGKILL for it and whoever it started.
+    pub(crate) fn kill_group(&mut self) {
+        let group = format!("kill -KILL -- -{}", self.child.id());
+        Command::new("sh")
+            .args(["-c", &group])
+            .stderr(Stdio::null())
+            .status()
+            .ok();
+        self.kill();
     }
 
     /// SIGKILL, and the end.

@@ -95,7 +95,8 @@ fn the_operators_settings_fill_the_gaps() {
     .expect("valid");
     let spec = |config| from_json_with(&config, &settings).expect("valid");
     let hot = spec(json!({"stream_name": "hot", "tenant": "acme"}));
-    assert_eq!(hot.weight, 5);
+    // The tenant's is its share among tenants.
+    assert_eq!(hot.weight, 1);
     assert_eq!(hot.shard_budget.records_per_second, 10);
     assert_eq!(hot.shard_budget.bytes_per_second, 1 << 20);
     assert_eq!(

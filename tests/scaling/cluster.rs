@@ -316,7 +316,7 @@ impl Simulated {
         for give in plan.give {
             node.held.remove(&give.pipeline);
             self.rows.release(&give.pipeline);
-            node.cluster.is_of(&give.pipeline, give.to);
+            node.cluster.is_of(&give.pipeline, give.to, now);
         }
         let claimable: Vec<PipelineName> = self
             .wanted
@@ -330,7 +330,7 @@ impl Simulated {
         for name in claimable {
             self.counts.claims += 1;
             if self.rows.take(&name, &node.name, now + lease, now) {
-                node.cluster.took(&name);
+                node.cluster.took(&name, now);
                 node.held.insert(name);
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::future::BoxFuture;
-use tidegate::core::ports::{Catalog, CatalogContent, PipelineRow, StoreError};
+use tidegate::core::ports::{Catalog, CatalogContent, PipelineRow, StoreError, TenantRow};
 
 use crate::store::call;
 use crate::world::{Process, Shared, World};
@@ -27,6 +27,7 @@ impl Catalog for SimCatalog {
                     world.catalog_generation,
                     is_news.then(|| CatalogContent {
                         pipelines: definitions(world),
+                        tenants: tenants(world),
                         ..CatalogContent::default()
                     }),
                 ))
@@ -36,6 +37,26 @@ impl Catalog for SimCatalog {
             Ok(rows)
         })
     }
+}
+
+/// A tenant of weight 1 without a rate need not be defined.
+fn tenants(world: &World) -> Vec<TenantRow> {
+    let rate = world.plan.rate;
+    let weights = world.plan.weights.iter().enumerate();
+    let defined = weights.filter(|(_, weight)| **weight > 1 || rate.is_some());
+    let define = |(place, weight): (usize, &u32)| {
+        let mut config = serde_json::json!({ "weight": weight });
+        if let Some(rate) = rate {
+            config["max_messages_per_second"] = serde_json::json!(rate);
+            config["burst"] = serde_json::json!(1);
+        }
+        TenantRow {
+            name: format!("t{place}"),
+            config: Ok(config),
+            version: 1,
+        }
+    };
+    defined.map(define).collect()
 }
 
 fn definitions(world: &World) -> Vec<PipelineRow> {
@@ -56,7 +77,7 @@ fn definitions(world: &World) -> Vec<PipelineRow> {
             "region": "us-east-1",
             "partition_key": "{dedup_key}",
             "batch_size": batch_size,
-            "tenant": format!("t{}", place % 2),
+            "tenant": format!("t{}", place % world.plan.weights.len()),
             "on_poison": route.on_poison.name(),
         });
         let packed = world.plan.packed.config();

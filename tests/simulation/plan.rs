@@ -125,6 +125,10 @@ pub(crate) struct Plan {
     pub(crate) takes: Takes,
     pub(crate) packed: Packed,
     pub(crate) batch_size: u32,
+    /// Of the tenants, to which the pipelines belong in turn.
+    pub(crate) weights: Vec<u32>,
+    /// The rate of each tenant, in rows a second.
+    pub(crate) rate: Option<f64>,
     pub(crate) pipeline_rows: u32,
     pub(crate) store: StoreFaults,
     pub(crate) put: PutFaults,
@@ -192,6 +196,8 @@ impl Plan {
             takes,
             packed: Packed::of(seed),
             batch_size: *dice.pick(&[1, 7, 100, 500]),
+            weights: vec![1, 1],
+            rate: None,
             pipeline_rows: *dice.pick(&[4, 30, 5_000]),
             store,
             put,

@@ -83,7 +83,7 @@ a reload would change:
   ! database orders            drains and reconnects: databases.url
   ~ limits.memory              256MiB -> 512MiB
   ! pipeline orders/of-orders  drains and restarts: databases.url
-  ~ pipeline stock/changed     changes while it runs: weight, tenants.weight
+  ~ pipeline stock/changed     changes while it runs: tenants.weight
   - pipeline stock/gone        drains and stops
   ! pipeline stock/moved       drains and restarts: partition_key
   + pipeline stock/new         starts
@@ -118,7 +118,7 @@ fn a_plan_is_one_json_object() {
                "because": ["partition_key"]})
     );
     assert_eq!(step("kept")["step"], "keep");
-    assert_eq!(step("changed")["keys"], json!(["weight", "tenants.weight"]));
+    assert_eq!(step("changed")["keys"], json!(["tenants.weight"]));
     assert!(!json.to_string().contains("hunter"), "no secrets");
 }
 

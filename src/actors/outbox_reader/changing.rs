@@ -46,6 +46,7 @@ impl Handler<Retune> for OutboxReader {
         fault::point("outbox_reader.Retune");
         let shares = &self.tag.flow.shares;
         shares.change(retune.tenant_weight, retune.weight, retune.batch_size);
+        self.quota.weigh(retune.weight);
         self.retuned = Some(retune);
         self.go_on(context);
     }

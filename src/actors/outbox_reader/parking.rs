@@ -5,6 +5,7 @@
 //! with letters go; while there are any, it looks again every few seconds, since
 //! persons retry and discard letters.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::Context;
@@ -146,11 +147,13 @@ impl OutboxReader {
                 self.letters.block_again(hash_key(key));
             }
         }
-        let rows = written.len() as u64;
+        let mut rows: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for letter in &written {
+            *rows.entry(letter.reason.code()).or_default() += 1;
+        }
+        let rows: Vec<(&'static str, u64)> = rows.into_iter().collect();
         self.board
-            .update_pipeline(&self.key.database, &self.key.name, |entry| {
-                entry.parked_rows += rows;
-            });
+            .rows_parked(&self.key.database, &self.key.name, &rows);
         true
     }
 

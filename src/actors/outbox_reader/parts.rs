@@ -11,6 +11,7 @@ use crate::actors::probe::Probe;
 use crate::actors::pulse::Pulse;
 use crate::actors::stream_router::StreamRouter;
 use crate::actors::stream_watch::StreamWatch;
+use crate::actors::tenants::Tenant;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::StatusBoard;
 use crate::config::desired::PipelineKey;
@@ -40,8 +41,8 @@ pub struct ReaderParts {
     pub max_record_bytes: usize,
     /// Its place in the writers' queues.
     pub flow: FlowId,
-    /// Its tenant's weight.
-    pub tenant_weight: u32,
+    /// Its tenant.
+    pub tenant: Arc<Tenant>,
     /// The database.
     pub store: Arc<dyn OutboxStore>,
     /// Where rows go.

@@ -87,7 +87,7 @@ impl OutboxReader {
         if self.stopped.is_some() {
             return Room { rows: 0, bytes: 0 };
         }
-        let tag = &self.tag;
+        let (by_rates, tag) = (self.rows_by_rates(now), &self.tag);
         let (rows, bytes) = match self.reading_room.needs(reading) {
             Some(needs) if Reservation::has_room_for(tag, needs.bytes) => (1, needs.bytes),
             Some(_) => (0, 0),
@@ -98,7 +98,7 @@ impl OutboxReader {
         };
         let rows = if bytes == 0 { 0 } else { rows.max(1) };
         Room {
-            rows: rows.min(tag.own.free_rows()).min(self.limiter.rows(now)),
+            rows: rows.min(tag.own.free_rows()).min(by_rates),
             bytes,
         }
     }
@@ -106,6 +106,13 @@ impl OutboxReader {
     /// Reserves what a read may bring; answers how much that is. `rows` is how many are
     /// asked for.
     pub(super) fn reserve(&mut self, reading: Reading, rows: usize) -> Option<usize> {
+        let bytes = self.reserve_bytes(reading, rows)?;
+        let weighing = rows.saturating_mul(self.weight);
+        self.quota.reserve(rows, weighing, self.now());
+        Some(bytes)
+    }
+
+    fn reserve_bytes(&mut self, reading: Reading, rows: usize) -> Option<usize> {
         let tag = &self.tag;
         if let Some(needs) = self.reading_room.needs(reading) {
             self.reading_room.reserved = Reservation::for_one(tag, needs.bytes);
@@ -133,6 +140,7 @@ impl OutboxReader {
     /// What is reserved becomes free for the rows that were read, which are handed in
     /// the same turn.
     pub(super) fn end_reservation(&mut self) {
+        self.quota.release();
         self.pass = self.reading_room.reserved.take().and_then(Reservation::end);
     }
 

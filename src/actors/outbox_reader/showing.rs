@@ -118,6 +118,7 @@ impl OutboxReader {
     pub(super) fn report(&mut self, context: &mut Context<Self>) {
         self.miss_a_dead_probe(context);
         let now = self.now();
+        self.note_limit(self.limited.map(|(by, _)| by), now);
         let doing = self.doing(now);
         let waits = WaitStatus::of(self.pulse.says(doing, now));
         self.look_at_stream();

@@ -42,6 +42,7 @@ impl ShardWriter {
     pub(super) fn report(&mut self, context: &mut Context<Self>) {
         let now = self.parts.clock.now();
         self.hot_keys.tick(now);
+        self.note_limits();
         let waits = self.parts.pulse.says(self.doing(now), now);
         self.waits = Some(WaitStatus::of(waits));
         self.show();

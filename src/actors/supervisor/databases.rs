@@ -177,7 +177,8 @@ impl Supervisor {
             }
             Next::Leave => {
                 slot.leave_behind(&self.node);
-                self.catalogs.remove(database);
+                self.catalogs.pipelines.remove(database);
+                self.catalogs.tenants.remove(database);
                 self.pauses.remove(database);
                 self.metrics.remove_database(database);
                 tracing::info!(%database, "the database is removed");

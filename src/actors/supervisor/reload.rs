@@ -107,7 +107,7 @@ impl Supervisor {
         let limits = &self.settings.limits;
         let plan = MemoryPlan::under(limits.memory.as_usize());
         let message = Retune {
-            tenant_weight: self.settings.tenant_weight(&spec.tenant),
+            tenant_weight: self.desired.tenants.of(&spec.tenant).weight,
             weight: spec.weight,
             batch_size: spec.batch_size,
             rate: rate_limits(spec),

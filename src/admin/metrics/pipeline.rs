@@ -7,6 +7,7 @@ use prometheus::{
     Registry,
 };
 
+use super::tenant::{TenantFamilies, TenantMetrics};
 use super::{counter_value, counters, gauge_value, gauges, histograms, int_gauges, remove_series};
 use crate::admin::status::PipelineState;
 use crate::core::dead_letter::LetterReason;
@@ -91,6 +92,7 @@ pub struct PipelineMetrics {
     windows_open: IntGauge,
     deferred_rows: IntGauge,
     states: [(&'static str, IntGauge); PipelineState::NAMES.len()],
+    tenant: TenantMetrics,
 }
 
 #[derive(Debug)]
@@ -133,6 +135,7 @@ impl PipelineMetrics {
     pub fn delivered(&self, rows: usize, bytes: usize) {
         self.rows_delivered.inc_by(counter_value(rows));
         self.bytes_delivered.inc_by(counter_value(bytes));
+        self.tenant.delivered(rows, bytes);
     }
 
     /// A record of its rows, one or many, was stored; `bytes` counts data and key as
@@ -341,7 +344,7 @@ impl PipelineFamilies {
         })
     }
 
-    pub(super) fn handle(&self, labels: [&str; 3]) -> PipelineMetrics {
+    pub(super) fn handle(&self, labels: [&str; 3], tenants: &TenantFamilies) -> PipelineMetrics {
         let [pipeline, tenant, stream] = labels;
         let with = |last| [pipeline, tenant, stream, last];
         PipelineMetrics {
@@ -374,6 +377,7 @@ impl PipelineFamilies {
             deferred_rows: self.deferred_rows.with_label_values(&labels),
             states: PipelineState::NAMES
                 .map(|name| (name, self.state.with_label_values(&with(name)))),
+            tenant: tenants.handle(tenant),
         }
     }
 

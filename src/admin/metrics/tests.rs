@@ -127,6 +127,7 @@ fn removing_ends_every_series() {
     assert_ne!(metrics.render().expect("text"), before);
     metrics.remove_pipeline("p", "t", "s");
     metrics.remove_shard("s", "shardId-0");
+    metrics.remove_tenant("t");
     pipeline.delivered(1, 1);
     shard.throttled(1);
     assert_eq!(metrics.render().expect("text"), before);

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::StatusBoard;
+use super::events::Happened;
 
 /// The configuration on the board.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -43,15 +44,21 @@ impl StatusBoard {
 
     /// A reload has taken its configuration.
     pub fn config_taken(&self, hash: &str, at: SystemTime) {
-        let config = &mut self.write().config;
+        let mut entries = self.write();
+        let config = &mut entries.config;
         config.hash = hash.into();
         config.taken_at = seconds(at);
         config.ended(at, Vec::new());
+        let what = config.reload("taken");
+        entries.events.add(what, 1, at);
     }
 
     /// A reload was refused, and why.
     pub fn config_refused(&self, errors: Vec<String>, at: SystemTime) {
-        self.write().config.ended(at, errors);
+        let mut entries = self.write();
+        entries.config.ended(at, errors);
+        let what = entries.config.reload("refused");
+        entries.events.add(what, 1, at);
     }
 
     /// The configuration that runs.
@@ -77,9 +84,17 @@ impl ConfigStatus {
             errors,
         });
     }
+
+    fn reload(&self, cause: &'static str) -> Happened {
+        Happened::Reload {
+            subject: self.hash.to_string(),
+            cause,
+        }
+    }
 }
 
-fn seconds(at: SystemTime) -> f64 {
+/// Since 1970.
+pub(super) fn seconds(at: SystemTime) -> f64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     since.as_secs_f64()
 }
@@ -112,5 +127,13 @@ mod tests {
             (&shown["hash"], &shown["reloads"]),
             (&"def".into(), &2.into())
         );
+        let events = serde_json::to_value(board.status().events).expect("JSON");
+        let reload = |at: f64, subject: &str, cause: &str| {
+            serde_json::json!({
+                "at": at, "first_at": at, "count": 1, "kind": "reload", "subject": subject, "cause": cause,
+            })
+        };
+        let both = serde_json::json!([reload(3.0, "def", "taken"), reload(2.0, "abc", "refused")]);
+        assert_eq!(events, both);
     }
 }

@@ -1,13 +1,12 @@
 //! What the relay runs by.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::config::desired::Catalogs;
 use crate::config::settings::Settings;
 use crate::config::shown;
-use crate::core::ports::PipelineRow;
 
 /// The settings and the definitions of the databases that a relay runs by.
 #[derive(Debug, Clone)]
@@ -15,7 +14,7 @@ pub struct Loaded {
     /// The file and the environment.
     pub settings: Arc<Settings>,
     /// What each database defines, as it was read last.
-    pub catalogs: Arc<BTreeMap<Arc<str>, Vec<PipelineRow>>>,
+    pub catalogs: Arc<Catalogs>,
 }
 
 impl Loaded {
@@ -25,7 +24,8 @@ impl Loaded {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "settings": shown::tree(&self.settings),
-            "catalogs": shown::catalogs_tree(&self.catalogs),
+            "catalogs": shown::catalogs_tree(&self.catalogs.pipelines),
+            "tenants": shown::tenants_tree(&self.catalogs.tenants),
         })
     }
 }

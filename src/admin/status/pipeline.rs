@@ -8,6 +8,9 @@ use serde::Serialize;
 use crate::core::position::RowId;
 use crate::core::wait::Doing;
 
+/// Which pipeline it is: its database and its name.
+pub type PipelineId = (Arc<str>, Arc<str>);
+
 /// What a pipeline is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -61,13 +64,15 @@ pub struct PipelineStatus {
     pub database: Arc<str>,
     /// The outbox it reads.
     pub outbox: Arc<str>,
-    /// The name of the stream it writes to.
+    /// The name of the stream it writes to; empty where its definition cannot be read.
     pub stream: Arc<str>,
-    /// Whom it belongs to.
+    /// Whom it belongs to; empty where its definition cannot be read.
     pub tenant: Arc<str>,
     /// What it is doing.
     #[serde(flatten)]
     pub state: PipelineState,
+    /// It was deleted or disabled, and finishes what it has read; then it is gone.
+    pub leaving: bool,
     /// The epoch under which this node owns it, if it does.
     pub epoch: Option<i64>,
     /// Rows committed and not settled.
@@ -187,6 +192,7 @@ impl PipelineStatus {
             stream,
             tenant,
             state: PipelineState::Starting,
+            leaving: false,
             epoch: None,
             lag_rows: 0,
             lag_at_least: false,

@@ -33,7 +33,12 @@ impl Rates {
 
 pub(super) fn text(status: &Value, rates: &mut Rates) -> String {
     let mut text = vec![head(status)];
-    for (kind, list) in [("database", "databases"), ("stream", "streams")] {
+    let kinds = [
+        ("database", "databases"),
+        ("stream", "streams"),
+        ("tenant", "tenants"),
+    ];
+    for (kind, list) in kinds {
         for one in entries(status, list) {
             let name = string(one, "name");
             if let Some(problem) = one["problem"].as_str() {
@@ -54,6 +59,11 @@ pub(super) fn text(status: &Value, rates: &mut Rates) -> String {
     text.extend(pipelines(status, rates));
     text.push(String::new());
     text.extend(streams(status));
+    let tenants = tenants(status);
+    if !tenants.is_empty() {
+        text.push(String::new());
+        text.extend(tenants);
+    }
     text.join("\n")
 }
 
@@ -195,6 +205,38 @@ fn streams(status: &Value) -> Vec<String> {
     let rows: Vec<Vec<String>> = entries(status, "streams").map(row).collect();
     if rows.is_empty() {
         return vec!["no streams".to_owned()];
+    }
+    lines(&COLUMNS, &rows)
+}
+
+/// A line for each tenant: what it may have, and what keeps it waiting.
+fn tenants(status: &Value) -> Vec<String> {
+    const COLUMNS: [(&str, Side); 7] = [
+        ("TENANT", Side::Left),
+        ("WEIGHT", Side::Right),
+        ("PIPELINES", Side::Right),
+        ("ROWS/S AT MOST", Side::Right),
+        ("BYTES/S AT MOST", Side::Right),
+        ("IN MEMORY", Side::Right),
+        ("LIMITED BY", Side::Left),
+    ];
+    let row = |tenant: &Value| {
+        let whole = |key: &str| tenant[key].as_u64().map_or_else(|| "-".to_owned(), grouped);
+        let rate = tenant["max_messages_per_second"].as_f64();
+        let here = grouped(tenant["pipelines_here"].as_u64().unwrap_or(0));
+        vec![
+            string(tenant, "name").to_owned(),
+            whole("weight"),
+            format!("{here} of {}", whole("pipelines")),
+            rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate}")),
+            whole("max_bytes_per_second"),
+            whole("in_flight_bytes"),
+            tenant["limited_by"].as_str().unwrap_or("-").to_owned(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = entries(status, "tenants").map(row).collect();
+    if rows.is_empty() {
+        return Vec::new();
     }
     lines(&COLUMNS, &rows)
 }

@@ -1,22 +1,20 @@
 //! What a running relay runs by, asked at its admin port.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::cli::Failure;
 use crate::cli::admin_port::ask;
+use crate::config::desired::Catalogs;
 use crate::config::settings::Settings;
 use crate::config::shown;
-use crate::core::ports::PipelineRow;
 
 /// How long the relay may take to answer: its admin port has a thread of its own.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Settings, and the definitions of each database.
-type Loaded = (Settings, BTreeMap<Arc<str>, Vec<PipelineRow>>);
+type Loaded = (Settings, Catalogs);
 
 /// Asks the relay at this address what it runs by.
 pub(super) fn loaded(address: &str) -> Result<Loaded, Failure> {
@@ -36,9 +34,11 @@ pub(super) fn loaded(address: &str) -> Result<Loaded, Failure> {
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         strange(problems.join("; "))
     })?;
-    let catalogs = shown::read_catalogs(&answer["catalogs"])
+    let pipelines = shown::read_catalogs(&answer["catalogs"])
         .ok_or_else(|| strange("its pipelines cannot be read".to_owned()))?;
-    Ok((settings, catalogs))
+    // A relay of an older version has none.
+    let tenants = shown::read_tenants(&answer["tenants"]).unwrap_or_default();
+    Ok((settings, Catalogs { pipelines, tenants }))
 }
 
 /// The body of a good answer.

@@ -92,6 +92,10 @@ pub const CLASSES: &[(&str, Class)] = &[
     ("streams[].shard_budget.fraction", Class::InPlace),
     ("tenants[].name", Class::Names),
     ("tenants[].weight", Class::InPlace),
+    ("tenants[].max_messages_per_second", Class::InPlace),
+    ("tenants[].max_bytes_per_second", Class::InPlace),
+    ("tenants[].burst", Class::InPlace),
+    ("tenants[].max_in_flight_bytes", Class::InPlace),
     ("pipelines[].name", Class::Names),
     // With another outbox it reads other rows under the same name.
     ("pipelines[].outbox", Class::RestartsPipeline),

@@ -21,7 +21,8 @@ pub(super) fn compare(old: &Settings, new: &Settings, plan: &mut Plan) {
         kinesis,
         probe,
         retention,
-        // They have been resolved into the pipelines that use them.
+        // They have been resolved into the pipelines that use them, or are compared
+        // with them.
         streams: _,
         tenants: _,
         pipelines: _,

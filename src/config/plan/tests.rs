@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::environment::Environment;
+use crate::config::settings::Settings;
 use crate::config::settings_reader;
 use crate::config::table::{Report, Typing};
 use crate::core::ports::PipelineRow;
@@ -93,7 +94,7 @@ fn row(name: &str, config: Value) -> PipelineRow {
 fn state(tree: &Value, rows: &[PipelineRow]) -> Desired {
     let settings = settings(tree).expect("good settings");
     let catalogs = BTreeMap::from([(Arc::from("orders"), rows.to_vec())]);
-    Desired::new(Arc::new(settings), &catalogs)
+    Desired::new(Arc::new(settings), &catalogs.into())
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::mark;
 use crate::config::settings::Settings;
-use crate::core::ports::PipelineRow;
+use crate::core::ports::{PipelineRow, TenantRow};
 
 /// Keys of a pipeline whose values are never shown.
 const SECRET_KEYS: [&str; 4] = [
@@ -38,6 +38,47 @@ fn row_tree(row: &PipelineRow, known: &[String]) -> Value {
         Err(reason) => tree["error"] = json!(reason),
     }
     tree
+}
+
+/// The tenants of all databases, as they may be shown: nothing of them is secret, but
+/// what stands under a key that no tenant has is marked.
+#[must_use]
+pub fn tenants_tree(tenants: &BTreeMap<Arc<str>, Vec<TenantRow>>) -> Value {
+    let known = Settings::known_keys();
+    let one = |row: &TenantRow| {
+        let mut tree = json!({ "name": row.name, "version": row.version });
+        match &row.config {
+            Ok(config) => tree["config"] = marked_config("tenants[]", config, &known),
+            Err(reason) => tree["error"] = json!(reason),
+        }
+        tree
+    };
+    let of_database = |(database, rows): (&Arc<str>, &Vec<TenantRow>)| {
+        let rows: Vec<Value> = rows.iter().map(one).collect();
+        (database.to_string(), json!(rows))
+    };
+    Value::Object(tenants.iter().map(of_database).collect())
+}
+
+/// Reads tenants that were shown; `None` for what is none.
+#[must_use]
+pub fn read_tenants(tree: &Value) -> Option<BTreeMap<Arc<str>, Vec<TenantRow>>> {
+    let one = |tree: &Value| {
+        let text = |key: &str| Some(tree.get(key)?.as_str()?.to_owned());
+        Some(TenantRow {
+            name: text("name")?,
+            config: match tree.get("config") {
+                Some(config) => Ok(config.clone()),
+                None => Err(text("error")?),
+            },
+            version: tree.get("version")?.as_i64()?,
+        })
+    };
+    let read = |(database, rows): (&String, &Value)| {
+        let rows: Option<Vec<TenantRow>> = rows.as_array()?.iter().map(one).collect();
+        Some((Arc::from(database.as_str()), rows?))
+    };
+    tree.as_object()?.iter().map(read).collect()
 }
 
 /// A definition with marks for its secrets, and for what no pipeline has: a secret

@@ -27,6 +27,9 @@ bytes_per_second = "1025B"
 [[tenants]]
 name = "acme"
 weight = 7
+max_messages_per_second = 12.5
+burst = 3
+max_in_flight_bytes = "1MiB"
 [[pipelines]]
 name = "p"
 outbox = "o"
@@ -76,7 +79,8 @@ fn rows(more: Value) -> BTreeMap<Arc<str>, Vec<PipelineRow>> {
 #[test]
 fn what_is_shown_is_read_again_as_it_was() {
     let once = shown(TEXT);
-    assert_eq!(tree(&once)["pipelines"][0]["weight"], 7);
+    assert_eq!(tree(&once)["tenants"][0]["weight"], 7);
+    assert_eq!(tree(&once)["tenants"][0]["max_messages_per_second"], 12.5);
     let mut secrets_again = read(&tree(&once)).expect("readable");
     // Marks are marked once more; all else is as it was.
     secrets_again.databases.clone_from(&once.databases);
@@ -92,7 +96,7 @@ fn what_is_shown_is_read_again_as_it_was() {
 
 #[test]
 fn a_changed_secret_is_a_changed_mark() {
-    let state = |text: &str| Desired::new(Arc::new(shown(text)), &BTreeMap::new());
+    let state = |text: &str| Desired::new(Arc::new(shown(text)), &BTreeMap::new().into());
     let old = state(TEXT);
     assert!(diff(&old, &state(TEXT)).is_empty());
     for (secret, because) in [

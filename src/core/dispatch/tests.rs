@@ -1,3 +1,4 @@
+mod fairness;
 mod packing;
 
 use super::*;

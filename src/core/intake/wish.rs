@@ -107,6 +107,20 @@ impl Intake {
         None
     }
 
+    /// Whether something would be read if there were room for it.
+    #[must_use]
+    pub fn would_read(&self, now: Moment) -> bool {
+        let plenty = Room {
+            rows: PAGE,
+            bytes: usize::MAX,
+        };
+        let is_due = self.must_save || self.parking.is_due();
+        let refills = || self.lanes.iter().any(|lane| lane.refill() > 0);
+        !is_due
+            && !self.stopped
+            && (!self.backlogs.is_empty() || refills() || self.next_read(plenty, now).is_some())
+    }
+
     fn next_read(&self, room: Room, now: Moment) -> Option<Wish> {
         let some_lane_is_hungry = self.lanes.iter().any(Lane::is_hungry);
         if !some_lane_is_hungry || self.stashed() >= self.limits.stashed {

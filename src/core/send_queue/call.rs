@@ -11,16 +11,13 @@ use crate::core::budget::Cost;
 use crate::core::fair_ring::FairRing;
 use crate::core::sabotage::{self, Bug};
 
-/// The least a record counts in a turn, in bytes: a record takes a thousandth of
-/// a shard's record limit, which is worth a thousandth of its byte limit.
-const LEAST_TURN_BYTES: usize = 1048;
-
 /// A call in the making.
 pub(super) struct CallInMaking<T> {
     most_records: u64,
     most_bytes: u64,
     most_rows: usize,
     sharing: Sharing,
+    record_worth: usize,
     pub(super) taken: Vec<Parcel<T>>,
     /// Of each flow that aggregates, the record that is being filled.
     open: BTreeMap<FlowId, OpenParcel<T>>,
@@ -49,6 +46,7 @@ impl<T: Sendable> CallInMaking<T> {
             most_bytes: most.bytes.min(rules.limit.bytes),
             most_rows: rules.rows,
             sharing: rules.sharing,
+            record_worth: rules.record_worth,
             taken: Vec::new(),
             open: BTreeMap::new(),
             bytes: 0,
@@ -112,7 +110,7 @@ impl<T: Sendable> CallInMaking<T> {
                 self.open.insert(flow.id, OpenParcel::begin(packing, row));
             }
         }
-        weight.max(LEAST_TURN_BYTES)
+        weight.max(self.record_worth)
     }
 }
 

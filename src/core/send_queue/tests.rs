@@ -57,6 +57,7 @@ const RULES: CallRules = CallRules {
     limit: ANY_COST,
     rows: usize::MAX,
     sharing: Sharing::AllKeys,
+    record_worth: 1048,
 };
 
 fn serials(taken: &[Parcel<Row>]) -> Vec<usize> {

@@ -32,7 +32,8 @@ fn apply_to_pipelines(old: &Desired, plan: &Plan, new: &Desired) -> BTreeMap<Pip
                         "weight" => changed.weight = wanted.weight,
                         "rate_limit" => changed.rate_limit = wanted.rate_limit,
                         "shard_budget" => changed.shard_budget = wanted.shard_budget,
-                        "tenants.weight" | "limits.pipeline_rows" | "limits.pipeline_bytes" => {}
+                        "limits.pipeline_rows" | "limits.pipeline_bytes" => {}
+                        key if key.starts_with("tenants.") => {}
                         other => panic!("{other} does not change in place"),
                     }
                 }
@@ -149,7 +150,7 @@ fn state_of((changed, rows): &Choice) -> Option<Desired> {
         .filter_map(|(name, which)| Some(row(name, config(*which)?)))
         .collect();
     let catalogs = BTreeMap::from([(Arc::from("orders"), rows)]);
-    settings(&tree).map(|settings| Desired::new(Arc::new(settings), &catalogs))
+    settings(&tree).map(|settings| Desired::new(Arc::new(settings), &catalogs.into()))
 }
 
 fn some_state() -> impl Strategy<Value = Desired> {
@@ -186,7 +187,7 @@ fn used_by(state: &Desired, key: &PipelineKey) -> String {
                 settings.limits.pipeline_rows,
                 settings.limits.pipeline_bytes,
             );
-            let weight = settings.tenant_weight(&spec.tenant);
+            let tenant = state.tenants.of(&spec.tenant);
             let url = database.url.expose();
             let credentials = match &spec.stream.client.credentials {
                 CredentialSource::DefaultChain => String::new(),
@@ -199,7 +200,7 @@ fn used_by(state: &Desired, key: &PipelineKey) -> String {
                     format!("{access_key_id} {} {token:?}", secret_access_key.expose())
                 }
             };
-            format!("{spec:?} {credentials} {database:?} {url} {limits:?} {weight}")
+            format!("{spec:?} {credentials} {database:?} {url} {limits:?} {tenant:?}")
         }
     }
 }

@@ -22,6 +22,7 @@ const RULES: CallRules = CallRules {
     limit: ANY_COST,
     rows: 50,
     sharing: Sharing::AllKeys,
+    record_worth: 1048,
 };
 
 fn hash_of(key: u128) -> u128 {

@@ -145,7 +145,7 @@ proptest! {
                     expected.retain(|(flow, _), _| *flow != id);
                 }
                 Step::Call(most, rows, sharing, fates) => {
-                    let rules = CallRules { limit: ANY_COST, rows, sharing };
+                    let rules = CallRules { limit: ANY_COST, rows, sharing, ..RULES };
                     let call = queue.take(most, rules);
                     prop_assert_eq!(call.is_empty(), expected.values().all(VecDeque::is_empty));
                     prop_assert!(call.len() as u64 <= most.records);
