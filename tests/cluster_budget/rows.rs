@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use tidegate::core::nodes::{BeatRequest, NodeStore};
 use tidegate::core::shard_map::ShardId;
 use tidegate::core::shares::model::ShareTable;
-use tidegate::core::shares::{Granted, Parts, ShardName, Share, ShareStore, ShareWrite, WHOLE};
+use tidegate::core::shares::{Parts, ShardName, Share, ShareStore, ShareWrite, WHOLE};
 use tidegate::postgres::PgOutboxStore;
 
 use crate::database;
@@ -26,13 +26,6 @@ fn shard(number: usize) -> ShardName {
         stream: "arn:aws:kinesis:us-east-1:000000000000:stream/s of None".into(),
         shard: ShardId::from(&*format!("shardId-{number:012}")),
     }
-}
-
-/// Where the shard of a grant stands among these places.
-fn place_of(granted: &Granted, places: [usize; 2]) -> Option<usize> {
-    places
-        .into_iter()
-        .position(|place| shard(place) == granted.shard)
 }
 
 async fn beat(store: &PgOutboxStore, node: &str) {
@@ -161,9 +154,9 @@ async fn nodes_that_raise_at_once_get_no_more_than_there_is() {
                         keeps: Share::NOTHING,
                     });
                     let written = store.write_shares(&name(node), number, &writes).await;
-                    let mut granted = written.expect("written").granted;
-                    granted.sort_by_key(|one| place_of(one, places));
-                    for (place, one) in places.into_iter().zip(granted) {
+                    for one in written.expect("written").granted {
+                        let place = places.into_iter().find(|place| shard(*place) == one.shard);
+                        let place = place.expect("one of them");
                         // Half of it is given up again.
                         uses[place] = Share {
                             records: one.share.records / 2,
