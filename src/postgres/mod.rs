@@ -21,6 +21,7 @@ mod pipeline_states;
 pub mod pool;
 mod position;
 mod probe;
+mod quiet;
 mod reading;
 pub mod rebase;
 mod removed;

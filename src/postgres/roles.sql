@@ -28,6 +28,7 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
     ('tide_relay', 'UPDATE', 'outbox', 'created_at'),
     ('tide_relay', 'SELECT DELETE', 'outbox_message', NULL),
     ('tide_relay', 'SELECT', 'outbox_reader', NULL),
+    ('tide_relay', 'SELECT', 'outbox_drawn', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE', 'outbox_retention', NULL),
     ('tide_relay', 'SELECT INSERT UPDATE', 'relay_retention_turn', NULL),
     ('tide_relay', 'SELECT', 'relay_pipeline', NULL),

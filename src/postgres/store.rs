@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
+use super::quiet::QuietTimes;
 use super::server::ServerWatch;
 use super::session::Session;
 use super::{fields, lease, letters, position, probe, replay, retention, windows};
@@ -53,6 +54,7 @@ pub struct PgOutboxStore {
     own_sessions: bool,
     save_number: Arc<AtomicI64>,
     highest_read: Arc<HighestRead>,
+    quiet_times: Arc<Mutex<QuietTimes>>,
     watch: ServerWatch,
     pauses: Arc<Mutex<PausesVersion>>,
     listener: Listener,
@@ -110,6 +112,7 @@ impl PgOutboxStore {
             own_sessions: true,
             save_number: Arc::new(AtomicI64::new(0)),
             highest_read: Arc::default(),
+            quiet_times: Arc::default(),
             watch: ServerWatch::default(),
             pauses: Arc::default(),
             listener: Listener::default(),
@@ -147,6 +150,18 @@ impl PgOutboxStore {
         if let Some(id) = highest {
             self.highest_read.has_read(outbox, id);
         }
+    }
+
+    /// What is remembered of probes. A panic while it was locked leaves plain numbers.
+    pub(super) fn quiet_times(&self) -> MutexGuard<'_, QuietTimes> {
+        self.quiet_times
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which server is behind the store.
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.watch.server().map(|server| server.generation)
     }
 
     pub(super) fn highest_read_for(&self, pipeline: &str) -> RowId {

@@ -1,0 +1,243 @@
+//! What a store remembers of its probes, to ask less while nothing happens.
+//!
+//! A probe looks into the index of messages once for each outbox. With a thousand idle
+//! ones that is most of what an idle relay costs its database. But a row takes its id
+//! from one sequence, and while that stands still no outbox has a new one: one look
+//! then answers for all of them.
+//!
+//! Let S be a snapshot at which an outbox had nothing new, and let `drawn` be the state
+//! of the sequence as it was read *before* S was taken. A row that is visible at a later
+//! snapshot T and was not at S
+//! - drew its id after `drawn` was read: then the sequence, read once T is taken, stands
+//!   elsewhere; or
+//! - drew it before: its transaction had its xid by then (a row's xid is assigned before
+//!   its id is drawn), so S saw it running, and T sees it ended.
+//!
+//! So there is nothing new at T if the sequence stands where it stood and no transaction
+//! that S saw running has ended. Of those only the ones count that may have drawn an id
+//! before `drawn` was read: if the sequence stood there already when an earlier snapshot
+//! was taken, a transaction that began after that one has drawn none. (The relay itself
+//! has a transaction running at most times: it renews leases.)
+//!
+//! Rows that were given an id in place of drawing one (by the owner of the schema) are
+//! not seen so: every [`LOOK_EVERY`] all outboxes are looked into.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::core::ports::ProbeTarget;
+use crate::core::snapshot::{Snapshot, Xid};
+
+/// How long the sequence alone is believed.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Fewer outboxes are looked into at once: that costs no more than the question whether
+/// to.
+pub(super) const LEAST_TARGETS: usize = 32;
+
+/// So many snapshots are remembered: outboxes are asked for in a few groups.
+const REMEMBERED: usize = 16;
+
+/// The state of the sequence: the last id drawn, and whether there was one.
+pub(super) type Drawn = (i64, bool);
+
+/// A snapshot at which there was nothing new.
+#[derive(Debug, Clone)]
+struct Quiet {
+    snapshot: Snapshot,
+    drawn: Drawn,
+    looked_at: Instant,
+}
+
+/// Since when the sequence stands still.
+#[derive(Debug, Clone, Copy)]
+struct Still {
+    drawn: Drawn,
+    /// Transactions from this one on have drawn no id.
+    since: Xid,
+}
+
+/// The snapshots at which there was nothing new.
+#[derive(Debug, Default)]
+pub(super) struct QuietTimes {
+    server: Option<u64>,
+    still: Option<Still>,
+    remembered: VecDeque<Quiet>,
+}
+
+// === impl QuietTimes ===
+
+impl QuietTimes {
+    /// Whether it is worth asking how the sequence stands.
+    pub(super) fn may_answer(&self, targets: &[ProbeTarget]) -> bool {
+        targets.len() >= LEAST_TARGETS
+    }
+
+    /// Whether nothing is new for any target at `now`, with the sequence read after it
+    /// was taken. It is remembered if so.
+    pub(super) fn nothing_new(
+        &mut self,
+        targets: &[ProbeTarget],
+        now: &Snapshot,
+        drawn: Drawn,
+        at: Instant,
+    ) -> bool {
+        let Some(still) = self.still.filter(|still| still.drawn == drawn) else {
+            return false;
+        };
+        let has_drawn_none = |xid: &Xid| *xid >= still.since;
+        let mut looked_at = at;
+        // Most targets have seen what the one before has.
+        let mut last: Option<&Snapshot> = None;
+        for target in targets {
+            if last == Some(&target.seen) {
+                continue;
+            }
+            let known = self
+                .remembered
+                .iter()
+                .find(|quiet| quiet.snapshot == target.seen);
+            let Some(quiet) = known.filter(|quiet| {
+                quiet.drawn == drawn
+                    && at.duration_since(quiet.looked_at) < LOOK_EVERY
+                    && quiet.snapshot.ended_between(now).iter().all(has_drawn_none)
+            }) else {
+                return false;
+            };
+            looked_at = looked_at.min(quiet.looked_at);
+            last = Some(&target.seen);
+        }
+        // The sequence stands as it was read before `now` was taken.
+        self.remember(now.clone(), drawn, looked_at);
+        true
+    }
+
+    /// All targets of a probe were looked into at `snapshot`, which was taken after the
+    /// sequence was read, and had nothing new.
+    pub(super) fn looked(&mut self, snapshot: &Snapshot, drawn: Drawn, at: Instant) {
+        self.remember(snapshot.clone(), drawn, at);
+    }
+
+    /// This server answers now; what is remembered of another does not hold.
+    pub(super) fn of_server(&mut self, server: Option<u64>) {
+        if self.server != server {
+            self.server = server;
+            self.still = None;
+            self.remembered.clear();
+        }
+    }
+
+    fn remember(&mut self, snapshot: Snapshot, drawn: Drawn, looked_at: Instant) {
+        if self.still.is_none_or(|still| still.drawn != drawn) {
+            let since = snapshot.xmax();
+            self.still = Some(Still { drawn, since });
+        }
+        self.remembered.retain(|quiet| quiet.snapshot != snapshot);
+        self.remembered.push_front(Quiet {
+            snapshot,
+            drawn,
+            looked_at,
+        });
+        self.remembered.truncate(REMEMBERED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::ports::OutboxId;
+
+    fn snapshot(text: &str) -> Snapshot {
+        text.parse().expect("a snapshot")
+    }
+
+    fn targets(seen: &str) -> Vec<ProbeTarget> {
+        let target = |id| ProbeTarget {
+            outbox: OutboxId(id),
+            seen: snapshot(seen),
+        };
+        (1..=40).map(target).collect()
+    }
+
+    const DRAWN: Drawn = (7, true);
+
+    /// Nothing was new at this snapshot, when the sequence stood at [`DRAWN`].
+    fn quiet_at(seen: &str, at: Instant) -> QuietTimes {
+        let mut times = QuietTimes::default();
+        times.looked(&snapshot(seen), DRAWN, at);
+        times
+    }
+
+    #[test]
+    fn nothing_is_new_while_the_sequence_stands_still() {
+        let at = Instant::now();
+        let mut times = quiet_at("10:10:", at);
+        assert!(times.nothing_new(&targets("10:10:"), &snapshot("12:12:"), DRAWN, at));
+        // And from there on.
+        assert!(times.nothing_new(&targets("12:12:"), &snapshot("14:14:"), DRAWN, at));
+    }
+
+    #[test]
+    fn a_drawn_id_is_news() {
+        let at = Instant::now();
+        let mut times = quiet_at("10:10:", at);
+        assert!(!times.nothing_new(&targets("10:10:"), &snapshot("12:12:"), (8, true), at));
+        let mut times = QuietTimes::default();
+        times.looked(&snapshot("10:10:"), (1, false), at);
+        assert!(!times.nothing_new(&targets("10:10:"), &snapshot("12:12:"), (1, true), at));
+    }
+
+    #[test]
+    fn a_transaction_that_ended_is_news_and_one_that_runs_is_not() {
+        let at = Instant::now();
+        let mut times = quiet_at("9:10:9", at);
+        assert!(times.nothing_new(&targets("9:10:9"), &snapshot("9:12:9"), DRAWN, at));
+        assert!(!times.nothing_new(&targets("9:10:9"), &snapshot("12:12:"), DRAWN, at));
+    }
+
+    #[test]
+    fn a_transaction_that_began_since_the_sequence_stands_still_is_no_news() {
+        let at = Instant::now();
+        let mut times = quiet_at("10:10:", at);
+        // 10 began after the first snapshot, and has ended by the third.
+        assert!(times.nothing_new(&targets("10:10:"), &snapshot("10:11:10"), DRAWN, at));
+        assert!(times.nothing_new(&targets("10:11:10"), &snapshot("12:12:"), DRAWN, at));
+    }
+
+    #[test]
+    fn an_outbox_that_has_seen_something_else_is_looked_into() {
+        let at = Instant::now();
+        let mut times = quiet_at("10:10:", at);
+        let mut some = targets("10:10:");
+        some.extend(targets("11:11:"));
+        assert!(!times.nothing_new(&some, &snapshot("12:12:"), DRAWN, at));
+    }
+
+    #[test]
+    fn the_sequence_is_not_believed_for_long() {
+        let at = Instant::now();
+        let mut times = quiet_at("10:10:", at);
+        let nearly = at + LOOK_EVERY - Duration::from_millis(1);
+        assert!(times.nothing_new(&targets("10:10:"), &snapshot("12:12:"), DRAWN, nearly));
+        // Believing it does not prolong it.
+        let over = at + LOOK_EVERY;
+        assert!(!times.nothing_new(&targets("12:12:"), &snapshot("14:14:"), DRAWN, over));
+    }
+
+    #[test]
+    fn another_server_says_nothing_of_the_one_before() {
+        let at = Instant::now();
+        let mut times = quiet_at("10:10:", at);
+        times.of_server(Some(2));
+        assert!(!times.nothing_new(&targets("10:10:"), &snapshot("10:10:"), DRAWN, at));
+    }
+
+    #[test]
+    fn few_outboxes_are_looked_into_at_once() {
+        let times = QuietTimes::default();
+        assert!(!times.may_answer(&targets("10:10:")[..LEAST_TARGETS - 1]));
+        assert!(times.may_answer(&targets("10:10:")));
+    }
+}
