@@ -68,7 +68,7 @@ impl Settings {
                 .map(|list| list.split(',').map(str::to_owned).collect())
                 .unwrap_or_default(),
             rows: number("ROWS", 400_000)?,
-            watch: Duration::from_secs(number("SECONDS", 20)?),
+            watch: Duration::from_secs(number("WATCH_SECONDS", 20)?),
             history: number("HISTORY", 10_000_000)?,
             open: Duration::from_secs(60 * number("OPEN_MINUTES", 10)?),
             plots: text("PLOTS").map_or_else(

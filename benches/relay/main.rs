@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `CASES` | only cases whose name holds one of these texts, by commas: `CASES=goal/drain,steady` |
 //! | `ROWS` | rows of a backlog; 400,000 unless given |
-//! | `SECONDS` | how long what is timed is watched; 20 unless given |
+//! | `WATCH_SECONDS` | how long what is timed is watched; 20 unless given |
 //! | `HISTORY` | the most rows of kept history; 10,000,000 unless given |
 //! | `OPEN_MINUTES` | how long a transaction stays open; 10 unless given |
 //! | `RELAY` | another binary to measure in place of the one that was built |

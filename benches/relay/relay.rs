@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// The configuration of a relay whose shard budget is lifted.
 pub(crate) const BUDGET_LIFTED: &str = "[kinesis.shard_budget]
-records_per_second = 10000000
+records_per_second = 1000000
 bytes_per_second = \"10GiB\"
 fraction = 1
 ";
@@ -174,7 +174,7 @@ pub(crate) async fn drain(
 ) -> Result<Run, Failure> {
     sink.reset().await?;
     let (postgres, null) = (stage.processor_time()?, processor_time(sink.pid()?)?.own);
-    let relay = Relay::start(database, sink, configuration, 0).await?;
+    let mut relay = Relay::start(database, sink, configuration, 0).await?;
     let started = Instant::now();
     let mut memory = Vec::new();
     let mut polls = 0_u32;
@@ -183,6 +183,7 @@ pub(crate) async fn drain(
         // nothing is aggregated, and all metrics are asked for rarely.
         let records = sink.records().await?;
         polls += 1;
+        relay.process.check()?;
         if polls.is_multiple_of(4) {
             memory.push((started.elapsed().as_secs_f64(), relay.resident_mib()?));
         }

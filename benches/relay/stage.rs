@@ -165,14 +165,16 @@ impl Database {
             .collect::<Vec<_>>()
             .join(",");
         let of_each = rows / u64::try_from(outboxes.len().max(1))?;
-        let sql = format!(
+        let payloads = format!(
             "CREATE TEMPORARY TABLE fill ON COMMIT PRESERVE ROWS AS
                 SELECT n AS place, (SELECT left(string_agg(md5(random()::text || n || i), ''), {fill})
                     FROM generate_series(0, {fill} / 32) AS i) AS text
                 FROM generate_series(0, {POOL} - 1) AS n;
             ALTER TABLE fill ADD PRIMARY KEY (place);
-            ANALYZE fill;
-            DO $$
+            ANALYZE fill"
+        );
+        let insert = format!(
+            "DO $$
             DECLARE target int; start bigint;
             BEGIN
                 FOREACH target IN ARRAY ARRAY[{ids}] LOOP
@@ -185,12 +187,15 @@ impl Database {
                         COMMIT;
                     END LOOP;
                 END LOOP;
-            END $$;"
+            END $$"
         );
         let mut connection = self.connect().await?;
-        connection
-            .execute(sqlx::raw_sql(AssertSqlSafe(sql)))
-            .await?;
+        // The second commits as it goes, which it may only by itself.
+        for sql in [payloads, insert] {
+            connection
+                .execute(sqlx::raw_sql(AssertSqlSafe(sql)))
+                .await?;
+        }
         connection
             .execute("VACUUM ANALYZE tide.outbox_message")
             .await?;
