@@ -106,7 +106,8 @@ async fn a_row_comes_as_it_was_published() {
         ("2", "{}")
     );
     assert_eq!(rows[1].dedup_key, None);
-    let time = rows[0].created_at.as_bytes();
+    let time = rows[0].created_at.to_string();
+    let time = time.as_bytes();
     assert_eq!(
         time.len(),
         "2026-01-02T03:04:05.000006Z".len(),

@@ -31,7 +31,7 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::fault;
 use super::messages::{FlowBecameVoid, RejectedRow, Retune, ShardsChanged};
-use super::permits::{AlonePass, FlowTag, Pool, RejectedKeys};
+use super::permits::{AlonePass, FlowTag, Patience, Pool, RejectedKeys};
 use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
@@ -116,6 +116,8 @@ pub struct OutboxReader {
     /// The row that is about to be handed goes alone.
     pass: Option<AlonePass>,
     watching: bool,
+    /// When the probe said last that there is nothing new.
+    nothing_new_at: Option<Moment>,
     /// Held by whoever is to tell of news.
     watch_pledge: Weak<()>,
     draining: bool,
@@ -172,6 +174,7 @@ impl OutboxReader {
             void: parts.void,
             on_poison: spec.on_poison,
             rejected_keys: RejectedKeys::default(),
+            patience: Patience::default(),
         });
         let limits = IntakeLimits {
             rows: parts.most_rows,
@@ -234,6 +237,7 @@ impl OutboxReader {
             reading_room: ReadingRoom::default(),
             pass: None,
             watching: false,
+            nothing_new_at: None,
             watch_pledge: Weak::new(),
             draining: false,
             giving_up: false,

@@ -12,8 +12,9 @@
 //! it, and nobody has to know who that was.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use actix::Recipient;
 use tokio::sync::Notify;
@@ -76,6 +77,12 @@ impl Pool {
         self.most_bytes
             .load(Ordering::Relaxed)
             .saturating_sub(self.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Rows that may be in use at once.
+    #[must_use]
+    pub fn most_rows(&self) -> usize {
+        self.most_rows.load(Ordering::Relaxed)
     }
 
     /// Rows in use.
@@ -294,6 +301,29 @@ pub struct FlowTag {
     pub on_poison: OnPoison,
     /// Keys of which nothing that was handed so far may be sent.
     pub rejected_keys: RejectedKeys,
+    /// How long its rows may wait for company.
+    pub patience: Patience,
+}
+
+/// How long rows of a flow may wait for others to share a call with, see
+/// [`crate::core::company`]. Its reader says so, and the writers read it.
+#[derive(Debug, Default)]
+pub struct Patience {
+    micros: AtomicU32,
+}
+
+impl Patience {
+    /// Rows handed from now on may wait so long.
+    pub fn set(&self, patience: Duration) {
+        let micros = u32::try_from(patience.as_micros()).unwrap_or(u32::MAX);
+        self.micros.store(micros, Ordering::Relaxed);
+    }
+
+    /// How long they may wait.
+    #[must_use]
+    pub fn get(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed).into())
+    }
 }
 
 /// Hash keys of rejected rows, shared by the writer that learnt of one and the

@@ -323,6 +323,7 @@ impl Handler<Batch> for ShardWriter {
             };
             tell(&batch.tag, outcomes);
         }
+        self.dispatch.may_wait(batch.tag.patience.get());
         for row in rows {
             self.dispatch.push(&batch.tag.flow, row);
         }

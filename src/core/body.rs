@@ -21,6 +21,7 @@ use std::str::FromStr;
 use super::json_scalar::scalar_at;
 use super::position::Seq;
 use super::row::OutboxRow;
+use super::timestamp::Timestamp;
 
 /// The `type` of a CloudEvent whose row names none.
 pub const DEFAULT_EVENT_TYPE: &str = "tidegate.outbox.event";
@@ -116,6 +117,8 @@ enum Piece<'a> {
     PathSegment(&'a str),
     /// A number.
     Integer(i64),
+    /// A time; it needs no escape.
+    Time(Timestamp),
     /// A sequence text; it needs no escape.
     Seq(Seq),
 }
@@ -133,7 +136,7 @@ fn native(row: &OutboxRow, context: &BodyContext<'_>) -> String {
         Piece::Json("\",\"key\":\""),
         Piece::Text(context.key),
         Piece::Json("\",\"created_at\":\""),
-        Piece::Text(&row.created_at),
+        Piece::Time(row.created_at),
         Piece::Json("\",\"headers\":"),
         Piece::Json(&row.headers),
         Piece::Json(",\"payload\":"),
@@ -161,7 +164,7 @@ fn cloud_event(row: &OutboxRow, context: &BodyContext<'_>) -> String {
         Piece::Json("\",\"subject\":\""),
         Piece::Text(context.key),
         Piece::Json("\",\"time\":\""),
-        Piece::Text(&row.created_at),
+        Piece::Time(row.created_at),
         Piece::Json("\",\"datacontenttype\":\"application/json\",\"seq\":\""),
         Piece::Seq(context.seq),
         Piece::Json("\",\"outboxid\":\""),
@@ -208,6 +211,7 @@ impl Piece<'_> {
             Self::Text(text) => write_escaped(out, text),
             Self::PathSegment(text) => write_percent_encoded(out, text),
             Self::Integer(number) => write!(out, "{number}"),
+            Self::Time(time) => write!(out, "{time}"),
             Self::Seq(seq) => write!(out, "{seq}"),
         }
     }
@@ -269,7 +273,7 @@ mod tests {
             dedup_key: None,
             payload: payload.to_owned(),
             headers: headers.to_owned(),
-            created_at: "2026-01-02T03:04:05.678901Z".to_owned(),
+            created_at: Timestamp::from_unix_micros(1_767_323_045_678_901),
             age: Duration::ZERO,
         }
     }

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::budget::{CallNumber, Cost, Grant, ShardBudget, ShardLimits};
+use super::company::Company;
 use super::invariants::{self, Invariant, Violation, Violations};
 use super::ports::{CallFailure, RecordOutcome};
 use super::sabotage::{self, Bug};
@@ -80,6 +81,7 @@ pub struct Dispatch<T> {
     passing: Backoff,
     lasting: Backoff,
     not_before: Moment,
+    company: Company,
     most_rows: usize,
     /// Told that it is not sure what hash keys the shard takes.
     is_guessed: bool,
@@ -106,6 +108,7 @@ impl<T: Sendable> Dispatch<T> {
             passing: Backoff::new(SOON.0, SOON.1),
             lasting: Backoff::new(SLOWLY.0, SLOWLY.1),
             not_before: now,
+            company: Company::new(),
             most_rows: MOST_ROWS,
             is_guessed: false,
             rows_apart_until: None,
@@ -120,6 +123,11 @@ impl<T: Sendable> Dispatch<T> {
     /// Adds a row behind the earlier ones of its key.
     pub fn push(&mut self, flow: &Flow, row: T) {
         self.queue.push(flow, row);
+    }
+
+    /// Rows are about to be added that may wait so long for more.
+    pub fn may_wait(&mut self, patience: Duration) {
+        self.company.joined(patience);
     }
 
     /// Drops the waiting rows of flows that are void.
@@ -181,6 +189,12 @@ impl<T: Sendable> Dispatch<T> {
         if waiting.all.records == 0 {
             return Next::Nothing;
         }
+        let (rows, bytes) = (self.queue.len(), self.queue.bytes());
+        if let Some(until) = self.company.until(rows, bytes, now)
+            && !self.queue.fills_a_record()
+        {
+            return Next::Wait(until);
+        }
         // Locked until the call is paid for: others may spend of it as well.
         let budget = Arc::clone(&self.budget);
         let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
@@ -202,6 +216,8 @@ impl<T: Sendable> Dispatch<T> {
         };
         let before = self.in_flight.len();
         self.in_flight = self.queue.take(most, rules);
+        let taken = rows - self.queue.len();
+        self.company.called(now, taken, self.queue.len());
         let cost = Cost {
             records: self.in_flight.len() as u64,
             bytes: self

@@ -16,7 +16,6 @@
 //! Keys may be secrets of the application: they are given to whoever asks the admin port
 //! for them, and appear neither in metrics nor in logs.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +52,7 @@ pub struct HotKey {
 
 #[derive(Debug, Clone)]
 struct Watched {
+    hash: u128,
     key: Arc<str>,
     weight: f64,
     error: f64,
@@ -62,7 +62,8 @@ struct Watched {
 #[derive(Debug, Clone)]
 pub struct HotKeys {
     capacity: usize,
-    watched: HashMap<u128, Watched>,
+    /// Few enough that looking at each is cheaper than hashing.
+    watched: Vec<Watched>,
     total: f64,
     halved_at: Moment,
 }
@@ -75,7 +76,7 @@ impl HotKeys {
     pub fn new(capacity: usize, now: Moment) -> Self {
         Self {
             capacity: capacity.max(1),
-            watched: HashMap::new(),
+            watched: Vec::new(),
             total: 0.0,
             halved_at: now,
         }
@@ -95,7 +96,7 @@ impl HotKeys {
         self.halved_at = now;
         let factor = 0.5_f64.powi(i32::try_from(halvings).unwrap_or(i32::MAX));
         self.total *= factor;
-        for one in self.watched.values_mut() {
+        for one in &mut self.watched {
             one.weight *= factor;
             one.error *= factor;
         }
@@ -114,7 +115,7 @@ impl HotKeys {
             share: one.weight / self.total,
             share_at_least: (one.weight - one.error) / self.total,
         };
-        let mut keys: Vec<HotKey> = self.watched.values().map(hot).collect();
+        let mut keys: Vec<HotKey> = self.watched.iter().map(hot).collect();
         keys.retain(|key| key.share_at_least >= HOT);
         let by_share = |a: &HotKey, b: &HotKey| {
             let shares = b.share_at_least.total_cmp(&a.share_at_least);
@@ -127,25 +128,30 @@ impl HotKeys {
 
     fn add(&mut self, hash: u128, key: &Arc<str>, weight: f64) {
         self.total += weight;
-        if let Some(one) = self.watched.get_mut(&hash) {
-            one.weight += weight;
-            return;
-        }
-        let mut error = 0.0;
-        if self.watched.len() >= self.capacity {
-            let entries = self.watched.iter();
-            let lightest = entries.min_by(|(_, a), (_, b)| a.weight.total_cmp(&b.weight));
-            if let Some((&lightest, one)) = lightest {
-                error = one.weight;
-                self.watched.remove(&lightest);
+        let is_full = self.watched.len() >= self.capacity;
+        let mut lightest: Option<&mut Watched> = None;
+        for one in &mut self.watched {
+            if one.hash == hash {
+                one.weight += weight;
+                return;
+            }
+            if lightest
+                .as_ref()
+                .is_none_or(|least| one.weight < least.weight)
+            {
+                lightest = Some(one);
             }
         }
-        let one = Watched {
+        let new = |error: f64| Watched {
+            hash,
             key: shown(key),
             weight: error + weight,
             error,
         };
-        self.watched.insert(hash, one);
+        match lightest {
+            Some(lightest) if is_full => *lightest = new(lightest.weight),
+            Some(_) | None => self.watched.push(new(0.0)),
+        }
     }
 }
 
@@ -222,7 +228,8 @@ mod tests {
                 prop_assert!((sketch.total - total).abs() < ROUNDING);
                 let bound = total / capacity as f64 + ROUNDING;
                 for (number, weight) in &truth {
-                    match sketch.watched.get(&u128::from(*number)) {
+                    let mut watched = sketch.watched.iter();
+                    match watched.find(|one| one.hash == u128::from(*number)) {
                         Some(one) => {
                             prop_assert!(one.weight + ROUNDING >= *weight, "underrated");
                             prop_assert!(one.weight - one.error <= weight + ROUNDING, "overrated");

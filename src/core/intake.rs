@@ -157,6 +157,12 @@ impl Intake {
         }
     }
 
+    /// How many lanes there are: at least as many as shards.
+    #[must_use]
+    pub const fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// What becomes of rows that cannot be sent; parked unless this is said.
     #[must_use]
     pub fn with_policy(mut self, policy: OnPoison) -> Self {

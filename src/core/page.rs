@@ -134,6 +134,7 @@ impl<T> PageFill<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::timestamp::Timestamp;
     use std::time::Duration;
 
     fn large(id: RowId) -> LargeRow {
@@ -143,7 +144,7 @@ mod tests {
                 dedup_key: None,
                 payload: String::new(),
                 headers: "{}".to_owned(),
-                created_at: String::new(),
+                created_at: Timestamp::default(),
                 age: Duration::ZERO,
             },
             payload_bytes: 5_000,

@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::digits::write_padded;
 use super::shard_map::HashRange;
 use super::snapshot::Snapshot;
 
@@ -48,7 +49,17 @@ impl fmt::Display for Seq {
     /// they last 15,000 years), a dash, 19 digits of the id (the width of the
     /// largest bigint). Comparing the texts compares the pairs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:014}-{:019}", self.window.0, self.id)
+        let window = self.window.0;
+        let Ok(id) = u64::try_from(self.id) else {
+            return write!(f, "{window:014}-{:019}", self.id);
+        };
+        if window >= 100_000_000_000_000 {
+            return write!(f, "{window:014}-{id:019}");
+        }
+        let mut text = [b'-'; 34];
+        write_padded(&mut text[..14], window);
+        write_padded(&mut text[15..], id);
+        f.write_str(str::from_utf8(&text).unwrap_or_default())
     }
 }
 

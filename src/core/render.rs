@@ -3,6 +3,7 @@
 //! A row that cannot be made ready is poison. It is named, and parked or held as
 //! its pipeline says, never skipped and never sent in a changed form.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -131,7 +132,7 @@ impl Renderer {
         let seq = Seq { window, id: row.id };
         let mut id_buffer = uuid::Uuid::encode_buffer();
         let event_id: &str = self.event_id(&row, &mut id_buffer);
-        let key = self.key_of(&row, event_id)?;
+        let key: Arc<str> = self.key_of(&row, event_id)?.into();
         let mut body = self.format.write(
             row,
             &BodyContext {
@@ -141,11 +142,11 @@ impl Renderer {
                 key: &key,
             },
         );
-        let key: Arc<str> = key.into();
         let (body, bytes) = match self.aggregation {
             Aggregation::None | Aggregation::Kpl => {
                 let body = self.compression.compress(body.into());
-                (body.clone(), body.len())
+                let bytes = body.len();
+                (body, bytes)
             }
             // A line, compressed together with others: how far is seen only where it
             // matters.
@@ -210,7 +211,7 @@ impl Renderer {
             .encode_lower(buffer)
     }
 
-    fn key_of(&self, row: &OutboxRow, event_id: &str) -> Result<String, Poison> {
+    fn key_of<'a>(&'a self, row: &'a OutboxRow, event_id: &'a str) -> Result<Cow<'a, str>, Poison> {
         let context = KeyContext {
             outbox: &self.outbox.name,
             tenant: &self.tenant,
@@ -242,6 +243,7 @@ fn check_key(key: &str) -> Result<(), Poison> {
 mod tests {
     use super::*;
     use crate::core::ports::OutboxId;
+    use crate::core::timestamp::Timestamp;
     use proptest::prelude::*;
     use std::time::Duration;
     use uuid::Uuid;
@@ -269,7 +271,7 @@ mod tests {
             dedup_key: dedup_key.map(str::to_owned),
             payload: r#"{"a": 1}"#.to_owned(),
             headers: "{}".to_owned(),
-            created_at: "2026-01-02T03:04:05.678901Z".to_owned(),
+            created_at: Timestamp::from_unix_micros(1_767_323_045_678_901),
             age: Duration::ZERO,
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::position::{RowId, Seq};
+use super::timestamp::Timestamp;
 
 /// A committed row as it was read. The JSON stays text: a payload that needs no
 /// look inside is never parsed.
@@ -20,8 +21,8 @@ pub struct OutboxRow {
     pub payload: String,
     /// The headers, as `jsonb` prints them: always a JSON object.
     pub headers: String,
-    /// When it was inserted, RFC 3339 in UTC with microseconds.
-    pub created_at: String,
+    /// When it was inserted.
+    pub created_at: Timestamp,
     /// How long before the moment it was read it was inserted, on the
     /// database's clock.
     pub age: Duration,

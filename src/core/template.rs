@@ -16,6 +16,7 @@
 //! number or a boolean. Anything else has no rendering: the row is then held
 //! and named, never sent under a made-up key.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -145,11 +146,15 @@ impl KeyTemplate {
     ///
     /// # Errors
     /// A header or payload field the template names has no scalar value.
-    pub fn render(
+    pub fn render<'a>(
         &self,
-        row: &OutboxRow,
-        context: &KeyContext<'_>,
-    ) -> Result<String, VariableError> {
+        row: &'a OutboxRow,
+        context: &KeyContext<'a>,
+    ) -> Result<Cow<'a, str>, VariableError> {
+        if let [Part::DedupKey] = self.parts.as_slice() {
+            let key = row.dedup_key.as_deref().unwrap_or(context.event_id);
+            return Ok(Cow::Borrowed(key));
+        }
         let mut key = String::new();
         for part in &self.parts {
             match part {
@@ -172,7 +177,7 @@ impl KeyTemplate {
                 }
             }
         }
-        Ok(key)
+        Ok(Cow::Owned(key))
     }
 }
 
@@ -289,6 +294,7 @@ fn variable(name: &str, position: usize) -> Result<Part, TemplateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::timestamp::Timestamp;
     use proptest::prelude::*;
     use std::time::Duration;
 
@@ -306,7 +312,7 @@ mod tests {
             payload: r#"{"order": {"id": 42, "open": true, "lines": [1]}, "none": null}"#
                 .to_owned(),
             headers: r#"{"region": "eu", "a.b": "dotted"}"#.to_owned(),
-            created_at: "2026-01-02T03:04:05.678901Z".to_owned(),
+            created_at: Timestamp::from_unix_micros(1_767_323_045_678_901),
             age: Duration::ZERO,
         }
     }
@@ -342,7 +348,8 @@ mod tests {
 
     #[test]
     fn the_event_id_stands_for_an_absent_dedup_key() {
-        let key = KeyTemplate::default().render(&row(None), &CONTEXT);
+        let row = row(None);
+        let key = KeyTemplate::default().render(&row, &CONTEXT);
         assert_eq!(key.as_deref(), Ok("the-event-id"));
         assert_eq!(KeyTemplate::DEFAULT.parse(), Ok(KeyTemplate::default()));
     }
@@ -381,9 +388,10 @@ mod tests {
             missing: Some("unknown"),
             ..CONTEXT
         };
+        let row = row(None);
         let render = |template: &str| {
             let template: KeyTemplate = template.parse().expect("a template");
-            template.render(&row(None), &context)
+            template.render(&row, &context)
         };
         assert_eq!(
             render("{headers.absent}/{payload.none}/{payload.order.id}").as_deref(),
@@ -426,14 +434,16 @@ mod tests {
         fn literal_text_renders_as_itself(text in ".+") {
             let escaped = text.replace('{', "{{").replace('}', "}}");
             let template: KeyTemplate = escaped.parse().expect("a template");
-            prop_assert_eq!(template.render(&row(None), &CONTEXT), Ok(text));
+            let row = row(None);
+            prop_assert_eq!(template.render(&row, &CONTEXT), Ok(text.into()));
         }
 
         #[test]
         fn any_dedup_key_renders_bare(key in ".*", before in "[^{}]*", after in "[^{}]*") {
             let template: KeyTemplate = format!("{before}{{dedup_key}}{after}").parse().expect("a template");
-            let rendered = template.render(&row(Some(&key)), &CONTEXT);
-            prop_assert_eq!(rendered, Ok(format!("{before}{key}{after}")));
+            let row = row(Some(&key));
+            let rendered = template.render(&row, &CONTEXT);
+            prop_assert_eq!(rendered, Ok(format!("{before}{key}{after}").into()));
         }
 
         #[test]

@@ -135,18 +135,23 @@ pub fn outcomes_of(
             },
         ));
     }
-    Ok(results.into_iter().map(outcome_of).collect())
+    // One name for all records of a call, which mostly go to one shard.
+    let mut last: Option<ShardId> = None;
+    let outcome = |result| outcome_of(result, &mut last);
+    Ok(results.into_iter().map(outcome).collect())
 }
 
-fn outcome_of(result: PutRecordsResultEntry) -> RecordOutcome {
+fn outcome_of(result: PutRecordsResultEntry, last: &mut Option<ShardId>) -> RecordOutcome {
     if let Some(code) = &result.error_code {
         return classify_record(code, result.error_message.as_deref().unwrap_or_default());
     }
     match (result.shard_id, result.sequence_number) {
-        (Some(shard), Some(sequence)) => RecordOutcome::Stored {
-            shard: ShardId(shard.into()),
-            sequence,
-        },
+        (Some(shard), Some(sequence)) => {
+            let known = last.take().filter(|last| *last.0 == *shard);
+            let shard = known.unwrap_or_else(|| ShardId(shard.into()));
+            *last = Some(shard.clone());
+            RecordOutcome::Stored { shard, sequence }
+        }
         (shard, sequence) => RecordOutcome::Failed {
             code: "IncompleteResult".to_owned(),
             message: format!(

@@ -89,7 +89,7 @@ macro_rules! read_window {
                         FROM window_rows AS w HAVING count(*) > 0
                     )
                 END,
-                NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::text, NULL::bigint, NULL::bigint, NULL::bigint
+                NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::bigint, NULL::bigint
             FROM size AS s
             UNION ALL
             SELECT NULL, NULL, ", row_columns!($most), "

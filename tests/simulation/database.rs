@@ -21,6 +21,7 @@ use tidegate::core::row::OutboxRow;
 use tidegate::core::sabotage::{self, Bug};
 use tidegate::core::snapshot::{Snapshot, Xid};
 use tidegate::core::time::Moment;
+use tidegate::core::timestamp::Timestamp;
 
 use crate::dice::Dice;
 
@@ -411,7 +412,7 @@ fn read(row: &Row, now: Moment) -> OutboxRow {
         dedup_key: Some(row.key.clone()),
         payload: format!("\"{}\"", "x".repeat(row.filler)),
         headers: "{}".to_owned(),
-        created_at: "2026-01-01T00:00:00.000000Z".to_owned(),
+        created_at: Timestamp::from_unix_micros(1_767_225_600_000_000),
         age: now.since(row.inserted_at),
     }
 }

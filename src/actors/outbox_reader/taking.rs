@@ -13,6 +13,7 @@ use crate::actors::messages::{Batch, Outcomes, Purpose, RoutedRow};
 use crate::actors::permits::Ticket;
 use crate::actors::violations;
 use crate::admin::metrics::{PositionWrite, ResentSource};
+use crate::core::company::patience;
 use crate::core::dead_letter::OnPoison;
 use crate::core::intake::StashOf;
 use crate::core::invariants::{Invariant, Violation};
@@ -134,6 +135,7 @@ impl OutboxReader {
     fn take_rows(&mut self, rows: Rendered) -> bool {
         self.end_reservation();
         self.note_live(&rows);
+        self.be_patient(&rows);
         let mut room = self.room_for(rows.items.len());
         let mut handed = Vec::with_capacity(rows.items.len());
         let (stashed, letters) = (self.intake.stashed(), self.intake.letters());
@@ -210,6 +212,23 @@ impl OutboxReader {
         if let Some((seq, poison)) = held {
             self.intake.stop_reading();
             self.block(seq, &poison);
+        }
+    }
+
+    /// Rows that are late may wait for company; the last one is the least late.
+    fn be_patient(&self, rows: &Rendered) {
+        let mut last = rows.items.iter().rev();
+        let since = last.find_map(|item| match item {
+            Item::Ready(ready) => Some(ready.visible_since),
+            Item::Poison(..) | Item::Lettered(_) => None,
+        });
+        if let Some(since) = since {
+            let (age, own) = (self.now().since(since), &self.tag.own);
+            // What the process can spare for this pipeline may be less.
+            let free = self.tag.shared.free_bytes() / self.weight.max(1);
+            let rows_in_flight = own.most_rows().min(own.rows() + free);
+            let shards = self.intake.lanes();
+            self.tag.patience.set(patience(age, rows_in_flight, shards));
         }
     }
 
