@@ -115,7 +115,7 @@ impl Cuts {
                 held @ (Claim::Held { .. } | Claim::PausesChanged) => panic!("{held:?}"),
             },
             Statement::Renew => {
-                Answer::Held(renew(&store, "node", &[("p".into(), epoch)], LEASE).await?)
+                Answer::Held(renew(store, "node", &[("p".into(), epoch)], LEASE).await?)
             }
             Statement::Release => {
                 store.release("p", "node", epoch).await?;
