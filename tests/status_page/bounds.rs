@@ -29,7 +29,7 @@ fn the_bounds_of_the_page_are_those_of_the_alerts() {
             "OLD_SECONDS",
         ),
         (
-            "max by (stream, shard) (tidegate_shard_budget_utilisation_ratio) > ",
+            "max by (stream, shard) (sum by (stream, shard, resource) (tidegate_shard_budget_utilisation_ratio)) > ",
             "NEAR_BUDGET",
         ),
         (
