@@ -25,7 +25,7 @@ fn the_bounds_of_the_page_are_those_of_the_alerts() {
     assert_eq!(minutes, "15 * 60");
     for (alert, bound) in [
         (
-            "max by (pipeline, tenant, stream) (tidegate_lag_oldest_seconds) > ",
+            "max by (database, pipeline, tenant, stream) (tidegate_lag_oldest_seconds) > ",
             "OLD_SECONDS",
         ),
         (
