@@ -196,13 +196,14 @@ impl Supervisor {
         let stream = StreamKey::new(&spec.stream);
         self.want_stream(&stream, spec.shard_budget, context);
         self.rebudget(&stream, spec.shard_budget);
-        let status = PipelineStatus::starting(
+        let mut status = PipelineStatus::starting(
             Arc::clone(&key.name),
             Arc::clone(&key.database),
             Arc::clone(&spec.outbox),
-            Arc::clone(stream.label()),
+            Arc::clone(stream.name()),
             Arc::clone(&spec.tenant),
         );
+        status.stream_key = Arc::clone(stream.label());
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
         };

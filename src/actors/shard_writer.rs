@@ -189,7 +189,7 @@ impl ShardWriter {
 
     fn call_done(&mut self, done: CallDone, context: &mut Context<Self>) {
         fault::point("shard_writer.CallDone");
-        fault::strike("shard_writer", self.parts.stream.label());
+        fault::strike("shard_writer", self.parts.stream.name());
         let Made { weights, answer } = done.made;
         self.dispatch.weighed(&weights);
         let in_flight = self.dispatch.in_flight();
