@@ -217,7 +217,7 @@ impl ShardWriter {
         let now = match answer {
             Ok(_) => None,
             Err(CallFailure::Throttled { .. }) => return,
-            Err(failure) => Some(failure.to_string()),
+            Err(failure) => Some(failure.shown()),
         };
         let (stream, shard) = (&self.parts.stream, &self.parts.shard);
         match (&self.trouble, &now) {
