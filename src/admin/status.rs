@@ -322,11 +322,9 @@ impl StatusBoard {
     /// tells apart streams of one name in several regions or accounts.
     pub fn update_stream(&self, key: &Arc<str>, change: impl FnOnce(&mut StreamStatus)) {
         let mut entries = self.write();
-        let entry = entries.streams.entry(key.clone());
-        change(entry.or_insert_with(|| StreamStatus {
-            key: key.clone(),
-            ..StreamStatus::default()
-        }));
+        let entry = entries.streams.entry(key.clone()).or_default();
+        entry.key.clone_from(key);
+        change(entry);
     }
 
     /// Changes a stream that is on the board; one that was taken off stays off.
