@@ -39,7 +39,7 @@ use super::stream_router::StreamRouter;
 use super::stream_watch::StreamWatch;
 use super::tenants::QuotaSeat;
 use super::violations;
-use crate::admin::metrics::{Metrics, PipelineMetrics};
+use crate::admin::metrics::{Metrics, PipelineMetrics, labels_of};
 use crate::admin::status::{PipelineState, StatusBoard};
 use crate::config::desired::PipelineKey;
 use crate::core::backoff::Backoff;
@@ -156,9 +156,7 @@ impl OutboxReader {
     pub fn new(parts: ReaderParts, note: ExitNote, context: &mut Context<Self>) -> Self {
         let now = parts.clock.now();
         let spec = &parts.spec;
-        let metrics = parts
-            .metrics
-            .pipeline(&spec.name, &spec.tenant, spec.stream.name());
+        let metrics = parts.metrics.pipeline(labels_of(spec));
         let flow = Flow {
             id: parts.flow,
             tenant: Arc::clone(&spec.tenant),

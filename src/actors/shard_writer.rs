@@ -191,7 +191,7 @@ impl ShardWriter {
 
     fn call_done(&mut self, done: CallDone, context: &mut Context<Self>) {
         fault::point("shard_writer.CallDone");
-        fault::strike("shard_writer", self.parts.stream.label());
+        fault::strike("shard_writer", self.parts.stream.name());
         let Made { weights, answer } = done.made;
         self.dispatch.weighed(&weights);
         let in_flight = self.dispatch.in_flight();
@@ -219,7 +219,7 @@ impl ShardWriter {
         let now = match answer {
             Ok(_) => None,
             Err(CallFailure::Throttled { .. }) => return,
-            Err(failure) => Some(failure.to_string()),
+            Err(failure) => Some(failure.shown()),
         };
         let (stream, shard) = (&self.parts.stream, &self.parts.shard);
         match (&self.trouble, &now) {

@@ -78,7 +78,7 @@ impl OutboxReader {
     /// The service does not take a row: nothing more is read, what else was
     /// handed goes on. After a while the pipeline starts again before that row.
     pub(super) fn hold_at(&mut self, rejected: RejectedRow) {
-        let reason = rejected.reason.clone();
+        let reason = rejected.shown.clone();
         tracing::error!(
             pipeline = %self.key, row = rejected.row.envelope.seq.id, %reason,
             "a row cannot be sent; the pipeline waits before it, nothing is skipped"
