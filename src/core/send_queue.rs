@@ -218,15 +218,6 @@ impl<T: Sendable> SendQueue<T> {
         self.bytes
     }
 
-    /// Whether the rows of a flow that aggregates are enough for a full record.
-    #[must_use]
-    pub fn fills_a_record(&self) -> bool {
-        self.flows.values().any(|queue| {
-            let packing = queue.flow.packing;
-            packing.is_some_and(|packing| queue.ready_bytes >= packing.max_bytes)
-        })
-    }
-
     /// Whether nothing waits.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
