@@ -78,7 +78,8 @@ async fn publishers_do_not_wait_behind_a_migration_that_waits() {
     sqlx::query(publish).execute(&mut *open).await.unwrap();
     let migration = {
         let pool = pool.clone();
-        tokio::spawn(async move { schema::migrate(&pool).await })
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || runtime.block_on(schema::migrate(&pool)))
     };
     let waiting = "SELECT count(*) FROM pg_locks AS l WHERE NOT l.granted \
         AND l.relation = 'tide.outbox_message'::regclass \
