@@ -24,7 +24,7 @@ pub(crate) const PIPELINES: usize = 12;
 /// Keys of each: enough for every shard to have many.
 const KEYS: usize = 300;
 
-const ROW_BYTES: usize = 60;
+const ROW_BYTES: i32 = 60;
 
 /// What relays are to know of it.
 pub(crate) const NARROW: (&str, &str) =
@@ -85,15 +85,47 @@ impl std::fmt::Display for Passed {
     }
 }
 
+/// Keys, as many of each shard.
+fn even_keys() -> Vec<String> {
+    let mut of_shard = [0; SHARDS as usize];
+    let numbers = (0..).map(|number: u32| format!("k-{number}"));
+    let even = numbers.filter(move |key| {
+        let place = usize::try_from(hash_key(key) >> 126).expect("a quarter");
+        of_shard[place] += 1;
+        of_shard[place] <= KEYS / usize::from(SHARDS)
+    });
+    even.take(KEYS).collect()
+}
+
 /// A world whose outboxes have rows for so many seconds of all shards.
 pub(crate) async fn backlog(world: &World, seconds: usize) -> Vec<Committed> {
-    let rows = seconds * usize::from(SHARDS) * SHARD_RECORDS as usize / PIPELINES;
     narrow(world);
+    let rows = seconds * usize::from(SHARDS) * SHARD_RECORDS as usize / PIPELINES;
+    let keys = even_keys();
     let mut all = Vec::new();
     for n in 0..PIPELINES {
         let name = format!("o{n:02}");
         world.pipeline(&name, json!({})).await;
-        all.extend(world.publish_many(&name, rows, KEYS, ROW_BYTES).await);
+        let ids: Vec<(i64, String)> = sqlx::query_as(
+            "INSERT INTO tide.outbox_message (outbox_id, dedup_key, payload)
+            SELECT o.outbox_id, ($3::text[])[1 + n % cardinality($3::text[])],
+                jsonb_build_object('n', n, 'text', repeat('x', $4))
+            FROM tide.outbox AS o, generate_series(0, $2 - 1) AS n WHERE o.name = $1 ORDER BY n
+            RETURNING id, dedup_key",
+        )
+        .bind(&name)
+        .bind(i32::try_from(rows).expect("few"))
+        .bind(&keys)
+        .bind(ROW_BYTES)
+        .fetch_all(&world.pool)
+        .await
+        .expect("published");
+        all.extend(ids.into_iter().map(|(id, key)| Committed {
+            outbox: name.as_str().into(),
+            id,
+            key: Some(key.into()),
+            order: Some(id.unsigned_abs()),
+        }));
     }
     all
 }

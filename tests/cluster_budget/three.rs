@@ -42,7 +42,7 @@ fn call_millis(node: &Relay) -> f64 {
 async fn three_nodes_use_four_shards_as_one_would() {
     scenario_alone(8 * PATIENCE, async {
         let world = World::new(SHARDS).await;
-        let rows = backlog(&world, 75).await;
+        let rows = backlog(&world, 100).await;
         let first = world.relay_with(&SETTINGS).await;
         balanced(&[&first]).await;
         let began = mark(&world);
