@@ -85,7 +85,12 @@ impl Bucket {
 
     fn has_one_in(&self) -> Duration {
         let seconds = (1.0 - self.tokens) / self.per_second;
-        Duration::from_secs_f64(seconds.max(0.0).min(LONGEST_WAIT))
+        // Also no number is a long time.
+        if seconds < LONGEST_WAIT {
+            Duration::from_secs_f64(seconds.max(0.0))
+        } else {
+            Duration::from_secs_f64(LONGEST_WAIT)
+        }
     }
 }
 
