@@ -13,6 +13,7 @@
 //! which is right wherever it goes.
 
 mod answer;
+mod next;
 mod search;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,7 @@ use super::tenant::Limit;
 use super::time::Moment;
 
 pub use answer::{Answer, Rejected, Stored};
+pub use next::{Delay, Next};
 
 /// The most a PutRecords call takes: 500 records and 10 MiB with partition keys
 /// (`docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html`).
@@ -58,17 +60,6 @@ pub const MOST_UNWITNESSED: usize = 10;
 
 /// The budget of a shard, shared by all that write to it.
 pub type SharedBudget = Arc<Mutex<ShardBudget>>;
-
-/// What a writer does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// Send the rows of [`Dispatch::in_flight`] in one call.
-    Call,
-    /// Nothing may go before this moment.
-    Wait(Moment),
-    /// Nothing waits, or a call is in flight.
-    Nothing,
-}
 
 /// The state of one writer.
 #[derive(Debug)]
@@ -189,17 +180,18 @@ impl<T: Sendable> Dispatch<T> {
             return Next::Nothing;
         }
         if now < self.not_before {
-            return Next::Wait(self.not_before);
+            return Next::Wait(self.not_before, Delay::Shard);
         }
         let waiting = self.queue.waiting();
         if waiting.all.records == 0 {
             return Next::Nothing;
         }
         let (rows, bytes) = (self.queue.len(), self.queue.bytes());
-        if let Some(until) = self.company.until(rows, bytes, now)
-            && !self.queue.fills_a_record()
-        {
-            return Next::Wait(until);
+        let until = self.company.until(rows, bytes, now);
+        // What a call failed of has waited enough, and a full record needs nobody.
+        let is_ready = self.queue.has_failed_rows() || self.queue.fills_a_record();
+        if let Some(until) = until.filter(|_| !is_ready) {
+            return Next::Wait(until, Delay::Company);
         }
         // Locked until the call is paid for: others may spend of it as well.
         let budget = Arc::clone(&self.budget);
@@ -208,7 +200,7 @@ impl<T: Sendable> Dispatch<T> {
         // those it was granted under.
         let limits = budget.window(now);
         let most = match budget.grant(waiting, now) {
-            Grant::At(moment) => return Next::Wait(moment),
+            Grant::At(moment) => return Next::Wait(moment, Delay::Shard),
             Grant::Now(most) => most,
         };
         let rules = CallRules {

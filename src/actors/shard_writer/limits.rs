@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ShardWriter;
-use crate::actors::tenants::Tenant;
+use crate::actors::tenants::{KeptAt, Tenant};
+use crate::core::dispatch::Delay;
 use crate::core::tenant::Limit;
 use crate::core::time::Moment;
 
@@ -44,9 +45,12 @@ impl ShardWriter {
         }
         self.limits.looked_at = now;
         for (tenant, by) in self.limits.seen.drain(..) {
-            tenant.limited(by, passed);
+            let (stream, shard) = (self.parts.stream.label(), &self.parts.shard.0);
+            let at = KeptAt::Shard(Arc::clone(stream), Arc::clone(shard));
+            tenant.limited(by, passed, at);
         }
-        if is_empty {
+        // What waits for company waits because it is late, not for the shard.
+        if is_empty || self.delay == Some(Delay::Company) {
             return;
         }
         let mut seen: BTreeMap<Arc<str>, (Arc<Tenant>, Limit)> = BTreeMap::new();

@@ -4,7 +4,8 @@
 //! by demand, a node uses the part of it that its pipelines are of all pipelines of the
 //! tenant, by weight; and all of it while none of them is found to run elsewhere. Every
 //! pipeline runs on one node at a time, so the parts of all nodes are at most 1, but for
-//! the second or two in which a pipeline that moves is counted on both sides.
+//! the second or two in which a pipeline that moves is counted on both sides; and but for
+//! pipelines of databases this node has never read.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,8 +14,10 @@ use std::time::Duration;
 
 use super::Supervisor;
 use crate::actors::pipeline_slot::Run;
+use crate::actors::tenants::LimitedFor;
 use crate::admin::status::{LimitedSeconds, PipelineState, TenantStatus};
 use crate::config::desired::{PipelineKey, Wanted};
+use crate::core::cluster::Claimable;
 use crate::core::permit_shares::TenantPart;
 use crate::core::tenant::Limit;
 use crate::core::time::Moment;
@@ -28,7 +31,6 @@ const WORTH_NAMING: f64 = 0.1;
 /// What was seen of the tenants at the last look.
 pub(super) struct TenantLooks {
     looked_at: Moment,
-    limited: BTreeMap<Arc<str>, [Duration; Limit::ALL.len()]>,
     limited_by: BTreeMap<Arc<str>, Option<Limit>>,
     /// Pipelines that another node was found to run, and that this one has not run
     /// since.
@@ -49,7 +51,6 @@ impl TenantLooks {
     pub(super) const fn new(now: Moment) -> Self {
         Self {
             looked_at: now,
-            limited: BTreeMap::new(),
             limited_by: BTreeMap::new(),
             elsewhere: RefCell::new(BTreeSet::new()),
         }
@@ -162,6 +163,19 @@ impl Supervisor {
         }
     }
 
+    /// Beats tell who has a lease, of every pipeline: also of those that this node could
+    /// not run, and so does not stand by for.
+    fn note_owners(&self, now: Moment) {
+        let mut elsewhere = self.tenant_looks.elsewhere.borrow_mut();
+        for key in self.desired.pipelines.keys() {
+            let database = self.databases.get(&key.database);
+            let owner = database.map(|slot| slot.beats.cluster.claimable(&key.name, now));
+            if owner.is_some_and(is_of_another) && !elsewhere.contains(key) {
+                elsewhere.insert(key.clone());
+            }
+        }
+    }
+
     pub(super) fn look_at_tenants_when_due(&mut self) {
         if self.clock.now().since(self.tenant_looks.looked_at) >= LOOK_EVERY {
             self.look_at_tenants();
@@ -172,7 +186,9 @@ impl Supervisor {
     pub(super) fn look_at_tenants(&mut self) {
         let now = self.clock.now();
         let passed = now.since(self.tenant_looks.looked_at);
-        let is_out = |key: &PipelineKey| self.pipelines.contains_key(key) && !self.runs_here(key);
+        self.note_owners(now);
+        let is_out =
+            |key: &PipelineKey| self.desired.pipelines.contains_key(key) && !self.runs_here(key);
         let elsewhere = &self.tenant_looks.elsewhere;
         elsewhere.borrow_mut().retain(is_out);
         let counts = self.count_tenants();
@@ -187,8 +203,7 @@ impl Supervisor {
             let in_flight = self.shared.used_by(name);
             tenant.show(in_flight);
             if is_due {
-                let before = self.tenant_looks.limited.insert(Arc::clone(name), limited);
-                let by = before.and_then(|before| most_of(before, limited, passed));
+                let by = most_of(tenant.take_longest(), passed);
                 self.tenant_looks.limited_by.insert(Arc::clone(name), by);
             }
             let settings = self.desired.tenants.of(name);
@@ -212,7 +227,6 @@ impl Supervisor {
         if is_due {
             self.tenant_looks.looked_at = now;
             let looks = &mut self.tenant_looks;
-            looks.limited.retain(|name, _| counts.contains_key(name));
             looks.limited_by.retain(|name, _| counts.contains_key(name));
         }
         self.board.set_tenants(shown);
@@ -229,18 +243,22 @@ impl Count {
     }
 }
 
-/// What kept rows waiting the longest between two looks, if it was worth naming.
-fn most_of(
-    before: [Duration; Limit::ALL.len()],
-    after: [Duration; Limit::ALL.len()],
-    passed: Duration,
-) -> Option<Limit> {
-    let time = |by: &Limit| after[by.place()].saturating_sub(before[by.place()]);
+/// Whether another node is known to have the lease.
+fn is_of_another(lease: Claimable<'_>) -> bool {
+    match lease {
+        Claimable::No(owner) => owner.is_some(),
+        Claimable::Yes | Claimable::Unknown => false,
+    }
+}
+
+/// What kept rows waiting the longest since the last look, if it was worth naming.
+fn most_of(limited: LimitedFor, passed: Duration) -> Option<Limit> {
+    let time = |by: &Limit| limited[by.place()];
     let most = Limit::ALL.into_iter().max_by_key(time)?;
     (time(&most) >= passed.mul_f64(WORTH_NAMING) && time(&most) > Duration::ZERO).then_some(most)
 }
 
-fn seconds(limited: [Duration; Limit::ALL.len()]) -> LimitedSeconds {
+fn seconds(limited: LimitedFor) -> LimitedSeconds {
     let of = |by: Limit| limited[by.place()].as_secs_f64();
     LimitedSeconds {
         quota: of(Limit::Quota),
@@ -273,15 +291,23 @@ mod tests {
     }
 
     #[test]
+    fn who_has_a_lease_is_known_without_standing_by() {
+        assert!(is_of_another(Claimable::No(Some("b"))));
+        // Free, or nothing was heard: the whole rate may be this node's to use.
+        assert!(!is_of_another(Claimable::No(None)));
+        assert!(!is_of_another(Claimable::Unknown));
+        assert!(!is_of_another(Claimable::Yes), "its own");
+    }
+
+    #[test]
     fn what_kept_rows_waiting_longest_is_named() {
         let second = Duration::from_secs(1);
         let millis = |each: [u64; 4]| each.map(Duration::from_millis);
-        let before = millis([5_000, 0, 0, 100]);
-        let by = |after| most_of(before, millis(after), second);
-        assert_eq!(by([5_000, 0, 0, 100]), None);
-        assert_eq!(by([5_050, 0, 0, 100]), None, "not worth it");
-        assert_eq!(by([5_400, 300, 0, 100]), Some(Limit::Quota));
-        assert_eq!(by([5_400, 300, 0, 900]), Some(Limit::Memory));
-        assert_eq!(by([5_000, 0, 200, 100]), Some(Limit::KeyOrder));
+        let by = |limited| most_of(millis(limited), second);
+        assert_eq!(by([0, 0, 0, 0]), None);
+        assert_eq!(by([50, 0, 0, 0]), None, "not worth it");
+        assert_eq!(by([400, 300, 0, 0]), Some(Limit::Quota));
+        assert_eq!(by([400, 300, 0, 800]), Some(Limit::Memory));
+        assert_eq!(by([0, 0, 200, 0]), Some(Limit::KeyOrder));
     }
 }
