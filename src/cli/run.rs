@@ -264,7 +264,9 @@ pub(super) fn connect(database: &DatabaseSettings) -> Result<Database, Failure> 
     let store = if database.prepared_statements {
         store
     } else {
-        store.with_shared_sessions()
+        store
+            .with_shared_sessions()
+            .with_statement_timeout(database.statement_timeout)
     };
     Ok(Database {
         name: Arc::clone(&database.name),

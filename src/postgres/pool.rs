@@ -132,7 +132,11 @@ pub(super) async fn acquire(pool: &PgPool) -> Result<PoolConnection<Postgres>, S
 
 /// A transaction on a connection of the pool, or why there is none.
 pub(super) async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, StoreError> {
-    match pool.begin().await {
+    // A role or a database may have another default, and shared sessions keep it.
+    match pool
+        .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
+        .await
+    {
         Ok(transaction) => Ok(transaction),
         Err(sqlx::Error::PoolTimedOut) => Err(explain(pool).await),
         Err(error) => Err(error.into()),
@@ -150,6 +154,12 @@ async fn explain(pool: &PgPool) -> StoreError {
     }
 }
 
+/// The longest wait for a lock where statements may run for so long: less than that, so
+/// that a lock is named as what was waited for.
+pub(super) fn longest_wait(statement: Duration) -> Duration {
+    (statement * 4 / 5).min(LONGEST_WAIT)
+}
+
 fn connect_options(settings: &PoolSettings) -> Result<PgConnectOptions, StoreError> {
     let options = PgConnectOptions::from_str(&settings.url).map_err(|error| {
         // The error of a URL parser does not repeat the URL, so no password.
@@ -165,8 +175,7 @@ fn connect_options(settings: &PoolSettings) -> Result<PgConnectOptions, StoreErr
     }
     let milliseconds = |time: Duration| time.as_millis().to_string();
     let statement = milliseconds(settings.statement_timeout);
-    // Less than a statement's own time: a lock is then named as what was waited for.
-    let wait = milliseconds((settings.statement_timeout * 4 / 5).min(LONGEST_WAIT));
+    let wait = milliseconds(longest_wait(settings.statement_timeout));
     Ok(options.options([
         ("statement_timeout", statement.as_str()),
         ("lock_timeout", &wait),

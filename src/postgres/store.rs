@@ -15,7 +15,7 @@ use super::highest_read::HighestRead;
 use super::node_notes::NodeNotes;
 use super::quiet::QuietTimes;
 use super::server::ServerWatch;
-use super::session::Session;
+use super::session::{Manners, Session};
 use super::{fields, lease, letters, nodes, position, probe, replay, retention, shares, windows};
 use crate::core::dead_letter::DeadLetter;
 use crate::core::nodes::{BeatDone, BeatRequest, NodeStore};
@@ -54,6 +54,7 @@ pub struct PgOutboxStore {
     pool: PgPool,
     timeout: Duration,
     own_sessions: bool,
+    statement_timeout: Duration,
     save_number: Arc<AtomicI64>,
     highest_read: Arc<HighestRead>,
     quiet_times: Arc<Mutex<QuietTimes>>,
@@ -66,6 +67,10 @@ pub struct PgOutboxStore {
 impl PgOutboxStore {
     /// How long a call may take unless [`Self::with_timeout`] says otherwise.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// How long a statement may run on a shared session unless
+    /// [`Self::with_statement_timeout`] says otherwise.
+    const DEFAULT_STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
     /// The reading and sweeping statements by name, for whoever wants to EXPLAIN
     /// them.
@@ -116,6 +121,7 @@ impl PgOutboxStore {
             pool,
             timeout: Self::DEFAULT_TIMEOUT,
             own_sessions: true,
+            statement_timeout: Self::DEFAULT_STATEMENT_TIMEOUT,
             save_number: Arc::new(AtomicI64::new(0)),
             highest_read: Arc::default(),
             quiet_times: Arc::default(),
@@ -133,11 +139,20 @@ impl PgOutboxStore {
         self
     }
 
-    /// Makes every call a transaction and prepares nothing: for poolers that
-    /// share sessions between transactions (as [`super::pool::PoolSettings`]).
+    /// Makes every call a transaction, which sets itself up, and prepares nothing: for
+    /// poolers that share sessions between transactions (as
+    /// [`super::pool::PoolSettings`]).
     #[must_use]
     pub fn with_shared_sessions(mut self) -> Self {
         self.own_sessions = false;
+        self
+    }
+
+    /// How long the server lets a statement run on a shared session (60 s by default);
+    /// on the store's own ones that is up to the pool.
+    #[must_use]
+    pub fn with_statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
         self
     }
 
@@ -200,12 +215,20 @@ impl PgOutboxStore {
         self.own_sessions
     }
 
+    const fn manners(&self) -> Manners {
+        if self.own_sessions {
+            Manners::OfSession
+        } else {
+            Manners::OfTransaction(self.statement_timeout)
+        }
+    }
+
     pub(super) async fn statement(&self) -> Result<Session, StoreError> {
-        Session::for_statement(&self.pool, &self.watch, self.own_sessions).await
+        Session::for_statement(&self.pool, &self.watch, self.manners()).await
     }
 
     pub(super) async fn transaction(&self) -> Result<Session, StoreError> {
-        Session::for_transaction(&self.pool, &self.watch, self.own_sessions).await
+        Session::for_transaction(&self.pool, &self.watch, self.manners()).await
     }
 
     pub(super) fn bounded<'a, T: 'a>(

@@ -132,7 +132,7 @@ async fn a_table_that_is_locked_is_named_and_waited_for() {
         .expect("connected");
     for (own_sessions, words) in [
         (true, ["55P03", "pg_locks"]),
-        // Behind a pooler the relay sets nothing: what the role has counts.
+        // Behind a pooler what the role has counts where it is narrower.
         (false, ["57014", "statement_timeout"]),
     ] {
         let store = store(&server, own_sessions);
