@@ -43,8 +43,8 @@ WHERE l.owner = excluded.owner OR l.expires_at <= clock_timestamp()
 RETURNING l.epoch";
 
 const LOOK_AT_LEASE: &str = "
-SELECT l.owner,
-    greatest(0, extract(epoch FROM l.expires_at - clock_timestamp()) * 1000000)::bigint
+SELECT l.owner, CASE WHEN isfinite(l.expires_at)
+    THEN greatest(0, extract(epoch FROM l.expires_at - clock_timestamp()) * 1000000)::bigint ELSE 0 END
 FROM tide.relay_lease AS l WHERE l.pipeline = $1";
 
 /// Whoever stands by asks again and again, and must leave no trace in the
