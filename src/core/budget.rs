@@ -211,10 +211,17 @@ impl ShardBudget {
         self.held.at(now)
     }
 
-    /// What has happened since the budget was made.
+    /// What has happened since the budget was made, and whether it owes at `now`.
     #[must_use]
-    pub const fn counted(&self) -> Counted {
-        self.counted
+    pub fn counted(&self, now: Moment) -> Counted {
+        let passed = now.since(self.filled_at).as_secs_f64();
+        let has = |tokens: f64, rate: f64| tokens + rate * passed >= 0.0;
+        let owes = !has(self.record_tokens, self.record_rate())
+            || !has(self.byte_tokens, self.byte_rate());
+        Counted {
+            owes,
+            ..self.counted
+        }
     }
 
     /// What this node may offer within a second that ends at `now`.

@@ -248,7 +248,7 @@ impl Supervisor {
                 bytes: held.bytes * factor,
             };
             let book = &mut shares.book;
-            book.counted(&name, budget.counted(), budget.limits(), held, now);
+            book.counted(&name, budget.counted(now), budget.limits(), held, now);
         }
     }
 

@@ -4,7 +4,9 @@
 //! behind it than goes in one call, is *pressed*: how much it would send is not known,
 //! so it wishes for all of the shard, in the mix of records and bytes that it sends.
 //! Any other wishes for what it used and [`HEADROOM`] more. Wishes rise at once and
-//! fall slowly: the highest of the last [`REMEMBERED`] times holds.
+//! fall slowly: the highest of the last [`REMEMBERED`] times holds. While a budget owes
+//! for what has gone already (a record larger than a second's share) nothing is
+//! measured: its writer sleeps, which says nothing of what it has behind.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -37,6 +39,8 @@ pub struct Counted {
     pub pressed: u64,
     /// How many calls went.
     pub calls: u64,
+    /// It has sent more than its budget had, and nothing goes until that is made up.
+    pub owes: bool,
 }
 
 /// The measurements of one shard.
@@ -73,6 +77,9 @@ impl Meter {
             records: counted.used.records.saturating_sub(before.used.records),
             bytes: counted.used.bytes.saturating_sub(before.used.bytes),
         };
+        if counted.owes && used == Cost::default() {
+            return;
+        }
         let pressed = counted.pressed.saturating_sub(before.pressed);
         let calls = counted.calls.saturating_sub(before.calls);
         let wish = wish_for(&Measured {
@@ -172,6 +179,7 @@ mod tests {
             used: Cost { records, bytes },
             pressed,
             calls: 30,
+            owes: false,
         };
         let later = Moment::from_origin(Duration::from_secs(1));
         meter.measure(counted, LIMITS, held, later);
@@ -218,6 +226,32 @@ mod tests {
         assert!(wishes[1] < wishes[2]);
         assert_eq!(wishes[2..6], [wishes[2]; 4]);
         assert!(wishes[6] < wishes[1]);
+    }
+
+    #[test]
+    fn a_wish_does_not_fade_while_a_large_record_is_paid_for() {
+        let mut meter = Meter::default();
+        let at = |second| Moment::from_origin(Duration::from_secs(second));
+        let mut counted = Counted::default();
+        meter.measure(counted, LIMITS, half(), at(0));
+        counted.used = Cost {
+            records: 1,
+            bytes: 5_000_000,
+        };
+        (counted.calls, counted.owes) = (1, true);
+        meter.measure(counted, LIMITS, half(), at(1));
+        let wish = meter.wish();
+        assert_eq!(wish.share().bytes, WHOLE);
+        for second in 2..11 {
+            meter.measure(counted, LIMITS, half(), at(second));
+            assert_eq!(meter.wish(), wish, "after {second} s");
+        }
+        // It has paid, and has nothing more to send.
+        counted.owes = false;
+        for second in 11..15 {
+            meter.measure(counted, LIMITS, half(), at(second));
+        }
+        assert_eq!(meter.wish(), Wish::default());
     }
 
     #[test]
