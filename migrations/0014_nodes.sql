@@ -10,6 +10,10 @@ CREATE TABLE tide.relay_node (
     -- How many beats it has had: a node is reckoned with from the second one on.
     beat bigint NOT NULL DEFAULT 1,
     beat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Since when it has not expired: a node that comes back after that (it slept, or
+    -- this server's clock was set) must not go on with what others took it to have
+    -- given up.
+    runs_since timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- Until then it may send; what it holds it has stopped by then.
     expires_at timestamptz NOT NULL,
     -- It gives its pipelines back and takes no more.

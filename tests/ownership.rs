@@ -15,6 +15,9 @@ mod outbox;
 #[path = "common/renew.rs"]
 mod renew;
 
+#[path = "ownership/beats.rs"]
+mod beats;
+
 use std::time::Duration;
 
 use tidegate::core::ports::{

@@ -24,6 +24,10 @@ pub(super) const STANDBY_PAUSE: Duration = Duration::from_millis(250);
 /// The most claims under way in a database: enough for all its connections.
 const MOST_CLAIMS: usize = 32;
 
+/// Why a node takes no pipeline that it could run.
+const NO_SHARE: &str = "the coordination database does not answer, and this node has kept no share of the \
+    stream's shards";
+
 /// The longest pause before a database that did not answer is asked again.
 const UNAVAILABLE_PAUSE: Duration = Duration::from_secs(2);
 
@@ -81,6 +85,7 @@ impl Supervisor {
             }
             return;
         }
+        let may_send = self.shares.may_send_to(&stream.identity, now);
         let Some(database) = self.databases.get(&key.database) else {
             return;
         };
@@ -93,6 +98,15 @@ impl Supervisor {
             return;
         }
         match database.beats.cluster.claimable(&key.name, now) {
+            Claimable::Yes if !may_send => {
+                // Held here it would stand still; another node may have a share.
+                slot.run = Run::Waiting;
+                if let Some(slot) = self.pipelines.get(key) {
+                    let reason = NO_SHARE.to_owned();
+                    self.show(key, slot, PipelineState::Waiting { reason });
+                }
+                return;
+            }
             Claimable::Yes => {}
             Claimable::Unknown => {
                 slot.run = Run::Waiting;

@@ -295,6 +295,7 @@ impl Supervisor {
         self.board.beat();
         self.beat_where_due(context);
         self.share_budgets(context);
+        self.give_back_silent();
         self.drop_expired_leases();
         self.look_at_tenants_when_due();
         self.end_long_drains();

@@ -46,13 +46,29 @@ pub struct BeatRequest<'a> {
     pub known: &'a str,
 }
 
+/// What has become of a lease that a beat was to renew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// It holds from this beat on.
+    Renewed,
+    /// Somebody had its row locked. It is the node's still, and ends when it would
+    /// have without this beat.
+    Locked,
+    /// It is not the node's any more.
+    Lost,
+}
+
 /// What a beat answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BeatDone {
     /// How many beats this node has had, this one included.
     pub beat: u64,
-    /// Which of `held` (by place) still hold.
-    pub held: Vec<bool>,
+    /// Since when this node's row has run without having expired, in microseconds of
+    /// the database's clock. A beat that finds it expired begins anew: what others
+    /// left to the node until then they need not have left to it.
+    pub runs_since: i64,
+    /// What has become of each of `held`, by place.
+    pub held: Vec<Renewal>,
     /// All other nodes that have not been gone for longer than [`TOLD_OF_FOR`], by
     /// name.
     pub nodes: Vec<NodeSeen>,
@@ -69,6 +85,8 @@ pub struct NodeSeen {
     pub node: Arc<str>,
     /// How many beats it has had.
     pub beat: u64,
+    /// As [`BeatDone::runs_since`].
+    pub runs_since: i64,
     /// How long ago its last one was.
     pub silent_for: Duration,
     /// How long it may still send without another one; zero once it has stopped.

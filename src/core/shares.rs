@@ -16,6 +16,7 @@
 //! writes for other databases keeps an equal part, which the others leave to it until
 //! they see in every other database that it is gone there too.
 
+pub mod alone;
 pub mod book;
 pub mod demand;
 pub mod meter;

@@ -4,6 +4,8 @@
 //! - the database's clock decides who has expired, never a node's;
 //! - a beat is one statement. It renews the node's row and its leases together, so
 //!   that no lease outlives its owner's row; leases under the rules of `lease`;
+//! - it waits for no lease: a row that somebody has locked (an operator's open
+//!   transaction) is left out, or one pipeline would stop the whole node;
 //! - the list of leases is sent only when it has changed. Epochs never fall, so their
 //!   sum and the number of those that run tell two states apart, but for leases that
 //!   ran out and were renewed late: hence the hashes of those that run;
@@ -19,7 +21,7 @@ use super::lease::microseconds;
 use super::node_notes::{KnownNotes, Notes};
 use super::store::PgOutboxStore;
 use crate::core::nodes::{
-    BeatDone, BeatRequest, LeaseSeen, MOST_NOTE_BYTES, NodeSeen, TOLD_OF_FOR,
+    BeatDone, BeatRequest, LeaseSeen, MOST_NOTE_BYTES, NodeSeen, Renewal, TOLD_OF_FOR,
 };
 use crate::core::ports::StoreError;
 
@@ -28,9 +30,9 @@ use crate::core::ports::StoreError;
 macro_rules! beat {
     ($renewed:literal) => {
         concat!(
-            "WITH renewed AS (",
+            "WITH ",
             $renewed,
-            "), me AS (
+            ", me AS (
     INSERT INTO tide.relay_node AS n (node, expires_at, draining, asks, demand, shares)
     VALUES ($1, clock_timestamp() + $2::bigint * interval '1 microsecond', $5, $6::text[],
         $7::text::jsonb, $8::text::jsonb)
@@ -39,8 +41,9 @@ macro_rules! beat {
         draining = excluded.draining, asks = excluded.asks, demand = excluded.demand, shares = excluded.shares,
         noted = CASE WHEN n.demand = excluded.demand AND n.shares = excluded.shares
                 AND n.expires_at > clock_timestamp()
-            THEN n.noted ELSE pg_current_xact_id() END
-    RETURNING n.beat
+            THEN n.noted ELSE pg_current_xact_id() END,
+        runs_since = CASE WHEN n.expires_at > clock_timestamp() THEN n.runs_since ELSE clock_timestamp() END
+    RETURNING n.beat, (extract(epoch FROM n.runs_since) * 1000000)::bigint AS runs_since
 ), forgotten AS (
     DELETE FROM tide.relay_node AS n WHERE n.node = ANY (ARRAY(
         SELECT old.node FROM tide.relay_node AS old
@@ -54,11 +57,12 @@ macro_rules! beat {
     SELECT concat_ws(':', coalesce(sum(l.epoch), 0), count(*) FILTER (WHERE l.runs),
         coalesce(sum(hashtext(l.pipeline)::bigint) FILTER (WHERE l.runs), 0)) AS digest FROM leases AS l
 )
-SELECT (SELECT me.beat FROM me), state.digest,
+SELECT (SELECT me.beat FROM me), (SELECT me.runs_since FROM me), state.digest,
     ARRAY(SELECT r.pipeline FROM renewed AS r ORDER BY r.pipeline, r.epoch),
     ARRAY(SELECT r.epoch FROM renewed AS r ORDER BY r.pipeline, r.epoch),
+    ARRAY(SELECT l.pipeline FROM locked AS l),
     (SELECT coalesce(jsonb_agg(jsonb_build_object(
-        'node', n.node, 'beat', n.beat, 'draining', n.draining, 'asks', n.asks,
+        'node', n.node, 'beat', n.beat, 'since', (extract(epoch FROM n.runs_since) * 1000000)::bigint, 'draining', n.draining, 'asks', n.asks,
         'silent', greatest(0, extract(epoch FROM clock_timestamp() - n.beat_at) * 1000000)::bigint,
         'expires', (extract(epoch FROM n.expires_at - clock_timestamp()) * 1000000)::bigint,
         'notes', CASE WHEN NOT pg_visible_in_snapshot(n.noted, $11::text::pg_snapshot)
@@ -75,21 +79,35 @@ FROM state"
 }
 
 const BEAT: &str = beat!(
-    "
+    "own AS MATERIALIZED (
+    SELECT l.pipeline, l.epoch
+    FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)
+    JOIN tide.relay_lease AS l ON l.pipeline = held.pipeline
+    WHERE l.epoch = held.epoch AND l.owner = $1
+), free AS MATERIALIZED (
+    SELECT l.pipeline FROM tide.relay_lease AS l
+    WHERE l.owner = $1 AND (l.pipeline, l.epoch) IN (SELECT own.pipeline, own.epoch FROM own)
+    FOR NO KEY UPDATE SKIP LOCKED
+), locked AS (
+    SELECT own.pipeline FROM own WHERE own.pipeline NOT IN (SELECT free.pipeline FROM free)
+), renewed AS (
     UPDATE tide.relay_lease AS l
     SET expires_at = clock_timestamp() + $2::bigint * interval '1 microsecond'
-    FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)
-    JOIN tide.relay_position AS p ON p.pipeline = held.pipeline
-    WHERE l.pipeline = held.pipeline AND l.epoch = held.epoch AND l.owner = $1
+    FROM own
+    JOIN free ON free.pipeline = own.pipeline
+    JOIN tide.relay_position AS p ON p.pipeline = own.pipeline
+    WHERE l.pipeline = own.pipeline AND l.epoch = own.epoch AND l.owner = $1
         AND p.server_started = pg_postmaster_start_time()
         AND p.server_life = (SELECT s.life FROM tide.relay_server_life AS s)
     RETURNING l.pipeline, l.epoch
-"
+)"
 );
 
 /// Without leases to renew: it only reads their table, and waits for nobody there.
 const BEAT_OF_NOTHING: &str = beat!(
-    "SELECT held.pipeline, held.epoch FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)"
+    "renewed AS (
+    SELECT held.pipeline, held.epoch FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)
+), locked AS (SELECT r.pipeline FROM renewed AS r)"
 );
 
 const LEAVE: &str = "DELETE FROM tide.relay_node AS n WHERE n.node = $1";
@@ -99,6 +117,7 @@ const LEAVE: &str = "DELETE FROM tide.relay_node AS n WHERE n.node = $1";
 struct NodeRecord {
     node: String,
     beat: u64,
+    since: i64,
     draining: bool,
     asks: Vec<String>,
     silent: u64,
@@ -109,9 +128,11 @@ struct NodeRecord {
 
 type Answer = (
     i64,
+    i64,
     String,
     Vec<String>,
     Vec<i64>,
+    Vec<String>,
     String,
     Option<String>,
     String,
@@ -172,7 +193,7 @@ async fn ask(store: &PgOutboxStore, request: BeatRequest<'_>) -> Result<BeatDone
         .fetch_one(session.connection())
         .await?;
     session.finish().await?;
-    let (beat, digest, renewed, their_epochs, nodes, leases, snapshot) = answer;
+    let (beat, runs_since, digest, renewed, their_epochs, locked, nodes, leases, snapshot) = answer;
     let nodes = read_nodes(&nodes, &known)?;
     let notes = nodes
         .iter()
@@ -180,10 +201,20 @@ async fn ask(store: &PgOutboxStore, request: BeatRequest<'_>) -> Result<BeatDone
     store.node_notes().learn(snapshot, notes.collect());
     let renewed = renewed.iter().map(String::as_str);
     let renewed: HashSet<(&str, i64)> = renewed.zip(their_epochs).collect();
+    let locked: HashSet<&str> = locked.iter().map(String::as_str).collect();
     let held = request.held.iter();
-    let held = held.map(|(name, epoch)| renewed.contains(&(&**name, epoch.0)));
+    let held = held.map(|(name, epoch)| {
+        if renewed.contains(&(&**name, epoch.0)) {
+            Renewal::Renewed
+        } else if locked.contains(&**name) {
+            Renewal::Locked
+        } else {
+            Renewal::Lost
+        }
+    });
     Ok(BeatDone {
         beat: u64::try_from(beat).map_err(|error| unreadable(&error))?,
+        runs_since,
         held: held.collect(),
         nodes: nodes.into_iter().map(|(seen, _)| seen).collect(),
         digest,
@@ -212,6 +243,7 @@ fn read_nodes(text: &str, known: &KnownNotes) -> Result<Vec<(NodeSeen, Notes)>, 
         let seen = NodeSeen {
             node: record.node.into(),
             beat: record.beat,
+            runs_since: record.since,
             silent_for: Duration::from_micros(record.silent),
             expires_in,
             expired_for,

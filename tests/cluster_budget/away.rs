@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::database;
 use crate::proxy::Proxy;
-use crate::pushed::{NARROW, SHARDS, backlog, mark, push, since};
+use crate::pushed::{NARROW, PIPELINES, SHARDS, backlog, mark, push, since};
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario_alone, until};
 use crate::world::World;
@@ -79,10 +79,30 @@ async fn without_the_coordination_database_nodes_go_on_with_an_equal_part() {
         assert!(away.throttled_part() < 0.005, "{away}");
         assert!(away.used > 0.9, "{away}");
 
+        // One that comes now gets no share.
+        let late = world.keeps_book_of(Relay::start(&settings).await);
+        let of_events = [("database", "events"), ("state", "live")];
+        until("it is seen", PATIENCE, || {
+            first.metric("tidegate_cluster_nodes", &of_events) > 2.5
+        })
+        .await;
+
         // Nobody can know that it is dead.
         second.kill();
         push(&world, Duration::from_secs(4)).await;
         assert!(about_half(&first));
+
+        // Who has a share takes what it had: nobody else could send it.
+        let held = |node: &Relay| {
+            let of_events = [("database", "events")];
+            node.metric("tidegate_cluster_pipelines_held", &of_events)
+        };
+        until("who has a share has every pipeline", PATIENCE, || {
+            held(&first) > PIPELINES as f64 - 0.5
+        })
+        .await;
+        assert!(held(&late) < 0.5);
+        assert_eq!(late.terminate().await, 0);
 
         // Now somebody can.
         proxy.lead_to(port);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate::core::nodes::{BeatDone, LeaseSeen, NodeSeen, TOLD_OF_FOR};
+use tidegate::core::nodes::{BeatDone, LeaseSeen, NodeSeen, Renewal, TOLD_OF_FOR};
 use tidegate::core::ports::PipelineName;
 use tidegate::core::shares::model::ShareTable;
 use tidegate::core::time::Moment;
@@ -105,6 +105,7 @@ impl Rows {
             nodes.push(NodeSeen {
                 node: Arc::clone(name),
                 beat: row.beat,
+                runs_since: 0,
                 silent_for: now.since(row.beat_at),
                 expires_in: row.expires_at.since(now),
                 expired_for: now.since(row.expires_at),
@@ -150,7 +151,8 @@ impl Rows {
         self.nodes.insert(Arc::clone(node), row);
         BeatDone {
             beat,
-            held: vec![true; held.len()],
+            runs_since: 0,
+            held: vec![Renewal::Renewed; held.len()],
             nodes,
             digest,
             leases,

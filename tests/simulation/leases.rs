@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegate::core::dead_letter::DeadLetter;
+use tidegate::core::nodes::Renewal;
 use tidegate::core::ports::{Claim, Epoch, Fenced, PipelineName, StoreError};
 use tidegate::core::position::Position;
 use tidegate::core::sabotage::{self, Bug};
@@ -102,7 +103,7 @@ impl Database {
         held: &[(PipelineName, Epoch)],
         lease: Duration,
         now: Moment,
-    ) -> Vec<bool> {
+    ) -> Vec<Renewal> {
         let xid = self.take_xid();
         self.ended(xid);
         let renew = |(pipeline, epoch): &(PipelineName, Epoch)| {
@@ -113,9 +114,9 @@ impl Database {
             match self.leases.get_mut(&**pipeline) {
                 Some(row) if of_this_life && row.owner == node && row.epoch == *epoch => {
                     row.expires_at = now + lease;
-                    true
+                    Renewal::Renewed
                 }
-                Some(_) | None => false,
+                Some(_) | None => Renewal::Lost,
             }
         };
         held.iter().map(renew).collect()

@@ -15,6 +15,7 @@ use super::Database;
 pub(super) struct NodeRow {
     beat: u64,
     beat_at: Moment,
+    runs_since: Moment,
     expires_at: Moment,
     said: Said,
 }
@@ -52,8 +53,7 @@ impl Database {
             .map(|(pipeline, lease)| LeaseSeen {
                 pipeline: pipeline.as_str().into(),
                 owner: lease.owner.as_str().into(),
-                taken_at: i64::try_from(lease.taken_at.since_origin().as_micros())
-                    .unwrap_or(i64::MAX),
+                taken_at: microseconds(lease.taken_at),
             })
             .collect();
         let epochs: i64 = self.leases.values().map(|lease| lease.epoch.0).sum();
@@ -61,16 +61,21 @@ impl Database {
         let digest = format!("{epochs}:{}", names.join(","));
         let held = self.renew(node, &said.held, lease, now);
         let beat = self.nodes.get(node).map_or(1, |row| row.beat + 1);
+        let before = self.nodes.get(node);
+        let before = before.filter(|row| row.expires_at > now);
+        let runs_since = before.map_or(now, |row| row.runs_since);
         let is_known = said.known == digest;
         let row = NodeRow {
             beat,
             beat_at: now,
+            runs_since,
             expires_at: now + lease,
             said,
         };
         self.nodes.insert(node.into(), row);
         BeatDone {
             beat,
+            runs_since: microseconds(runs_since),
             held,
             nodes,
             digest,
@@ -104,10 +109,15 @@ impl Database {
     }
 }
 
+fn microseconds(moment: Moment) -> i64 {
+    i64::try_from(moment.since_origin().as_micros()).unwrap_or(i64::MAX)
+}
+
 fn seen(name: &Arc<str>, row: &NodeRow, now: Moment) -> NodeSeen {
     NodeSeen {
         node: Arc::clone(name),
         beat: row.beat,
+        runs_since: microseconds(row.runs_since),
         silent_for: now.since(row.beat_at),
         expires_in: row.expires_at.since(now),
         expired_for: now.since(row.expires_at),

@@ -19,7 +19,7 @@ use crate::core::time::Moment;
 impl Supervisor {
     /// The pipelines of a database that are to run, wherever.
     fn wanted_of(&self, database: &Arc<str>) -> BTreeMap<PipelineName, Own> {
-        let may_send = self.shares.may_send(self.clock.now());
+        let now = self.clock.now();
         let own = self.pipelines.iter().filter_map(|(key, slot)| {
             let spec = slot.spec.as_ref()?;
             let is_of_it = key.database == *database && slot.is_wanted();
@@ -28,8 +28,11 @@ impl Supervisor {
             }
             let stream = slot.stream.as_ref();
             let stream = stream.and_then(|stream| self.streams.get(stream));
+            let is_able = stream.is_some_and(|stream| {
+                stream.ready().is_some() && self.shares.may_send_to(&stream.identity, now)
+            });
             let own = Own {
-                able: may_send && stream.is_some_and(|stream| stream.ready().is_some()),
+                able: is_able,
                 gives: matches!(slot.run, Run::Running { .. }) && slot.drain.is_none(),
             };
             Some((Arc::clone(&key.name), own))

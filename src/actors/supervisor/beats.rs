@@ -22,7 +22,7 @@ use crate::admin::metrics::LeaseEvent;
 use crate::admin::status::PipelineState;
 use crate::config::desired::PipelineKey;
 use crate::core::cluster::Cluster;
-use crate::core::nodes::{BeatDone, BeatRequest};
+use crate::core::nodes::{BeatDone, BeatRequest, Renewal};
 use crate::core::ports::{Epoch, PipelineName, StoreError};
 use crate::core::sabotage::{self, Bug};
 use crate::core::time::Moment;
@@ -200,8 +200,13 @@ impl Supervisor {
                 slot.beats.failed = None;
                 slot.beats.cluster.heard(&done, asked_at);
                 self.renewed(&database, held, &done, asked_at);
+                let had_lapsed = self.shares.has_lapsed();
                 self.heard_beat(&database, asked_at, &done, context);
                 let plan = self.act(&database, asked_at, context);
+                if had_lapsed && !self.shares.has_lapsed() {
+                    // What waited for a share in other databases.
+                    self.plan_anew(context);
+                }
                 self.show_nodes(&database, &done, plan);
             }
             Err(error) => {
@@ -223,7 +228,7 @@ impl Supervisor {
         asked_at: Moment,
     ) {
         let lease = self.settings.cluster.lease;
-        for ((name, asked_epoch), holds) in held.into_iter().zip(&done.held) {
+        for ((name, asked_epoch), renewal) in held.into_iter().zip(&done.held) {
             let key = PipelineKey {
                 database: Arc::clone(database),
                 name,
@@ -243,13 +248,19 @@ impl Supervisor {
             if *epoch != asked_epoch {
                 continue;
             }
-            if *holds {
-                self.metrics.lease_event(LeaseEvent::Renewed);
-                *lease_until = asked_at + lease;
-                continue;
+            match renewal {
+                Renewal::Renewed => {
+                    self.metrics.lease_event(LeaseEvent::Renewed);
+                    *lease_until = asked_at + lease;
+                }
+                Renewal::Locked => {
+                    tracing::debug!(pipeline = %key, "the lease's row is locked; it was not renewed");
+                }
+                Renewal::Lost => {
+                    tracing::warn!(pipeline = %key, "another node has taken the pipeline");
+                    reader.try_send(StopAs(Exit::LeaseLost)).ok();
+                }
             }
-            tracing::warn!(pipeline = %key, "another node has taken the pipeline");
-            reader.try_send(StopAs(Exit::LeaseLost)).ok();
         }
     }
 

@@ -21,12 +21,14 @@ use crate::core::dispatch::SharedBudget;
 use crate::core::nodes::{BeatDone, NodeSeen};
 use crate::core::ports::StoreError;
 use crate::core::shard_map::ShardId;
+use crate::core::shares::alone::{Alone, Neighbour};
 use crate::core::shares::book::ShareBook;
 use crate::core::shares::missing::Missing;
 use crate::core::shares::{ShardName, Written};
 use crate::core::time::Moment;
 
-/// In a node's notes to other databases: it hears the coordination database.
+/// In a node's notes to other databases: it hears the coordination database, or keeps
+/// something of what it was granted there.
 const COORDINATED: &str = "coordinated";
 
 /// What a write of shares may take; later its answer is not waited for.
@@ -43,9 +45,12 @@ pub(in crate::actors) struct NodeShares {
     /// Since the coordination database is away: the others in which this node's row has
     /// run all the time.
     lives_in: Option<BTreeSet<Arc<str>>>,
-    /// What each other database said of who else is there: until when that is to go
-    /// by, and whether this node is the eldest of all, none of which is coordinated.
-    eldest_in: BTreeMap<Arc<str>, (Moment, bool)>,
+    /// What each other database said of who else is there.
+    alone: Alone,
+    /// Since when this node's row has run in each other database.
+    row_since: BTreeMap<Arc<str>, i64>,
+    /// The streams of pipelines that run here and may send nothing: since when.
+    silent: BTreeMap<Arc<str>, Moment>,
     failed: bool,
 }
 
@@ -57,7 +62,9 @@ impl NodeShares {
             coordination: coordination.cloned(),
             held: BTreeMap::new(),
             lives_in: None,
-            eldest_in: BTreeMap::new(),
+            alone: Alone::default(),
+            row_since: BTreeMap::new(),
+            silent: BTreeMap::new(),
             failed: false,
         }
     }
@@ -74,22 +81,35 @@ impl NodeShares {
         if keeps || !self.book.has_lapsed() {
             return None;
         }
-        let fresh = self.eldest_in.values().filter(|(until, _)| now < *until);
-        let is_eldest = fresh.clone().all(|(_, is_eldest)| *is_eldest);
-        fresh.map(|(until, _)| *until).min().filter(|_| is_eldest)
+        self.alone.until(now)
     }
 
-    /// Whether it has, or gets, a share of anything: who has none takes no pipelines.
-    pub(super) fn may_send(&self, now: Moment) -> bool {
-        let keeps = || {
-            self.lives_in
-                .as_ref()
-                .is_some_and(|lives| !lives.is_empty())
-        };
+    /// Whether it has, or gets, a share of this stream's shards: who has none takes none
+    /// of the stream's pipelines. Who goes on without the coordination database has
+    /// only what it kept.
+    pub(in crate::actors) fn may_send_to(&self, stream: &str, now: Moment) -> bool {
         self.coordination.is_none()
-            || !self.book.has_lapsed()
-            || keeps()
+            || self.book.may_send_to(stream)
             || self.is_alone_until(now).is_some()
+    }
+
+    /// The node's row runs in another database since then. If it had expired, others
+    /// may have taken what the node kept.
+    fn row_runs_since(&mut self, database: &Arc<str>, since: i64) {
+        let before = self.row_since.insert(Arc::clone(database), since);
+        if before.is_none_or(|before| before == since) {
+            return;
+        }
+        match &mut self.lives_in {
+            Some(lives) => {
+                lives.remove(database);
+            }
+            None => self.book.keep_nothing(),
+        }
+    }
+
+    pub(super) const fn has_lapsed(&self) -> bool {
+        self.book.has_lapsed()
     }
 
     fn held_of(&self, shard: &ShardName, now: Moment) -> HeldShare {
@@ -140,6 +160,10 @@ impl Supervisor {
     /// The coordination database stays what it was, unless it is not configured any
     /// more: then what was granted there ends.
     fn follow_coordination(&mut self, now: Moment) {
+        let coordination = self.shares.coordination.clone();
+        let others = self.databases.keys();
+        let others = others.filter(|name| Some(*name) != coordination.as_ref());
+        self.shares.alone.databases(others);
         let is_there = |name: &Arc<str>| self.databases.contains_key(name);
         if self.shares.coordination.as_ref().is_none_or(is_there) {
             return;
@@ -156,7 +180,8 @@ impl Supervisor {
     pub(super) fn notes_for_beat(&mut self, database: &Arc<str>) -> (String, String) {
         let nothing = "{}".to_owned();
         if !self.is_coordination(database) {
-            let is_coordinated = !self.shares.book.has_lapsed();
+            let book = &self.shares.book;
+            let is_coordinated = !book.has_lapsed() || book.keeps_something();
             let note = serde_json::json!({COORDINATED: is_coordinated});
             return (nothing, note.to_string());
         }
@@ -182,16 +207,23 @@ impl Supervisor {
                 .collect();
             let missing = &mut self.shares.missing;
             missing.heard(database, asked_at, |node| living.contains(node));
-            let is_junior = |other: &&NodeSeen| {
-                let note = serde_json::from_str(&other.shares).unwrap_or(serde_json::Value::Null);
-                let age = (other.beat, &*other.node);
-                note[COORDINATED] == false && age < (done.beat, &*self.node)
-            };
-            let mut others = done.nodes.iter().filter(lives);
-            let is_eldest = done.beat >= 2 && others.all(|other| is_junior(&other));
             let until = asked_at + self.settings.cluster.lease.saturating_sub(self.margin());
-            let said = (until, is_eldest);
-            self.shares.eldest_in.insert(Arc::clone(database), said);
+            let others = done.nodes.iter().filter(lives).map(|other| {
+                let note = serde_json::from_str(&other.shares).unwrap_or(serde_json::Value::Null);
+                Neighbour {
+                    age: (other.runs_since, &*other.node),
+                    has_nothing: note[COORDINATED] == false,
+                }
+            });
+            self.shares.row_runs_since(database, done.runs_since);
+            let age = (done.runs_since, &*self.node);
+            let alone = &mut self.shares.alone;
+            // From the second beat on the others could see it.
+            if done.beat >= 2 {
+                alone.heard(database, until, age, others);
+            } else {
+                alone.heard_nothing(database);
+            }
             self.forget_gone(context);
             return;
         }
@@ -199,6 +231,7 @@ impl Supervisor {
         let until = asked_at + self.settings.cluster.lease.saturating_sub(self.margin());
         let others = done.nodes.iter().filter(lives);
         let others = others.map(|node| (&node.node, node.demand.as_str()));
+        self.shares.book.row_runs_since(done.runs_since);
         self.shares.book.heard(until, others, now);
         self.shares.lives_in = None;
         self.share_budgets(context);
@@ -291,6 +324,33 @@ impl Supervisor {
                 router.try_send(PurgeVoid).ok();
             }
         }
+    }
+
+    /// Pipelines that stand still here for want of a share are given back when that has
+    /// lasted a lease: another node may have one.
+    pub(super) fn give_back_silent(&mut self) {
+        if self.is_draining() {
+            return;
+        }
+        let (now, lease) = (self.clock.now(), self.settings.cluster.lease);
+        let until = now + self.settings.limits.drain_grace;
+        let mut silent = BTreeMap::new();
+        for (key, slot) in &mut self.pipelines {
+            let stream = slot.stream_in_use();
+            let Some(stream) = stream.and_then(|stream| self.streams.get(stream)) else {
+                continue;
+            };
+            if self.shares.may_send_to(&stream.identity, now) {
+                continue;
+            }
+            let since = self.shares.silent.get(&stream.identity).copied();
+            let since = since.unwrap_or(now);
+            silent.insert(Arc::clone(&stream.identity), since);
+            if now.since(since) >= lease && slot.drain.is_none() && slot.drain(until) {
+                tracing::warn!(pipeline = %key, "no share of the stream's shards is left here; the pipeline is given back");
+            }
+        }
+        self.shares.silent = silent;
     }
 
     fn show_coordination(&self, now: Moment) {

@@ -99,6 +99,7 @@ impl World {
         let nodes = others.map(|(_, node)| NodeSeen {
             node: Arc::clone(&node.name),
             beat: node.beat,
+            runs_since: 0,
             silent_for: Duration::ZERO,
             expires_in: LEASE,
             expired_for: Duration::ZERO,
@@ -123,6 +124,7 @@ impl World {
         self.counts.list_bytes += bytes.sum::<usize>() as u64;
         BeatDone {
             beat: self.nodes[place].beat,
+            runs_since: 0,
             held: Vec::new(),
             nodes: nodes.collect(),
             digest: self.version.to_string(),

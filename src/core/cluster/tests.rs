@@ -105,6 +105,7 @@ impl Model {
         let nodes = others.map(|(_, node)| NodeSeen {
             node: Arc::clone(&node.name),
             beat: node.beat,
+            runs_since: 0,
             silent_for: Duration::ZERO,
             expires_in: node.expires_at.since(self.now),
             expired_for: self.now.since(node.expires_at),
@@ -120,6 +121,7 @@ impl Model {
         });
         BeatDone {
             beat: self.nodes[place].beat,
+            runs_since: 0,
             held: Vec::new(),
             nodes: nodes.collect(),
             digest: String::new(),

@@ -7,7 +7,11 @@
 //!   so what it was about is written again;
 //! - a share holds until the node's row may expire ([`ShareBook::until`]); from then on
 //!   what it *keeps* holds, until the node has been heard of and has written anew;
-//! - a grant that was asked for before that moment and comes after it is void.
+//! - a grant that was asked for before that moment and comes after it is void;
+//! - the same holds when the row is found to have expired although this node's clock
+//!   says otherwise ([`ShareBook::row_runs_since`]).
+
+mod part;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,8 +23,8 @@ use super::super::sabotage::{self, Bug};
 use super::super::time::Moment;
 use super::demand::{Demand, Said, Wish};
 use super::meter::{Counted, Meter};
-use super::split::split;
 use super::{Granted, Parts, ShardName, Share, ShareWrite, WHOLE};
+use part::part_of;
 
 /// Who wants more than it was granted asks again after so long: the others give it up
 /// with one of their next beats.
@@ -76,6 +80,8 @@ pub struct ShareBook {
     others: BTreeMap<Arc<str>, Other>,
     said: Demand,
     until: Option<Moment>,
+    /// Since when the node's row has run, as the database said last.
+    row_since: Option<i64>,
     lapses: u64,
     has_lapsed: bool,
     /// It writes for other databases than the one of the nodes' rows.
@@ -138,6 +144,7 @@ impl ShareBook {
             others: BTreeMap::new(),
             said: Demand::default(),
             until: None,
+            row_since: None,
             lapses: 0,
             has_lapsed: true,
             keeps: false,
@@ -295,6 +302,22 @@ impl ShareBook {
         if self.has_lapsed || !has_run_out || sabotage::is(Bug::ShareOutlivesItsNode) {
             return;
         }
+        self.lapse();
+    }
+
+    /// Since when the node's row has run without having expired, as a beat says, and
+    /// the one before it did. If not since the same moment, then what was granted has
+    /// ended in between, whatever this node's clock says: the process may have slept
+    /// with its clock, or the database's clock has jumped. To be called before
+    /// [`Self::heard`].
+    pub fn row_runs_since(&mut self, since: i64) {
+        let before = self.row_since.replace(since);
+        if before.is_some_and(|before| before != since) && !self.has_lapsed {
+            self.lapse();
+        }
+    }
+
+    fn lapse(&mut self) {
         self.has_lapsed = true;
         self.lapses += 1;
         for entry in self.entries.values_mut() {
@@ -307,6 +330,7 @@ impl ShareBook {
     pub fn keep_nothing(&mut self) {
         for entry in self.entries.values_mut() {
             entry.kept = Share::NOTHING;
+            entry.written = None;
             if self.has_lapsed {
                 entry.uses = Share::NOTHING;
             }
@@ -318,6 +342,14 @@ impl ShareBook {
     pub fn keeps_something(&self) -> bool {
         let mut entries = self.entries.values();
         entries.any(|entry| entry.kept != Share::NOTHING)
+    }
+
+    /// Whether it may send something to a stream now, or will as soon as it is granted.
+    #[must_use]
+    pub fn may_send_to(&self, stream: &str) -> bool {
+        let mut entries = self.entries.iter();
+        !self.has_lapsed
+            || entries.any(|(name, entry)| *name.stream == *stream && entry.uses != Share::NOTHING)
     }
 
     /// Whether the node was not heard of for so long that only what it keeps is left.
@@ -447,52 +479,6 @@ impl ShareBook {
             !entry.is_left || entry.written != Some((Share::NOTHING, Share::NOTHING))
         });
     }
-}
-
-/// The part of one shard that falls to `node`, and among how many it is divided.
-fn part_of(
-    node: &Arc<str>,
-    own: Said,
-    shard: &ShardName,
-    others: &BTreeMap<Arc<str>, Other>,
-) -> (Parts, Share) {
-    let mut said: Vec<Said> = Vec::new();
-    let mut place = None;
-    for (name, other) in others {
-        if place.is_none() && name > node {
-            place = Some(said.len());
-            said.push(own);
-        }
-        match other.demand.said(shard) {
-            Said::Nothing => {}
-            one @ (Said::EqualPart | Said::Wish(_)) => said.push(one),
-        }
-    }
-    let place = place.unwrap_or_else(|| {
-        said.push(own);
-        said.len() - 1
-    });
-    let nodes = Parts::try_from(said.len()).unwrap_or(Parts::MAX);
-    let equal = Share {
-        records: WHOLE / nodes,
-        bytes: WHOLE / nodes,
-    };
-    let wishes: Vec<Share> = said
-        .into_iter()
-        .map(|said| match said {
-            Said::Wish(wish) => wish.share(),
-            Said::EqualPart | Said::Nothing => equal,
-        })
-        .collect();
-    let part = |of: fn(&Share) -> Parts| {
-        let wishes: Vec<Parts> = wishes.iter().map(of).collect();
-        split(&wishes).get(place).copied().unwrap_or(0)
-    };
-    let share = Share {
-        records: part(|share| share.records),
-        bytes: part(|share| share.bytes),
-    };
-    (nodes, share)
 }
 
 #[cfg(test)]

@@ -308,6 +308,51 @@ fn the_share_of_a_dead_node_is_used_when_its_row_has_expired() {
 }
 
 #[test]
+fn who_kept_nothing_may_not_send() {
+    let mut cluster = Cluster::new();
+    for _ in 0..2 {
+        cluster.join(Wish::ALL);
+    }
+    let book = &cluster.processes[1].book;
+    assert!(!book.may_send_to("s"), "it has not been heard of");
+    let written = BTreeSet::from(["s".into()]);
+    cluster.processes[0].book.writes_to(&written, true);
+    cluster.processes[1].book.writes_to(&written, false);
+    cluster.pass(5, &mut quick);
+    for process in &mut cluster.processes {
+        assert!(process.book.may_send_to("another"));
+        process.cut_until = cluster.now + Duration::from_secs(30);
+    }
+    cluster.pass(10, &mut quick);
+    let may = |place: usize, stream| cluster.processes[place].book.may_send_to(stream);
+    assert!(may(0, "s") && !may(0, "another"));
+    assert!(!may(1, "s") && !may(1, "another"));
+}
+
+#[test]
+fn a_row_that_had_expired_brings_no_share_back() {
+    let mut cluster = Cluster::new();
+    cluster.join(Wish::ALL);
+    cluster.join(Wish::ALL);
+    let until = cluster.now + Duration::from_secs(30);
+    for process in &mut cluster.processes {
+        process.book.row_runs_since(1);
+    }
+    cluster.pass(5, &mut quick);
+    let (now, book) = (cluster.now, &mut cluster.processes[1].book);
+    book.row_runs_since(1);
+    book.heard(until, [], now);
+    assert_eq!(book.held(&shard()).share.records, 0.5);
+    // It slept with its clock: to itself not a moment has passed.
+    book.row_runs_since(2);
+    book.heard(until, [], now);
+    assert_eq!(book.held(&shard()).share, Ratios::NONE);
+    let (_, writes) = book.next_write(now).expect("what it wants again");
+    assert_eq!(writes[0].uses, Share::NOTHING);
+    assert_ne!(writes[0].wants, Share::NOTHING);
+}
+
+#[test]
 fn a_node_that_writes_elsewhere_keeps_an_equal_part() {
     let mut cluster = Cluster::new();
     for _ in 0..2 {
