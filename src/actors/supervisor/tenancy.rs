@@ -4,7 +4,8 @@
 //! by demand, a node uses the part of it that its pipelines are of all pipelines of the
 //! tenant, by weight; and all of it while none of them is found to run elsewhere. Every
 //! pipeline runs on one node at a time, so the parts of all nodes are at most 1, but for
-//! the second or two in which a pipeline that moves is counted on both sides.
+//! the second or two in which a pipeline that moves is counted on both sides; and but for
+//! pipelines of databases this node has never read.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use super::Supervisor;
 use crate::actors::pipeline_slot::Run;
 use crate::admin::status::{LimitedSeconds, PipelineState, TenantStatus};
 use crate::config::desired::{PipelineKey, Wanted};
+use crate::core::cluster::Claimable;
 use crate::core::permit_shares::TenantPart;
 use crate::core::tenant::Limit;
 use crate::core::time::Moment;
@@ -162,6 +164,19 @@ impl Supervisor {
         }
     }
 
+    /// Beats tell who has a lease, of every pipeline: also of those that this node could
+    /// not run, and so does not stand by for.
+    fn note_owners(&self, now: Moment) {
+        let mut elsewhere = self.tenant_looks.elsewhere.borrow_mut();
+        for key in self.desired.pipelines.keys() {
+            let database = self.databases.get(&key.database);
+            let owner = database.map(|slot| slot.beats.cluster.claimable(&key.name, now));
+            if owner.is_some_and(is_of_another) && !elsewhere.contains(key) {
+                elsewhere.insert(key.clone());
+            }
+        }
+    }
+
     pub(super) fn look_at_tenants_when_due(&mut self) {
         if self.clock.now().since(self.tenant_looks.looked_at) >= LOOK_EVERY {
             self.look_at_tenants();
@@ -172,7 +187,9 @@ impl Supervisor {
     pub(super) fn look_at_tenants(&mut self) {
         let now = self.clock.now();
         let passed = now.since(self.tenant_looks.looked_at);
-        let is_out = |key: &PipelineKey| self.pipelines.contains_key(key) && !self.runs_here(key);
+        self.note_owners(now);
+        let is_out =
+            |key: &PipelineKey| self.desired.pipelines.contains_key(key) && !self.runs_here(key);
         let elsewhere = &self.tenant_looks.elsewhere;
         elsewhere.borrow_mut().retain(is_out);
         let counts = self.count_tenants();
@@ -229,6 +246,14 @@ impl Count {
     }
 }
 
+/// Whether another node is known to have the lease.
+fn is_of_another(lease: Claimable<'_>) -> bool {
+    match lease {
+        Claimable::No(owner) => owner.is_some(),
+        Claimable::Yes | Claimable::Unknown => false,
+    }
+}
+
 /// What kept rows waiting the longest between two looks, if it was worth naming.
 fn most_of(
     before: [Duration; Limit::ALL.len()],
@@ -270,6 +295,15 @@ mod tests {
         };
         assert!((alone.fraction() - 1.0).abs() < 1e-9, "nobody else uses it");
         assert!((Count::default().fraction() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn who_has_a_lease_is_known_without_standing_by() {
+        assert!(is_of_another(Claimable::No(Some("b"))));
+        // Free, or nothing was heard: the whole rate may be this node's to use.
+        assert!(!is_of_another(Claimable::No(None)));
+        assert!(!is_of_another(Claimable::Unknown));
+        assert!(!is_of_another(Claimable::Yes), "its own");
     }
 
     #[test]
