@@ -16,6 +16,10 @@ use super::time::Moment;
 /// be missing from the rate.
 pub const LEAST_DEPTH: Duration = Duration::from_millis(100);
 
+/// The longest that a bucket says to wait, in seconds (12 days): a part of a very low
+/// rate has its next row later than a time can say.
+const LONGEST_WAIT: f64 = 1e6;
+
 /// The limits of a pipeline or a tenant; `None` is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct RateLimits {
@@ -80,7 +84,13 @@ impl Bucket {
     }
 
     fn has_one_in(&self) -> Duration {
-        Duration::from_secs_f64(((1.0 - self.tokens) / self.per_second).max(0.0))
+        let seconds = (1.0 - self.tokens) / self.per_second;
+        // Also no number is a long time.
+        if seconds < LONGEST_WAIT {
+            Duration::from_secs_f64(seconds.max(0.0))
+        } else {
+            Duration::from_secs_f64(LONGEST_WAIT)
+        }
     }
 }
 
@@ -330,6 +340,22 @@ mod tests {
         assert_eq!(limiter.rows(10, at(100)), 0);
         assert_eq!(limiter.next_at(at(100)), at(500));
         assert_eq!(limiter.rows(10, at(500)), 1);
+    }
+
+    #[test]
+    fn however_low_a_rate_is_there_is_a_next_moment() {
+        for rate in [1e-300, 1e-20, 0.0] {
+            let limits = RateLimits {
+                rows_per_second: Some(rate),
+                burst_rows: Some(1),
+                bytes_per_second: None,
+            };
+            let mut limiter = RateLimiter::new(limits, at(0));
+            limiter.charge(1, 10);
+            assert_eq!(limiter.rows(10, at(1000)), 0);
+            let next = limiter.next_at(at(1000));
+            assert!(next > at(1000 + 86_400_000), "{next:?}");
+        }
     }
 
     #[test]
