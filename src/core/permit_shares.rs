@@ -9,7 +9,9 @@
 //!
 //! Rules:
 //! - A tenant that has a most of its own takes no more than that; each of its
-//!   pipelines may exceed it by one row that is larger than what is left.
+//!   pipelines may exceed it by one row that is larger than what is left. Half of it is
+//!   divided evenly among its pipelines, as their own parts of it: one that is stuck
+//!   leaves the others of the tenant theirs.
 //! - A pipeline gets its own part, however many others are stuck with all they
 //!   could take.
 //! - The total is never exceeded by what is granted here.
@@ -61,12 +63,48 @@ struct Tenant {
     used: usize,
     /// The own part of each of its seats.
     own_part: usize,
+    /// The same of what the tenant may take at most, if it may not take all.
+    own_of_most: usize,
+    /// Of what the tenant may take at most: what is used or kept for a pipeline.
+    spoken_for: usize,
+    /// What its incarnations that have ended still have.
+    ended: usize,
+    /// Those that take part, and those that have ended and are not forgotten.
+    parties: usize,
+    /// It is to have a part.
+    is_expected: bool,
 }
 
 impl Tenant {
     const fn seats(&self) -> usize {
         let (seated, expected) = (self.seated, self.part.pipelines);
         if seated > expected { seated } else { expected }
+    }
+
+    const fn claim_of(&self, party: Party) -> usize {
+        if party.has_left || party.used > self.own_of_most {
+            party.used
+        } else {
+            self.own_of_most
+        }
+    }
+
+    const fn is_unused(&self) -> bool {
+        self.parties == 0 && !self.is_expected
+    }
+
+    const fn unexpected(name: Arc<str>) -> Self {
+        Self {
+            part: TenantPart::unexpected(name),
+            seated: 0,
+            used: 0,
+            own_part: 0,
+            own_of_most: 0,
+            spoken_for: 0,
+            ended: 0,
+            parties: 0,
+            is_expected: false,
+        }
     }
 }
 
@@ -78,7 +116,7 @@ pub struct PermitShares {
     most_total: usize,
     parties: HashMap<PartyId, Party>,
     last: u64,
-    /// Each tenant there has been, in its place.
+    /// Each tenant in its place. Places of those that are gone are taken by others.
     tenants: Vec<Tenant>,
     used: usize,
     /// What is used or kept for somebody.
@@ -120,11 +158,13 @@ impl PermitShares {
         for tenant in &mut self.tenants {
             let name = Arc::clone(&tenant.part.name);
             tenant.part = TenantPart::unexpected(name);
+            tenant.is_expected = false;
         }
         for part in parts {
             let place = self.place_of(&part.name);
             if let Some(tenant) = self.tenants.get_mut(place) {
                 tenant.part = part.clone();
+                tenant.is_expected = true;
             }
         }
         self.divide();
@@ -203,10 +243,14 @@ impl PermitShares {
         let Some(tenant) = party.and_then(|party| self.tenants.get(party.tenant)) else {
             return 0;
         };
-        tenant
-            .part
-            .most
-            .map_or(usize::MAX, |most| most.saturating_sub(tenant.used))
+        let (Some(party), Some(most)) = (party, tenant.part.most) else {
+            return usize::MAX;
+        };
+        let of_others = tenant.spoken_for - tenant.claim_of(*party);
+        let with_common = most.saturating_sub(of_others + party.used);
+        // More may be spoken for than there is, after overdrafts and new seats.
+        let own = tenant.own_of_most.saturating_sub(party.used);
+        with_common.max(own.min(most.saturating_sub(tenant.ended)))
     }
 
     /// What somebody may take now if it were for the pool alone.
@@ -269,12 +313,12 @@ impl PermitShares {
         if let Some(place) = known.into_iter().position(|one| one.part.name == *name) {
             return place;
         }
-        self.tenants.push(Tenant {
-            part: TenantPart::unexpected(Arc::clone(name)),
-            seated: 0,
-            used: 0,
-            own_part: 0,
-        });
+        let new = Tenant::unexpected(Arc::clone(name));
+        if let Some(place) = self.tenants.iter().position(Tenant::is_unused) {
+            self.tenants[place] = new;
+            return place;
+        }
+        self.tenants.push(new);
         self.tenants.len() - 1
     }
 
@@ -289,6 +333,11 @@ impl PermitShares {
         self.used = self.used - party.used + changed.used;
         if let Some(tenant) = self.tenants.get_mut(party.tenant) {
             tenant.used = tenant.used - party.used + changed.used;
+            let claims = (tenant.claim_of(party), tenant.claim_of(changed));
+            tenant.spoken_for = tenant.spoken_for - claims.0 + claims.1;
+            if party.has_left {
+                tenant.ended = tenant.ended - party.used + changed.used;
+            }
         }
         self.spoken_for = self.spoken_for - self.claim_of(party) + self.claim_of(changed);
         self.parties.insert(id, changed);
@@ -306,11 +355,14 @@ impl PermitShares {
     fn divide(&mut self) {
         for tenant in &mut self.tenants {
             (tenant.seated, tenant.used) = (0, 0);
+            (tenant.parties, tenant.ended) = (0, 0);
         }
         for party in self.parties.values() {
             if let Some(tenant) = self.tenants.get_mut(party.tenant) {
                 tenant.seated += usize::from(!party.has_left);
                 tenant.used += party.used;
+                tenant.parties += 1;
+                tenant.ended += if party.has_left { party.used } else { 0 };
             }
         }
         let weight = |tenant: &Tenant| match tenant.seats() {
@@ -322,6 +374,14 @@ impl PermitShares {
         for tenant in &mut self.tenants {
             let of_tenant = half * weight(tenant) / all.max(1);
             tenant.own_part = of_tenant / (tenant.seats() + 1);
+            let most = tenant.part.most.unwrap_or_default();
+            tenant.own_of_most = most / 2 / tenant.seats().max(1);
+            tenant.spoken_for = tenant.own_of_most * (tenant.seats() - tenant.seated);
+        }
+        for party in self.parties.values() {
+            if let Some(tenant) = self.tenants.get_mut(party.tenant) {
+                tenant.spoken_for += tenant.claim_of(*party);
+            }
         }
         self.used = self.parties.values().map(|party| party.used).sum();
         let claims: usize = self.parties.values().map(|one| self.claim_of(*one)).sum();

@@ -139,20 +139,69 @@ fn a_tenant_takes_no_more_than_its_most() {
         shares.join(&"limited".into()),
     );
     let other = shares.join(&"other".into());
-    shares.take(one, 450);
-    assert_eq!((shares.free(one), shares.free(two)), (50, 50));
+    // A quarter of it is the other one's.
+    assert_eq!(shares.free(one), 375);
+    shares.take(one, 370);
+    assert_eq!((shares.free(one), shares.free(two)), (5, 130));
     assert!(shares.free_of_pool(two) > 500);
-    shares.take(two, 90);
+    shares.take(two, 130);
     assert_eq!((shares.free(one), shares.free_of_tenant(two)), (0, 0));
-    assert_eq!(shares.used_by("limited"), 540);
+    assert_eq!(shares.used_by("limited"), 500);
     assert!(shares.free(other) > 4_000);
     // What an ended incarnation has left counts for its tenant.
+    shares.take(one, 130);
     shares.leave(one);
     let again = shares.join(&"limited".into());
     assert_eq!(shares.free(again), 0);
-    shares.give_back(one, 450);
+    shares.give_back(one, 500);
     shares.remove(one);
-    assert_eq!(shares.free(again), 410);
+    assert_eq!(shares.free(again), 370);
+}
+
+#[test]
+fn one_that_is_stuck_leaves_the_others_of_its_tenant_their_parts() {
+    let mut shares = PermitShares::new(80_000);
+    let limited = TenantPart {
+        most: Some(900),
+        ..tenant("limited", 1, 3)
+    };
+    shares.expect(&[limited]);
+    let stuck = shares.join(&"limited".into());
+    assert_eq!(fill(&mut shares, stuck), 600, "two seats are kept");
+    // It may exceed that by a row; so may another one.
+    shares.take(stuck, 200);
+    let second = shares.join(&"limited".into());
+    assert_eq!(fill(&mut shares, second), 150);
+    shares.take(second, 200);
+    let third = shares.join(&"limited".into());
+    assert_eq!(shares.free(third), 150);
+    // Alone it may take all of it.
+    let mut shares = PermitShares::new(80_000);
+    let limited = TenantPart {
+        most: Some(900),
+        ..tenant("limited", 1, 1)
+    };
+    shares.expect(&[limited]);
+    let alone = shares.join(&"limited".into());
+    assert_eq!(fill(&mut shares, alone), 900);
+}
+
+#[test]
+fn tenants_that_are_gone_leave_nothing_behind() {
+    let mut shares = PermitShares::new(8_000);
+    for round in 0..100 {
+        let name: Arc<str> = format!("tenant {round}").into();
+        shares.expect(&[tenant(&name, 1, 1)]);
+        let id = shares.join(&name);
+        shares.take(id, 70);
+        shares.leave(id);
+        // Rows of it are on their way when the next one comes.
+        shares.expect(&[]);
+        assert_eq!(shares.used_by(&name), 70);
+        shares.give_back(id, 70);
+        shares.remove(id);
+    }
+    assert!(shares.tenants.len() <= 2, "{}", shares.tenants.len());
 }
 
 #[test]
