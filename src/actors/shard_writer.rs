@@ -29,7 +29,7 @@ use super::stream_router::{StreamKey, StreamRouter};
 use super::violations;
 use crate::admin::metrics::{CallOutcome, Metrics, ShardMetrics};
 use crate::admin::status::{StatusBoard, WaitStatus};
-use crate::core::dispatch::{Answer, Dispatch, Next, SharedBudget};
+use crate::core::dispatch::{Answer, Delay, Dispatch, Next, SharedBudget};
 use crate::core::hot_keys::{HotKeys, WATCHED};
 use crate::core::ports::{CallFailure, RecordOutcome, StreamService};
 use crate::core::routing::HandoverId;
@@ -75,6 +75,8 @@ pub struct ShardWriter {
     called_at: Moment,
     tags: BTreeMap<FlowId, Arc<FlowTag>>,
     timer: Option<(Moment, SpawnHandle)>,
+    /// What it decided to wait for last.
+    delay: Option<Delay>,
     last_sequence: String,
     trouble: Option<String>,
     /// Its queue is to go back to the router when the call in flight has ended.
@@ -103,6 +105,7 @@ impl ShardWriter {
             dispatch,
             tags: BTreeMap::new(),
             timer: None,
+            delay: None,
             last_sequence: String::new(),
             trouble: None,
             giving_back: None,
@@ -122,9 +125,13 @@ impl ShardWriter {
         if self.orders.hold {
             return;
         }
+        self.delay = None;
         match self.dispatch.next(self.parts.clock.now()) {
             Next::Call => self.send(context),
-            Next::Wait(until) => self.wake_at(until, context),
+            Next::Wait(until, delay) => {
+                self.delay = Some(delay);
+                self.wake_at(until, context);
+            }
             Next::Nothing => {}
         }
         self.note_limits();

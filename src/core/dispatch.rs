@@ -64,10 +64,19 @@ pub type SharedBudget = Arc<Mutex<ShardBudget>>;
 pub enum Next {
     /// Send the rows of [`Dispatch::in_flight`] in one call.
     Call,
-    /// Nothing may go before this moment.
-    Wait(Moment),
+    /// Nothing goes before this moment.
+    Wait(Moment, Delay),
     /// Nothing waits, or a call is in flight.
     Nothing,
+}
+
+/// Why nothing goes although rows could.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delay {
+    /// The shard takes no more now, or a call has failed.
+    Shard,
+    /// The rows are late anyway, and wait for others to share a call with.
+    Company,
 }
 
 /// The state of one writer.
@@ -189,15 +198,17 @@ impl<T: Sendable> Dispatch<T> {
             return Next::Nothing;
         }
         if now < self.not_before {
-            return Next::Wait(self.not_before);
+            return Next::Wait(self.not_before, Delay::Shard);
         }
         let waiting = self.queue.waiting();
         if waiting.all.records == 0 {
             return Next::Nothing;
         }
         let (rows, bytes) = (self.queue.len(), self.queue.bytes());
-        if let Some(until) = self.company.until(rows, bytes, now) {
-            return Next::Wait(until);
+        let until = self.company.until(rows, bytes, now);
+        // What a call failed of has waited enough.
+        if let Some(until) = until.filter(|_| !self.queue.has_failed_rows()) {
+            return Next::Wait(until, Delay::Company);
         }
         // Locked until the call is paid for: others may spend of it as well.
         let budget = Arc::clone(&self.budget);
@@ -206,7 +217,7 @@ impl<T: Sendable> Dispatch<T> {
         // those it was granted under.
         let limits = budget.window(now);
         let most = match budget.grant(waiting, now) {
-            Grant::At(moment) => return Next::Wait(moment),
+            Grant::At(moment) => return Next::Wait(moment, Delay::Shard),
             Grant::Now(most) => most,
         };
         let rules = CallRules {

@@ -224,6 +224,12 @@ impl<T: Sendable> SendQueue<T> {
         self.rows == 0
     }
 
+    /// Whether rows wait that a call has failed of.
+    #[must_use]
+    pub fn has_failed_rows(&self) -> bool {
+        !self.retry.is_empty()
+    }
+
     /// The flows that have rows waiting or in flight.
     pub fn flows(&self) -> impl Iterator<Item = FlowId> + '_ {
         self.flows.keys().copied()

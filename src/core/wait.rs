@@ -30,6 +30,8 @@ pub enum Wait {
     Kinesis,
     /// For the shard's budget, or the pause after a call that was refused.
     Budget,
+    /// For more rows to share a call with: those that are there are late anyway.
+    Company,
     /// For permits, or the pipeline's rate limit.
     Permits,
     /// For the outcomes of rows that lie in a writer's queue.
@@ -50,11 +52,12 @@ pub enum Wait {
 
 impl Wait {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Work,
         Self::Database,
         Self::Kinesis,
         Self::Budget,
+        Self::Company,
         Self::Permits,
         Self::Outcomes,
         Self::News,
@@ -73,6 +76,7 @@ impl Wait {
             Self::Database => "database",
             Self::Kinesis => "kinesis",
             Self::Budget => "budget",
+            Self::Company => "company",
             Self::Permits => "permits",
             Self::Outcomes => "outcomes",
             Self::News => "news",

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::ShardWriter;
 use crate::actors::tenants::Tenant;
+use crate::core::dispatch::Delay;
 use crate::core::tenant::Limit;
 use crate::core::time::Moment;
 
@@ -46,7 +47,8 @@ impl ShardWriter {
         for (tenant, by) in self.limits.seen.drain(..) {
             tenant.limited(by, passed);
         }
-        if is_empty {
+        // What waits for company waits because it is late, not for the shard.
+        if is_empty || self.delay == Some(Delay::Company) {
             return;
         }
         let mut seen: BTreeMap<Arc<str>, (Arc<Tenant>, Limit)> = BTreeMap::new();

@@ -7,6 +7,7 @@ use actix::{AsyncContext, Context};
 
 use super::ShardWriter;
 use crate::admin::status::{ShardStatus, WaitStatus};
+use crate::core::dispatch::Delay;
 use crate::core::time::Moment;
 use crate::core::wait::{Doing, Wait, judge_timer};
 
@@ -34,7 +35,13 @@ impl ShardWriter {
             return Doing::Waits(Wait::Work);
         }
         match &self.timer {
-            Some((due, _)) => judge_timer(Wait::Budget, *due, now),
+            Some((due, _)) => {
+                let wait = match self.delay {
+                    Some(Delay::Company) => Wait::Company,
+                    Some(Delay::Shard) | None => Wait::Budget,
+                };
+                judge_timer(wait, *due, now)
+            }
             None => Doing::Stalled("rows wait and nothing is under way"),
         }
     }

@@ -113,7 +113,7 @@ fn an_unknown_outcome_sends_the_same_records_first_after_a_pause() {
     };
     let answer = writer.answered(Err(failure), at(20), 1.0);
     assert_eq!(answer.unknown, 2);
-    assert_eq!(writer.next(at(21)), Next::Wait(at(70)));
+    assert_eq!(writer.next(at(21)), Next::Wait(at(70), Delay::Shard));
     assert_eq!(writer.next(at(70)), Next::Call);
     assert_eq!(keys(&writer), [0, 1]);
 }
@@ -284,7 +284,7 @@ fn a_service_that_refuses_everything_costs_few_records() {
     while now < 3_600_000 && writer.queued() > 0 {
         match writer.next(at(now)) {
             Next::Call => {}
-            Next::Wait(until) => {
+            Next::Wait(until, _) => {
                 now = u64::try_from(until.since(Moment::ORIGIN).as_millis()).unwrap() + 1;
                 continue;
             }
@@ -324,7 +324,7 @@ fn good_records_are_found_among_many_bad_ones() {
         assert!(now < 6 * 3_600_000, "{accepted} stored, {refused} given up");
         match writer.next(at(now)) {
             Next::Call => {}
-            Next::Wait(until) => {
+            Next::Wait(until, _) => {
                 now = u64::try_from(until.since(Moment::ORIGIN).as_millis()).unwrap() + 1;
                 continue;
             }
@@ -346,4 +346,50 @@ fn good_records_are_found_among_many_bad_ones() {
     }
     assert_eq!(accepted, 100, "all good records are stored");
     assert_eq!(writer.queued() + refused + accepted, 400, "none is lost");
+}
+
+/// Of another pipeline, whose rows are late, while rows that are not late are in flight.
+#[test]
+fn a_row_that_failed_does_not_wait_for_company() {
+    let mut writer = writer(0);
+    let flow = |id| Flow {
+        id,
+        tenant: "t".into(),
+        shares: Arc::new(Shares::new(1, 1, 500)),
+        packing: None,
+    };
+    writer.may_wait(Duration::ZERO);
+    writer.push(&flow(1), Row(0, 100));
+    writer.push(&flow(1), Row(1, 100));
+    assert_eq!(writer.next(at(10_000)), Next::Call);
+    writer.may_wait(Duration::from_millis(200));
+    writer.push(&flow(2), Row(7, 100));
+    let failed = RecordOutcome::Failed {
+        code: "InternalFailure".to_owned(),
+        message: String::new(),
+    };
+    writer.answered(Ok(vec![stored(), failed]), at(10_010), 0.5);
+    assert_eq!(writer.next(at(10_011)), Next::Call);
+    assert!(keys(&writer).contains(&1));
+}
+
+#[test]
+fn waiting_for_company_is_told_from_waiting_for_the_shard() {
+    let mut writer = writer(1);
+    writer.may_wait(Duration::from_millis(200));
+    assert_eq!(writer.next(at(10_000)), Next::Call);
+    writer.answered(Ok(vec![stored()]), at(10_005), 0.5);
+    assert_eq!(writer.next(at(10_006)), Next::Call, "left behind by a call");
+    writer.answered(Ok(vec![stored()]), at(10_010), 0.5);
+    let flow = Flow {
+        id: 2,
+        tenant: "t".into(),
+        shares: Arc::new(Shares::new(1, 1, 500)),
+        packing: None,
+    };
+    writer.may_wait(Duration::from_millis(200));
+    writer.push(&flow, Row(7, 100));
+    let next = writer.next(at(10_011));
+    assert_eq!(next, Next::Wait(at(10_206), Delay::Company));
+    assert_eq!(writer.next(at(10_206)), Next::Call);
 }

@@ -98,7 +98,7 @@ fn share(loads: &[Load], seconds: u64, seed: u64) -> Vec<Outcome> {
         }
         match writer.next(now) {
             Next::Call => answers_at = Some(millis + random.u64(10..=20)),
-            Next::Wait(_) | Next::Nothing => {}
+            Next::Wait(..) | Next::Nothing => {}
         }
         assert_eq!(writer.take_violations().len(), 0);
     }

@@ -81,7 +81,7 @@ fn drive(
     loop {
         match writer.next(at(now)) {
             Next::Call => calls += 1,
-            Next::Wait(until) => {
+            Next::Wait(until, _) => {
                 now = u64::try_from(until.since(Moment::ORIGIN).as_millis()).unwrap() + 1;
                 continue;
             }
