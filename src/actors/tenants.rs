@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::admin::metrics::{Metrics, TenantMetrics};
 use crate::core::rate_limit::RateLimits;
+use crate::core::send_queue::FlowId;
 use crate::core::tenant::{Limit, TenantLimits};
 use crate::core::tenant_quota::{SeatId, TenantQuota};
 use crate::core::time::Moment;
@@ -22,6 +23,18 @@ pub struct Tenants {
     metrics: Metrics,
 }
 
+/// Where rows of a tenant are kept waiting.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeptAt {
+    /// At the reader of a pipeline.
+    Reader(FlowId),
+    /// At the writer of a shard of a stream.
+    Shard(Arc<str>, Arc<str>),
+}
+
+/// For how long, by [`Limit::place`].
+pub type LimitedFor = [Duration; Limit::ALL.len()];
+
 /// One tenant.
 #[derive(Debug)]
 pub struct Tenant {
@@ -30,6 +43,9 @@ pub struct Tenant {
     quota: Mutex<TenantQuota>,
     /// Microseconds, by [`Limit::place`].
     limited: [AtomicU64; Limit::ALL.len()],
+    /// Where, since it was asked last: many wait at the same time, and their times
+    /// together are no part of any clock's.
+    lately: Mutex<BTreeMap<KeptAt, LimitedFor>>,
     metrics: TenantMetrics,
 }
 
@@ -53,6 +69,7 @@ impl Tenants {
                 weight: AtomicU32::new(1),
                 quota: Mutex::new(TenantQuota::new(RateLimits::default(), now)),
                 limited: Default::default(),
+                lately: Mutex::default(),
                 metrics: self.metrics.tenant(name),
             })
         });
@@ -102,16 +119,34 @@ impl Tenant {
         self.weight.load(Ordering::Relaxed)
     }
 
-    /// For so long has something kept rows of it waiting.
-    pub fn limited(&self, by: Limit, time: Duration) {
+    /// For so long has something kept rows of it waiting there.
+    pub fn limited(&self, by: Limit, time: Duration, at: KeptAt) {
+        let mut lately = self.lately();
+        let there = lately.entry(at).or_default();
+        there[by.place()] = there[by.place()].saturating_add(time);
+        drop(lately);
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.limited[by.place()].fetch_add(micros, Ordering::Relaxed);
         self.metrics.limited(by, time);
     }
 
-    /// For how long what has kept rows of it waiting, by [`Limit::place`].
+    /// For how long what has kept rows of it waiting since this was asked last, where
+    /// it did so longest.
     #[must_use]
-    pub fn limited_for(&self) -> [Duration; Limit::ALL.len()] {
+    pub fn take_longest(&self) -> LimitedFor {
+        let lately = std::mem::take(&mut *self.lately());
+        let mut longest = LimitedFor::default();
+        for there in lately.values() {
+            for (longest, there) in longest.iter_mut().zip(there) {
+                *longest = (*longest).max(*there);
+            }
+        }
+        longest
+    }
+
+    /// For how long what has kept rows of it waiting, everywhere together.
+    #[must_use]
+    pub fn limited_for(&self) -> LimitedFor {
         Limit::ALL.map(|by| {
             let micros = self.limited[by.place()].load(Ordering::Relaxed);
             Duration::from_micros(micros)
@@ -127,6 +162,11 @@ impl Tenant {
     /// Brings its gauges up to date.
     pub fn show(&self, in_flight_bytes: usize) {
         self.metrics.shows(in_flight_bytes, self.fraction());
+    }
+
+    // A panic while it was locked leaves plain numbers.
+    fn lately(&self) -> MutexGuard<'_, BTreeMap<KeptAt, LimitedFor>> {
+        self.lately.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // A panic while it was locked leaves plain numbers.
@@ -199,5 +239,29 @@ impl QuotaSeat {
 impl Drop for QuotaSeat {
     fn drop(&mut self) {
         self.tenant.quota().leave(self.seat);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows that wait 1 % of the time on each of 64 shards are not kept waiting.
+    #[test]
+    fn what_waits_at_many_shards_is_not_added_up() {
+        let tenants =
+            Tenants::new(Metrics::new(prometheus::Registry::new()).expect("no names twice"));
+        let tenant = tenants.get(&"acme".into(), Moment::ORIGIN);
+        let ms = Duration::from_millis;
+        for shard in 0..64 {
+            let at = KeptAt::Shard("s".into(), shard.to_string().into());
+            tenant.limited(Limit::Shard, ms(6), at.clone());
+            tenant.limited(Limit::Shard, ms(4), at);
+        }
+        tenant.limited(Limit::Quota, ms(300), KeptAt::Reader(1));
+        let longest = tenant.take_longest();
+        assert_eq!(longest, [ms(300), ms(10), ms(0), ms(0)]);
+        assert_eq!(tenant.limited_for()[Limit::Shard.place()], ms(640));
+        assert_eq!(tenant.take_longest(), LimitedFor::default());
     }
 }

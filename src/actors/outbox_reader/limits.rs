@@ -2,6 +2,7 @@
 
 use super::{OutboxReader, PERMIT_RETRY};
 use crate::actors::reservation::Reservation;
+use crate::actors::tenants::KeptAt;
 use crate::core::intake::Room;
 use crate::core::tenant::Limit;
 use crate::core::time::Moment;
@@ -56,7 +57,8 @@ impl OutboxReader {
     /// its tenant's to know.
     pub(super) fn note_limit(&mut self, limit: Option<Limit>, now: Moment) {
         if let Some((by, since)) = self.limited.take() {
-            self.tag.tenant.limited(by, now.since(since));
+            let at = KeptAt::Reader(self.tag.flow.id);
+            self.tag.tenant.limited(by, now.since(since), at);
         }
         self.limited = limit.map(|by| (by, now));
     }

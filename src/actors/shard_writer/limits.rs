@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ShardWriter;
-use crate::actors::tenants::Tenant;
+use crate::actors::tenants::{KeptAt, Tenant};
 use crate::core::dispatch::Delay;
 use crate::core::tenant::Limit;
 use crate::core::time::Moment;
@@ -45,7 +45,9 @@ impl ShardWriter {
         }
         self.limits.looked_at = now;
         for (tenant, by) in self.limits.seen.drain(..) {
-            tenant.limited(by, passed);
+            let (stream, shard) = (self.parts.stream.label(), &self.parts.shard.0);
+            let at = KeptAt::Shard(Arc::clone(stream), Arc::clone(shard));
+            tenant.limited(by, passed, at);
         }
         // What waits for company waits because it is late, not for the shard.
         if is_empty || self.delay == Some(Delay::Company) {

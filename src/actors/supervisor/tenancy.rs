@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::Supervisor;
 use crate::actors::pipeline_slot::Run;
+use crate::actors::tenants::LimitedFor;
 use crate::admin::status::{LimitedSeconds, PipelineState, TenantStatus};
 use crate::config::desired::{PipelineKey, Wanted};
 use crate::core::cluster::Claimable;
@@ -30,7 +31,6 @@ const WORTH_NAMING: f64 = 0.1;
 /// What was seen of the tenants at the last look.
 pub(super) struct TenantLooks {
     looked_at: Moment,
-    limited: BTreeMap<Arc<str>, [Duration; Limit::ALL.len()]>,
     limited_by: BTreeMap<Arc<str>, Option<Limit>>,
     /// Pipelines that another node was found to run, and that this one has not run
     /// since.
@@ -51,7 +51,6 @@ impl TenantLooks {
     pub(super) const fn new(now: Moment) -> Self {
         Self {
             looked_at: now,
-            limited: BTreeMap::new(),
             limited_by: BTreeMap::new(),
             elsewhere: RefCell::new(BTreeSet::new()),
         }
@@ -204,8 +203,7 @@ impl Supervisor {
             let in_flight = self.shared.used_by(name);
             tenant.show(in_flight);
             if is_due {
-                let before = self.tenant_looks.limited.insert(Arc::clone(name), limited);
-                let by = before.and_then(|before| most_of(before, limited, passed));
+                let by = most_of(tenant.take_longest(), passed);
                 self.tenant_looks.limited_by.insert(Arc::clone(name), by);
             }
             let settings = self.desired.tenants.of(name);
@@ -229,7 +227,6 @@ impl Supervisor {
         if is_due {
             self.tenant_looks.looked_at = now;
             let looks = &mut self.tenant_looks;
-            looks.limited.retain(|name, _| counts.contains_key(name));
             looks.limited_by.retain(|name, _| counts.contains_key(name));
         }
         self.board.set_tenants(shown);
@@ -254,18 +251,14 @@ fn is_of_another(lease: Claimable<'_>) -> bool {
     }
 }
 
-/// What kept rows waiting the longest between two looks, if it was worth naming.
-fn most_of(
-    before: [Duration; Limit::ALL.len()],
-    after: [Duration; Limit::ALL.len()],
-    passed: Duration,
-) -> Option<Limit> {
-    let time = |by: &Limit| after[by.place()].saturating_sub(before[by.place()]);
+/// What kept rows waiting the longest since the last look, if it was worth naming.
+fn most_of(limited: LimitedFor, passed: Duration) -> Option<Limit> {
+    let time = |by: &Limit| limited[by.place()];
     let most = Limit::ALL.into_iter().max_by_key(time)?;
     (time(&most) >= passed.mul_f64(WORTH_NAMING) && time(&most) > Duration::ZERO).then_some(most)
 }
 
-fn seconds(limited: [Duration; Limit::ALL.len()]) -> LimitedSeconds {
+fn seconds(limited: LimitedFor) -> LimitedSeconds {
     let of = |by: Limit| limited[by.place()].as_secs_f64();
     LimitedSeconds {
         quota: of(Limit::Quota),
@@ -310,12 +303,11 @@ mod tests {
     fn what_kept_rows_waiting_longest_is_named() {
         let second = Duration::from_secs(1);
         let millis = |each: [u64; 4]| each.map(Duration::from_millis);
-        let before = millis([5_000, 0, 0, 100]);
-        let by = |after| most_of(before, millis(after), second);
-        assert_eq!(by([5_000, 0, 0, 100]), None);
-        assert_eq!(by([5_050, 0, 0, 100]), None, "not worth it");
-        assert_eq!(by([5_400, 300, 0, 100]), Some(Limit::Quota));
-        assert_eq!(by([5_400, 300, 0, 900]), Some(Limit::Memory));
-        assert_eq!(by([5_000, 0, 200, 100]), Some(Limit::KeyOrder));
+        let by = |limited| most_of(millis(limited), second);
+        assert_eq!(by([0, 0, 0, 0]), None);
+        assert_eq!(by([50, 0, 0, 0]), None, "not worth it");
+        assert_eq!(by([400, 300, 0, 0]), Some(Limit::Quota));
+        assert_eq!(by([400, 300, 0, 800]), Some(Limit::Memory));
+        assert_eq!(by([0, 0, 200, 0]), Some(Limit::KeyOrder));
     }
 }
