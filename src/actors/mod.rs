@@ -14,6 +14,7 @@ pub mod messages;
 pub mod outbox_reader;
 pub mod permits;
 mod pipeline_lease;
+pub mod pipeline_rate;
 mod pipeline_refusal;
 mod pipeline_slot;
 pub mod probe;

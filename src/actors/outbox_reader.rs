@@ -33,6 +33,7 @@ use super::child::{Exit, ExitNote};
 use super::fault;
 use super::messages::{FlowBecameVoid, RejectedRow, Retune, ShardsChanged};
 use super::permits::{AlonePass, FlowTag, Patience, Pool, RejectedKeys};
+use super::pipeline_rate::PipelineRate;
 use super::probe::Probe;
 use super::pulse::Pulse;
 use super::stream_router::StreamRouter;
@@ -46,7 +47,6 @@ use crate::core::backoff::Backoff;
 use crate::core::intake::{Intake, IntakeLimits, Room, Wish};
 use crate::core::ports::StoreError;
 use crate::core::position::WindowNumber;
-use crate::core::rate_limit::RateLimiter;
 use crate::core::render::Renderer;
 use crate::core::resend::{LetterResend, Resend};
 use crate::core::send_queue::{Flow, Shares};
@@ -88,7 +88,7 @@ pub struct OutboxReader {
     note: ExitNote,
     work: Work,
     intake: Intake,
-    limiter: RateLimiter,
+    limiter: PipelineRate,
     quota: QuotaSeat,
     /// What keeps it from reading rows that are there, and since when.
     limited: Option<(Limit, Moment)>,
@@ -220,7 +220,7 @@ impl OutboxReader {
             last_number: parts.position.last_number,
             intake: Intake::new(parts.position, &keyed_by, &ranges, limits, now)
                 .with_policy(spec.on_poison),
-            limiter: RateLimiter::new(rate_limits(spec), now),
+            limiter: parts.rate,
             quota: QuotaSeat::take(&parts.tenant, spec.weight),
             limited: None,
             tag,

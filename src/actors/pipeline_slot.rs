@@ -7,9 +7,10 @@ use actix::{Addr, AsyncContext, Context};
 
 use super::child::{self, ChildId, Exit, legal};
 use super::messages::LookForResends;
-use super::outbox_reader::{OutboxReader, ReaderParts};
+use super::outbox_reader::{OutboxReader, ReaderParts, rate_limits};
 use super::permits::Void;
 use super::pipeline_lease::STANDBY_PAUSE;
+use super::pipeline_rate::PipelineRate;
 use super::pulse::Pulse;
 use super::reader_drain::ReaderDrain;
 use super::stream_router::StreamKey;
@@ -21,7 +22,7 @@ use crate::config::plan::Step;
 use crate::core::backoff::Backoff;
 use crate::core::memory_plan::MemoryPlan;
 use crate::core::ports::{Epoch, Outbox};
-use crate::core::position::Position;
+use crate::core::position::{Position, WindowNumber};
 use crate::core::supervision::{Life, PAUSES};
 use crate::core::time::Moment;
 
@@ -49,6 +50,8 @@ pub(super) struct PipelineSlot {
     pub(super) given_to: Option<Arc<str>>,
     /// The node that it was shown to stand by for.
     pub(super) behind: Option<String>,
+    /// The bucket of its own rate, as its last reader had it.
+    pub(super) rate: Option<PipelineRate>,
 }
 
 /// The states of a pipeline, as the supervisor leads it.
@@ -91,6 +94,7 @@ impl PipelineSlot {
             drain: None,
             given_to: None,
             behind: None,
+            rate: None,
         }
     }
 
@@ -310,6 +314,10 @@ impl Supervisor {
         let lease = self.settings.cluster.lease;
         let lease_until = database.beats.may_send_until(asked_at, lease);
         let limits = &self.settings.limits;
+        let has_begun = position.last_number > WindowNumber::default();
+        let rate = rate_limits(&spec);
+        let rate = PipelineRate::begin(slot.rate.as_ref(), epoch, has_begun, rate, now);
+        slot.rate = Some(rate.clone());
         let plan = MemoryPlan::under(limits.memory.as_usize());
         let parts = ReaderParts {
             key: key.clone(),
@@ -318,6 +326,7 @@ impl Supervisor {
             spec,
             outbox,
             epoch,
+            rate,
             position,
             map: stream.map,
             max_record_bytes: stream.max_record_bytes,

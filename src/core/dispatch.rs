@@ -13,6 +13,7 @@
 //! which is right wherever it goes.
 
 mod answer;
+mod next;
 mod search;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,7 @@ use super::tenant::Limit;
 use super::time::Moment;
 
 pub use answer::{Answer, Rejected, Stored};
+pub use next::{Delay, Next};
 
 /// The most a PutRecords call takes: 500 records and 10 MiB with partition keys
 /// (`docs.aws.amazon.com/kinesis/latest/APIReference/API_PutRecords.html`).
@@ -58,26 +60,6 @@ pub const MOST_UNWITNESSED: usize = 10;
 
 /// The budget of a shard, shared by all that write to it.
 pub type SharedBudget = Arc<Mutex<ShardBudget>>;
-
-/// What a writer does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// Send the rows of [`Dispatch::in_flight`] in one call.
-    Call,
-    /// Nothing goes before this moment.
-    Wait(Moment, Delay),
-    /// Nothing waits, or a call is in flight.
-    Nothing,
-}
-
-/// Why nothing goes although rows could.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delay {
-    /// The shard takes no more now, or a call has failed.
-    Shard,
-    /// The rows are late anyway, and wait for others to share a call with.
-    Company,
-}
 
 /// The state of one writer.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 
 use crate::actors::clock::Clock;
 use crate::actors::permits::{SharedPool, Void};
+use crate::actors::pipeline_rate::PipelineRate;
 use crate::actors::probe::Probe;
 use crate::actors::pulse::Pulse;
 use crate::actors::stream_router::StreamRouter;
@@ -33,6 +34,8 @@ pub struct ReaderParts {
     pub outbox: Outbox,
     /// The epoch it is owned under.
     pub epoch: Epoch,
+    /// What its own rate lets it hand over.
+    pub rate: PipelineRate,
     /// Where to go on.
     pub position: Position,
     /// The shards of its stream.
