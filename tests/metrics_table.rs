@@ -26,7 +26,7 @@ const OPEN_LABELS: [&str; 8] = [
 /// Events of every kind, so that each family and each value shows itself.
 fn one_of_everything(metrics: &Metrics) {
     // These make the series of all their values themselves.
-    metrics.pipeline("p", "t", "s").rows_read(1, 1);
+    metrics.pipeline(["d", "p", "t", "s"]).rows_read(1, 1);
     metrics.shard("s", "shardId-0").offered(1, 1);
     drop(metrics.stream("s"));
     metrics.tenant("t").shows(1, 1.0);

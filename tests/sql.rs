@@ -58,6 +58,45 @@ async fn two_may_migrate_at_once() {
     assert_eq!(before, [None, Some(schema::latest_version())]);
 }
 
+/// A migration that needs a table for itself does not keep publishers waiting behind a
+/// transaction that is open.
+#[tokio::test]
+async fn publishers_do_not_wait_behind_a_migration_that_waits() {
+    let pool = database::migrated().await;
+    run(&pool, "SELECT tide.outbox_create('events')").await;
+    // As it was before the last migration that changes the table.
+    for statement in [
+        "DELETE FROM tide.migration WHERE version >= 16",
+        "DROP VIEW tide.outbox_drawn",
+        "ALTER TABLE tide.outbox_message ADD CONSTRAINT outbox_message_headers_object \
+         CHECK (jsonb_typeof(headers) = 'object')",
+    ] {
+        run(&pool, statement).await;
+    }
+    let publish = "SELECT tide.outbox_publish('events', '{}')";
+    let mut open = pool.begin().await.unwrap();
+    sqlx::query(publish).execute(&mut *open).await.unwrap();
+    let migration = {
+        let pool = pool.clone();
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || runtime.block_on(schema::migrate(&pool)))
+    };
+    let waiting = "SELECT count(*) FROM pg_locks AS l WHERE NOT l.granted \
+        AND l.relation = 'tide.outbox_message'::regclass \
+        AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())";
+    while value::<i64>(&pool, waiting).await == 0 {
+        assert!(!migration.is_finished(), "it was to wait for the table");
+        tokio::task::yield_now().await;
+    }
+    // It may wait for the migration, which gives up; not for the open transaction.
+    run(&pool, publish).await;
+    assert!(!migration.is_finished(), "the transaction is open still");
+    open.rollback().await.unwrap();
+    let migrated = migration.await.unwrap().expect("migrated");
+    assert_eq!(migrated.from, Some(15));
+    schema::check(&pool).await.expect("usable");
+}
+
 #[tokio::test]
 async fn an_older_schema_is_named_and_a_newer_one_not_migrated() {
     let pool = database::migrated().await;

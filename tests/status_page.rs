@@ -42,3 +42,5 @@ mod scenes;
 mod screenshots;
 #[path = "status_page/stale.rs"]
 mod stale;
+#[path = "status_page/told_apart.rs"]
+mod told_apart;

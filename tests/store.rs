@@ -11,6 +11,8 @@
 mod database;
 #[path = "common/outbox.rs"]
 mod outbox;
+#[path = "store/quiet.rs"]
+mod quiet;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -129,8 +129,11 @@ pub struct RejectedRow {
     /// The row. While the reader keeps its permit, the other rows of the flow go
     /// on.
     pub row: RoutedRow,
-    /// Why, with the service's code.
+    /// Why, with the service's code and message, which may quote the partition key: for
+    /// the row's dead letter alone.
     pub reason: String,
+    /// Why, as the log and the status may show it.
+    pub shown: String,
 }
 
 // === Reader ===

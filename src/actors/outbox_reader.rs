@@ -40,7 +40,7 @@ use super::stream_router::StreamRouter;
 use super::stream_watch::StreamWatch;
 use super::tenants::QuotaSeat;
 use super::violations;
-use crate::admin::metrics::{Metrics, PipelineMetrics};
+use crate::admin::metrics::{Metrics, PipelineMetrics, labels_of};
 use crate::admin::status::{PipelineState, StatusBoard};
 use crate::config::desired::PipelineKey;
 use crate::core::backoff::Backoff;
@@ -122,6 +122,8 @@ pub struct OutboxReader {
     /// The row that is about to be handed goes alone.
     pass: Option<AlonePass>,
     watching: bool,
+    /// When the probe said last that there is nothing new.
+    nothing_new_at: Option<Moment>,
     /// Held by whoever is to tell of news.
     watch_pledge: Weak<()>,
     draining: bool,
@@ -154,9 +156,7 @@ impl OutboxReader {
     pub fn new(parts: ReaderParts, note: ExitNote, context: &mut Context<Self>) -> Self {
         let now = parts.clock.now();
         let spec = &parts.spec;
-        let metrics = parts
-            .metrics
-            .pipeline(&spec.name, &spec.tenant, spec.stream.name());
+        let metrics = parts.metrics.pipeline(labels_of(spec));
         let flow = Flow {
             id: parts.flow,
             tenant: Arc::clone(&spec.tenant),
@@ -244,6 +244,7 @@ impl OutboxReader {
             reading_room: ReadingRoom::default(),
             pass: None,
             watching: false,
+            nothing_new_at: None,
             watch_pledge: Weak::new(),
             draining: false,
             giving_up: false,

@@ -15,6 +15,7 @@ use super::pulse::Pulse;
 use super::reader_drain::ReaderDrain;
 use super::stream_router::StreamKey;
 use super::supervisor::Supervisor;
+use crate::admin::metrics::labels_of;
 use crate::admin::status::{PipelineState, PipelineStatus};
 use crate::config::desired::{Named, PipelineKey};
 use crate::config::pipeline::PipelineSpec;
@@ -199,32 +200,28 @@ impl Supervisor {
         let stream = StreamKey::new(&spec.stream);
         self.want_stream(&stream, spec.shard_budget, context);
         self.rebudget(&stream, spec.shard_budget);
-        let status = PipelineStatus::starting(
+        let mut status = PipelineStatus::starting(
             Arc::clone(&key.name),
             Arc::clone(&key.database),
             Arc::clone(&spec.outbox),
-            Arc::clone(stream.label()),
+            Arc::clone(stream.name()),
             Arc::clone(&spec.tenant),
         );
+        status.stream_key = Arc::clone(stream.label());
         let Some(slot) = self.pipelines.get_mut(key) else {
             return;
-        };
-        let labels = |spec: &PipelineSpec| {
-            let stream = spec.stream.name().to_owned();
-            (Arc::clone(&spec.tenant), stream)
         };
         let old = slot.spec.replace(Arc::clone(&spec));
         // Under the same labels it goes on counting: what it delivered before the
         // change is not forgotten.
-        if let Some(old) = old.filter(|old| labels(old) != labels(&spec)) {
-            self.metrics
-                .remove_pipeline(&old.name, &old.tenant, old.stream.name());
+        if let Some(old) = old.filter(|old| labels_of(old) != labels_of(&spec)) {
+            self.metrics.remove_pipeline(labels_of(&old));
         }
         slot.stream = Some(stream);
         slot.invalid = None;
         self.board.set_pipeline(status);
         self.metrics
-            .pipeline(&spec.name, &spec.tenant, spec.stream.name())
+            .pipeline(labels_of(&spec))
             .state(&PipelineState::Starting);
     }
 
@@ -248,8 +245,7 @@ impl Supervisor {
         self.board.remove_pipeline(&key.database, &key.name);
         let slot = self.pipelines.remove(key);
         if let Some(spec) = slot.and_then(|slot| slot.spec) {
-            self.metrics
-                .remove_pipeline(&spec.name, &spec.tenant, spec.stream.name());
+            self.metrics.remove_pipeline(labels_of(&spec));
         }
         self.retire_unused_streams();
     }
@@ -257,8 +253,7 @@ impl Supervisor {
     pub(super) fn show(&self, key: &PipelineKey, slot: &PipelineSlot, state: PipelineState) {
         self.note_whereabouts(key, &state);
         if let Some(spec) = &slot.spec {
-            let labels = [&*spec.name, &*spec.tenant, spec.stream.name()];
-            self.metrics.pipeline_state(labels, &state);
+            self.metrics.pipeline_state(labels_of(spec), &state);
         }
         self.board
             .update_pipeline(&key.database, &key.name, |entry| {

@@ -22,7 +22,9 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
-use super::messages::{Batch, Orders, Outcomes, PurgeVoid, RoutedRow, StopNow, UnexpectedShard};
+use super::messages::{
+    Batch, Orders, Outcomes, PurgeVoid, Purpose, RoutedRow, StopNow, UnexpectedShard,
+};
 use super::permits::FlowTag;
 use super::pulse::Pulse;
 use super::stream_router::{StreamKey, StreamRouter};
@@ -196,7 +198,7 @@ impl ShardWriter {
 
     fn call_done(&mut self, done: CallDone, context: &mut Context<Self>) {
         fault::point("shard_writer.CallDone");
-        fault::strike("shard_writer", self.parts.stream.label());
+        fault::strike("shard_writer", self.parts.stream.name());
         let Made { weights, answer } = done.made;
         self.dispatch.weighed(&weights);
         let in_flight = self.dispatch.in_flight();
@@ -224,7 +226,7 @@ impl ShardWriter {
         let now = match answer {
             Ok(_) => None,
             Err(CallFailure::Throttled { .. }) => return,
-            Err(failure) => Some(failure.to_string()),
+            Err(failure) => Some(failure.shown()),
         };
         let (stream, shard) = (&self.parts.stream, &self.parts.shard);
         match (&self.trouble, &now) {
@@ -335,7 +337,13 @@ impl Handler<Batch> for ShardWriter {
             };
             tell(&batch.tag, outcomes);
         }
-        self.dispatch.may_wait(batch.tag.patience.get());
+        let is_live = rows.iter().all(|row| row.purpose == Purpose::Live);
+        let patience = if is_live {
+            batch.tag.patience.get()
+        } else {
+            Duration::ZERO
+        };
+        self.dispatch.may_wait(patience);
         for row in rows {
             self.dispatch.push(&batch.tag.flow, row);
         }

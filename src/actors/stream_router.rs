@@ -240,7 +240,7 @@ impl Handler<Batch> for StreamRouter {
 
     fn handle(&mut self, batch: Batch, _: &mut Self::Context) {
         fault::point("stream_router.Batch");
-        fault::strike("stream_router", self.parts.stream.label());
+        fault::strike("stream_router", self.parts.stream.name());
         if !batch.tag.is_void() {
             self.with_routing(|routing| routing.route(&batch.tag, batch.rows));
         }

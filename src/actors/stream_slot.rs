@@ -95,7 +95,7 @@ impl Supervisor {
         if self.streams.contains_key(stream) {
             return;
         }
-        let metrics = self.metrics.stream(stream.label());
+        let metrics = self.metrics.stream(stream.name());
         let watch = StreamWatch::new(stream.clone(), metrics, Arc::clone(&self.board), self.clock);
         let watch = Arc::new(watch);
         let service = self.source.stream(stream.target());
@@ -141,25 +141,27 @@ impl Supervisor {
             {
                 self.source.forget_client(stream.target());
             }
-            let label = stream.label();
-            self.forget_shards(label, slot.writers.keys());
-            if !self.streams.keys().any(|other| other.label() == label) {
-                self.board.remove_stream(label);
-                self.metrics.remove_stream(label);
+            self.forget_shards(stream.name(), slot.writers.keys());
+            let rest = || self.streams.keys();
+            if !rest().any(|other| other.label() == stream.label()) {
+                self.board.remove_stream(stream.label());
+            }
+            if !rest().any(|other| other.name() == stream.name()) {
+                self.metrics.remove_stream(stream.name());
             }
         }
     }
 
     /// Ends the series of shards that have no writer any more. The stream may be
     /// written to under other credentials as well.
-    fn forget_shards<'a>(&self, label: &str, shards: impl IntoIterator<Item = &'a ShardId>) {
+    fn forget_shards<'a>(&self, name: &str, shards: impl IntoIterator<Item = &'a ShardId>) {
         for shard in shards {
             let is_shown = self
                 .streams
                 .iter()
-                .any(|(other, slot)| &**other.label() == label && slot.writers.contains_key(shard));
+                .any(|(other, slot)| &**other.name() == name && slot.writers.contains_key(shard));
             if !is_shown {
-                self.metrics.remove_shard(label, &shard.0);
+                self.metrics.remove_shard(name, &shard.0);
             }
         }
     }
@@ -212,7 +214,7 @@ impl Supervisor {
         slot.stop_all();
         let writers = std::mem::take(&mut slot.writers);
         let pause = slot.router.ended(exit, now);
-        self.forget_shards(stream.label(), writers.keys());
+        self.forget_shards(stream.name(), writers.keys());
         self.note_restart(&ChildId::Router(stream.clone()), exit, pause);
         let lost = stream.clone();
         let stream = stream.clone();
@@ -353,7 +355,7 @@ impl Supervisor {
             .ready
             .as_ref()
             .is_some_and(|(map, _)| map.find(shard).is_some());
-        self.forget_shards(stream.label(), [shard]);
+        self.forget_shards(stream.name(), [shard]);
         if is_wanted {
             self.start_writer(stream, shard, context);
         }
@@ -382,7 +384,7 @@ impl Supervisor {
             service: Arc::clone(&slot.service),
             budget,
             router: router.clone(),
-            metrics: self.metrics.shard(stream.label(), &shard.0),
+            metrics: self.metrics.shard(stream.name(), &shard.0),
             all_metrics: self.metrics.clone(),
             board: Arc::clone(&self.board),
             clock: self.clock,

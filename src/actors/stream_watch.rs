@@ -130,7 +130,7 @@ impl StreamWatch {
         };
         // Other clients of the stream show theirs in the same place.
         self.board.update_stream(stream.label(), |entry| {
-            entry.name = Arc::clone(stream.label());
+            entry.name = Arc::clone(stream.name());
             for over in before.iter().map(status) {
                 let place = entry.troubles.iter().position(|shown| *shown == over);
                 place.map(|place| entry.troubles.remove(place));
@@ -205,12 +205,13 @@ mod tests {
     use crate::config::pipeline::{StreamRef, StreamTarget};
     use prometheus::Registry;
 
-    fn watch(region: &str, metrics: &Metrics, board: &Arc<StatusBoard>) -> StreamWatch {
+    /// The watch of stream `s` through one client.
+    fn watch(region: &str, role: &str, metrics: &Metrics, board: &Arc<StatusBoard>) -> StreamWatch {
         let client = ClientSpec {
             region: Some(region.to_owned()),
             endpoint_url: None,
             credentials: CredentialSource::DefaultChain,
-            role_arn: None,
+            role_arn: Some(format!("arn:aws:iam::123456789012:role/{role}")),
             external_id: None,
         };
         let stream = StreamRef::Name("s".to_owned());
@@ -223,8 +224,8 @@ mod tests {
         let metrics = Metrics::new(Registry::new()).expect("fresh names");
         let board = Arc::new(StatusBoard::new("node".into()));
         let (one, other) = (
-            watch("us-east-1", &metrics, &board),
-            watch("eu-west-1", &metrics, &board),
+            watch("us-east-1", "one", &metrics, &board),
+            watch("us-east-1", "other", &metrics, &board),
         );
         let shown = || -> Vec<&'static str> {
             let streams = board.status().streams;
@@ -248,5 +249,35 @@ mod tests {
         assert_eq!(shown(), ["stream_missing"]);
         other.forget();
         assert_eq!(shown(), [""; 0]);
+        assert_eq!(board.status().streams.len(), 1, "it is one stream");
+    }
+
+    #[tokio::test]
+    async fn streams_of_one_name_in_two_regions_are_two() {
+        let metrics = Metrics::new(Registry::new()).expect("fresh names");
+        let board = Arc::new(StatusBoard::new("node".into()));
+        let (here, there) = (
+            watch("eu-west-1", "r", &metrics, &board),
+            watch("us-east-1", "r", &metrics, &board),
+        );
+        let denied = CallFailure::Operator {
+            code: "AccessDeniedException".to_owned(),
+            message: "no".to_owned(),
+        };
+        there.note(Action::PutRecords, Ended::Badly(&denied), there.clock.now());
+        here.note(Action::PutRecords, Ended::Badly(&denied), here.clock.now());
+        here.note(Action::PutRecords, Ended::Well, here.clock.now());
+        let streams = board.status().streams;
+        let shown: Vec<_> = streams
+            .iter()
+            .map(|stream| (&*stream.name, &*stream.key, stream.troubles.len()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("s", "eu-west-1/123456789012/s", 0),
+                ("s", "us-east-1/123456789012/s", 1)
+            ]
+        );
     }
 }

@@ -32,7 +32,7 @@ use crate::admin::status::PipelineState;
 use crate::core::invariants::Invariant;
 pub use cluster::{Handover, Nodes};
 pub use memory::{MemoryMetrics, show_process};
-pub use pipeline::{PipelineMetrics, ResentSource, RetryReason};
+pub use pipeline::{PipelineMetrics, ResentSource, RetryReason, labels_of};
 pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
 pub use stream::StreamMetrics;
@@ -168,24 +168,19 @@ impl Metrics {
         })
     }
 
-    /// The handle of a pipeline. Asking again gives the same series.
+    /// The handle of a pipeline, by its [labels](labels_of). Asking again gives the
+    /// same series.
     #[must_use]
-    pub fn pipeline(&self, pipeline: &str, tenant: &str, stream: &str) -> PipelineMetrics {
+    pub fn pipeline(&self, labels: [&str; 4]) -> PipelineMetrics {
         let families = &self.families;
-        families
-            .pipeline
-            .handle([pipeline, tenant, stream], &families.tenant)
+        families.pipeline.handle(labels, &families.tenant)
     }
 
     /// A pipeline's state, while no reader of this node says it. On a node that does
     /// not own the pipeline its backlog has no series: a sum over nodes counts no row
     /// twice, and what was seen before the lease went does not stand there for ever.
-    pub fn pipeline_state(&self, labels: [&str; 3], state: &PipelineState) {
-        let families = &self.families;
-        families
-            .pipeline
-            .handle(labels, &families.tenant)
-            .state(state);
+    pub fn pipeline_state(&self, labels: [&str; 4], state: &PipelineState) {
+        self.pipeline(labels).state(state);
         match state {
             PipelineState::Standby { .. }
             | PipelineState::Stopped
@@ -200,8 +195,8 @@ impl Metrics {
     }
 
     /// Ends a pipeline's series. What its handles still add is seen by nobody.
-    pub fn remove_pipeline(&self, pipeline: &str, tenant: &str, stream: &str) {
-        self.families.pipeline.remove([pipeline, tenant, stream]);
+    pub fn remove_pipeline(&self, labels: [&str; 4]) {
+        self.families.pipeline.remove(labels);
     }
 
     /// The handle of a shard. Asking again gives the same series.

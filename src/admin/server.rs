@@ -269,7 +269,7 @@ mod tests {
 
     fn server(board: &Arc<StatusBoard>) -> AdminServer {
         let metrics = Metrics::new(prometheus::Registry::new()).expect("fresh names");
-        metrics.pipeline("p", "t", "s").delivered(3, 300);
+        metrics.pipeline(["d", "p", "t", "s"]).delivered(3, 300);
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         start(any_port, metrics, board.clone()).expect("started")
     }

@@ -34,6 +34,7 @@ pub(super) fn shown(status: &Status, keys: usize) -> Value {
         let shards = stream.shards.iter().map(|shard| shard_json(shard, keys));
         json!({
             "name": stream.name,
+            "key": stream.key,
             "status": stream.status,
             "problem": stream.problem,
             "shards": shards.collect::<Vec<Value>>(),

@@ -48,6 +48,8 @@ pub use tenant::{LimitedSeconds, TenantStatus};
 pub struct StreamStatus {
     /// Its name.
     pub name: Arc<str>,
+    /// Its region, account and name, as far as they are configured.
+    pub key: Arc<str>,
     /// Its status as the service names it; empty while it is not known.
     pub status: String,
     /// What keeps it from being written to, if anything does.
@@ -317,9 +319,12 @@ impl StatusBoard {
     }
 
     /// Changes a stream on the board, which is put there if it is not. `key`
-    /// tells apart streams of one name in several accounts.
+    /// tells apart streams of one name in several regions or accounts.
     pub fn update_stream(&self, key: &Arc<str>, change: impl FnOnce(&mut StreamStatus)) {
-        change(self.write().streams.entry(key.clone()).or_default());
+        let mut entries = self.write();
+        let entry = entries.streams.entry(key.clone()).or_default();
+        entry.key.clone_from(key);
+        change(entry);
     }
 
     /// Changes a stream that is on the board; one that was taken off stays off.

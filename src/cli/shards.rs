@@ -18,7 +18,8 @@ const BAR: usize = 10;
 /// What is to be shown.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Only this stream
+    /// Only the streams of this name, or the one with this key: REGION/ACCOUNT/NAME as
+    /// far as its definition says them
     #[arg(long, value_name = "NAME")]
     stream: Option<String>,
     /// The hottest keys of each shard, so many (1 to 20). Partition keys may be secrets
@@ -51,16 +52,26 @@ pub(super) fn run(
     })
 }
 
-/// Leaves the one stream in the answer.
+/// The name of a stream; where `all` has another of that name, its key, which says region
+/// and account too.
+pub(super) fn title<'a>(stream: &'a Value, all: &[Value]) -> &'a str {
+    let of_that_name = all.iter().filter(|other| other["name"] == stream["name"]);
+    let field = if of_that_name.count() > 1 {
+        "key"
+    } else {
+        "name"
+    };
+    stream[field].as_str().unwrap_or_default()
+}
+
+/// Leaves the wanted streams in the answer.
 fn keep(answer: &mut Value, wanted: &str) -> Result<(), Failure> {
     let Some(streams) = answer["streams"].as_array_mut() else {
         return Ok(());
     };
-    let names: Vec<String> = streams
-        .iter()
-        .filter_map(|stream| stream["name"].as_str().map(str::to_owned))
-        .collect();
-    streams.retain(|stream| stream["name"] == wanted);
+    let titles = streams.iter().map(|stream| title(stream, streams));
+    let names: Vec<String> = titles.map(str::to_owned).collect();
+    streams.retain(|stream| stream["name"] == wanted || stream["key"] == wanted);
     if streams.is_empty() {
         return Err(Failure::Failed(format!(
             "the relay writes to no stream {wanted:?}; it writes to: {}",
@@ -82,8 +93,9 @@ fn text(answer: &Value) -> String {
         ("", Side::Left),
     ];
     let mut text = Vec::new();
-    for stream in answer["streams"].as_array().into_iter().flatten() {
-        let name = stream["name"].as_str().unwrap_or_default();
+    let streams = answer["streams"].as_array().map_or(&[][..], Vec::as_slice);
+    for stream in streams {
+        let name = title(stream, streams);
         let status = stream["status"].as_str().unwrap_or_default();
         let shards = stream["shards"].as_array().map_or(&[][..], Vec::as_slice);
         if !text.is_empty() {
@@ -195,6 +207,35 @@ stream s: ACTIVE, 1 open shard(s)
       \"a\\u{1b}\": 40 % to 42 % of what it took in the last minutes
       \"b\": 10 % of what it took in the last minutes";
         assert_eq!(text(&answer), expected);
+    }
+
+    #[test]
+    fn streams_of_one_name_are_told_apart_and_chosen() {
+        let stream = |key: &str| json!({"name": "s", "key": key, "status": "ACTIVE"});
+        let answer = json!({"streams": [stream("eu-west-1/s"), stream("us-east-1/s")]});
+        let heads = |answer: &Value| {
+            let text = text(answer);
+            let heads = text.lines().filter(|line| line.starts_with("stream "));
+            heads.map(str::to_owned).collect::<Vec<String>>()
+        };
+        assert_eq!(
+            heads(&answer),
+            [
+                "stream eu-west-1/s: ACTIVE, 0 open shard(s)",
+                "stream us-east-1/s: ACTIVE, 0 open shard(s)"
+            ]
+        );
+        let kept = |wanted: &str| {
+            let mut answer = answer.clone();
+            keep(&mut answer, wanted).map(|()| heads(&answer))
+        };
+        assert_eq!(kept("s").expect("both").len(), 2);
+        let one = kept("us-east-1/s").expect("one");
+        assert_eq!(one, ["stream s: ACTIVE, 0 open shard(s)"]);
+        let Err(Failure::Failed(reason)) = kept("t") else {
+            panic!("there is no stream t");
+        };
+        assert!(reason.ends_with("eu-west-1/s, us-east-1/s"), "{reason}");
     }
 
     #[test]

@@ -167,6 +167,26 @@ impl StreamTarget {
     pub fn name(&self) -> &str {
         self.stream.name()
     }
+
+    /// Its region, its account and its name, as far as they are configured, with `/`
+    /// between them: streams of one name are told apart by it. Targets that differ in
+    /// their credentials alone are one.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let account = |arn| account_of(arn).filter(|account| !account.is_empty());
+        let account = match &self.stream {
+            StreamRef::Arn(arn) => account(arn),
+            StreamRef::Name(_) => self.client.role_arn.as_deref().and_then(account),
+        };
+        let parts = [self.client.region.as_deref(), account, Some(self.name())];
+        let known: Vec<&str> = parts.into_iter().flatten().collect();
+        known.join("/")
+    }
+}
+
+/// The account in an ARN.
+fn account_of(arn: &str) -> Option<&str> {
+    arn.split(':').nth(4)
 }
 
 impl StreamRef {
@@ -194,6 +214,34 @@ impl Default for ShardBudgetSettings {
             records_per_second: 1_000,
             bytes_per_second: 1 << 20,
             fraction: 0.98,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::client_spec::CredentialSource;
+
+    #[test]
+    fn a_streams_key_says_where_it_is_as_far_as_that_is_configured() {
+        let name = || StreamRef::Name("s".to_owned());
+        let arn = || StreamRef::Arn("arn:aws:kinesis:us-east-1:111122223333:stream/s".to_owned());
+        let role = Some("arn:aws:iam::444455556666:role/r");
+        for (stream, region, role, key) in [
+            (name(), None, None, "s"),
+            (name(), Some("us-east-1"), None, "us-east-1/s"),
+            (name(), Some("us-east-1"), role, "us-east-1/444455556666/s"),
+            (arn(), Some("us-east-1"), role, "us-east-1/111122223333/s"),
+        ] {
+            let client = ClientSpec {
+                region: region.map(str::to_owned),
+                endpoint_url: None,
+                credentials: CredentialSource::DefaultChain,
+                role_arn: role.map(str::to_owned),
+                external_id: None,
+            };
+            assert_eq!(StreamTarget { client, stream }.key(), key);
         }
     }
 }

@@ -44,6 +44,8 @@ pub enum LetterReason {
     VariableMissing,
     /// The template names a field that is an object or an array.
     VariableNotScalar,
+    /// The headers are no JSON object.
+    HeadersNotObject,
     /// Data and key weigh more than a record of the stream may.
     RecordTooLarge,
     /// The service refused the record by itself.
@@ -121,11 +123,12 @@ impl OnPoison {
 
 impl LetterReason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::KeyEmpty,
         Self::KeyTooLong,
         Self::VariableMissing,
         Self::VariableNotScalar,
+        Self::HeadersNotObject,
         Self::RecordTooLarge,
         Self::RecordRejected,
         Self::KeyBlocked,
@@ -139,6 +142,7 @@ impl LetterReason {
             Self::KeyTooLong => "key_too_long",
             Self::VariableMissing => "variable_missing",
             Self::VariableNotScalar => "variable_not_scalar",
+            Self::HeadersNotObject => "headers_not_object",
             Self::RecordTooLarge => "record_too_large",
             Self::RecordRejected => "record_rejected",
             Self::KeyBlocked => "key_blocked",
@@ -153,6 +157,7 @@ impl From<&Poison> for LetterReason {
             Poison::KeyTooLong { .. } => Self::KeyTooLong,
             Poison::VariableMissing { .. } => Self::VariableMissing,
             Poison::VariableNotScalar { .. } => Self::VariableNotScalar,
+            Poison::HeadersNotObject { .. } => Self::HeadersNotObject,
             Poison::RecordTooLarge { .. } => Self::RecordTooLarge,
         }
     }

@@ -449,6 +449,23 @@ pub enum CallFailure {
     },
 }
 
+// === impl CallFailure ===
+
+impl CallFailure {
+    /// What the log and the status may show of it. What the service says of a record may
+    /// quote its partition key: that goes to the record's own dead letter alone.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match self {
+            Self::BadRecord { code, .. } => format!("a record was not accepted ({code})"),
+            Self::Throttled { .. }
+            | Self::Unknown { .. }
+            | Self::Credentials { .. }
+            | Self::Operator { .. } => self.to_string(),
+        }
+    }
+}
+
 /// One stream, through one client. Implementations bound every call in time and
 /// never try a call twice: retries belong to the caller, who keeps the order.
 pub trait StreamService: Send + Sync {

@@ -49,6 +49,17 @@ pub enum Poison {
         /// The variable, such as `payload.order`.
         name: String,
     },
+    /// The headers are no JSON object.
+    #[error(
+        "the headers are a JSON {what} (expected an object): publish through \
+         tide.outbox_publish(), which checks them"
+    )]
+    HeadersNotObject {
+        /// Its partition key.
+        key: Arc<str>,
+        /// What they are.
+        what: &'static str,
+    },
     /// Data and key together weigh more than can be sent.
     #[error("the record weighs {bytes} bytes with its key (at most {limit} can be sent)")]
     RecordTooLarge {
@@ -70,6 +81,7 @@ impl Poison {
             Self::KeyTooLong { .. } => "key_too_long",
             Self::VariableMissing { .. } => "variable_missing",
             Self::VariableNotScalar { .. } => "variable_not_scalar",
+            Self::HeadersNotObject { .. } => "headers_not_object",
             Self::RecordTooLarge { .. } => "record_too_large",
         }
     }
@@ -82,7 +94,7 @@ impl Poison {
             | Self::KeyTooLong { .. }
             | Self::VariableMissing { .. }
             | Self::VariableNotScalar { .. } => None,
-            Self::RecordTooLarge { key, .. } => Some(key),
+            Self::HeadersNotObject { key, .. } | Self::RecordTooLarge { key, .. } => Some(key),
         }
     }
 }
@@ -133,6 +145,9 @@ impl Renderer {
         let mut id_buffer = uuid::Uuid::encode_buffer();
         let event_id: &str = self.event_id(&row, &mut id_buffer);
         let key: Arc<str> = self.key_of(&row, event_id)?.into();
+        if let Some(what) = no_object(&row.headers) {
+            return Err(Poison::HeadersNotObject { key, what });
+        }
         let mut body = self.format.write(
             row,
             &BodyContext {
@@ -224,6 +239,19 @@ impl Renderer {
     }
 }
 
+/// What a JSON value is, as the database prints it, if it is no object. The functions that
+/// publish take nothing else; who inserts into the table itself is not checked.
+fn no_object(json: &str) -> Option<&'static str> {
+    match json.as_bytes().first() {
+        Some(b'{') => None,
+        Some(b'[') => Some("array"),
+        Some(b'"') => Some("string"),
+        Some(b't' | b'f') => Some("boolean"),
+        Some(b'n') => Some("null"),
+        _ => Some("number"),
+    }
+}
+
 fn check_key(key: &str) -> Result<(), Poison> {
     if key.is_empty() {
         return Err(Poison::KeyEmpty);
@@ -293,6 +321,36 @@ mod tests {
         let body: serde_json::Value = serde_json::from_slice(&envelope.body).expect("JSON");
         assert_eq!(body["seq"], envelope.seq.to_string());
         assert_eq!(body["event_id"], "01234567-89ab-8def-8000-00000000002a");
+    }
+
+    #[test]
+    fn headers_that_are_no_object_are_never_sent() {
+        let formats = [
+            BodyFormat::Native,
+            BodyFormat::Payload,
+            BodyFormat::CloudEvents,
+        ];
+        for format in formats {
+            let renderer = Renderer {
+                format,
+                ..renderer("{dedup_key}")
+            };
+            for (headers, what) in [
+                ("[]", "array"),
+                ("5", "number"),
+                ("-1.5", "number"),
+                ("\"a\"", "string"),
+                ("true", "boolean"),
+                ("null", "null"),
+            ] {
+                let mut row = row(Some("k"));
+                headers.clone_into(&mut row.headers);
+                let poison = renderer.render(row, WindowNumber(5)).expect_err(headers);
+                let key: Arc<str> = "k".into();
+                assert_eq!(poison.key(), Some(&key), "its key can be blocked");
+                assert_eq!(poison, Poison::HeadersNotObject { key, what });
+            }
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct OutboxRow {
     pub dedup_key: Option<String>,
     /// The payload, as `jsonb` prints it.
     pub payload: String,
-    /// The headers, as `jsonb` prints them: always a JSON object.
+    /// The headers, as `jsonb` prints them: a JSON object, or poison.
     pub headers: String,
     /// When it was inserted.
     pub created_at: Timestamp,

@@ -25,6 +25,18 @@ const MIGRATIONS_TABLE: &str = "tide.migration";
 /// How long [`current_version`] and [`check`] may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A migration waits for a lock that somebody else has for a second. Publishers wait
+/// behind it for as long.
+const WAIT_BRIEFLY: &str = "SET LOCAL lock_timeout = '1s'";
+
+/// How often a migration that did not get its locks is tried again, and how long is waited
+/// before that: a minute and a half in all.
+const LOCK_ATTEMPTS: u32 = 30;
+const LOCK_PAUSE: Duration = Duration::from_secs(2);
+
+/// `lock_not_available`.
+const LOCKED: &str = "55P03";
+
 /// Held by whoever migrates: the ASCII codes of "tidegate" as a big-endian
 /// number.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"tidegate");
@@ -77,6 +89,11 @@ pub enum SchemaError {
         /// The version this program brings.
         known: i64,
     },
+    /// Others had what is to be changed locked, however often it was tried.
+    #[error(
+        "migration failed, nothing was changed: a transaction that is open has a table of schema tide locked; it was tried {LOCK_ATTEMPTS} times, and not waited for any longer because publishers wait behind a migration that waits. Find the transaction in pg_stat_activity, let it end, and migrate again"
+    )]
+    Locked,
     /// A migration failed; nothing was changed.
     #[error("migration failed, nothing was changed: {0}")]
     Migrate(#[from] MigrateError),
@@ -135,10 +152,42 @@ pub fn latest_version() -> i64 {
 /// Installs or updates schema `tide`, and gives its roles their rights. Needs the right to create a schema in the
 /// database (or an empty schema `tide` of the caller's), nothing more.
 ///
+/// Who publishes is not kept waiting: a table that is in use is waited for a second
+/// at a time, and everything is tried again later.
+///
 /// # Errors
-/// The server is too old, the schema is somebody else's or newer, or a statement
-/// failed. Nothing is changed then.
+/// The server is too old, the schema is somebody else's or newer, a table was in use for
+/// all that time, or a statement failed. Nothing is changed then.
 pub async fn migrate(pool: &PgPool) -> Result<Migrated, SchemaError> {
+    for attempt in 1..=LOCK_ATTEMPTS {
+        match migrate_now(pool).await {
+            Err(error) if is_locked(&error) => {
+                tracing::info!(attempt, "a table is in use; migrating again soon");
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            other => return other,
+        }
+    }
+    Err(SchemaError::Locked)
+}
+
+/// Whether a lock was not had in time.
+fn is_locked(error: &SchemaError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let code = error
+            .downcast_ref::<sqlx::Error>()
+            .and_then(sqlx::Error::as_database_error)
+            .and_then(sqlx::error::DatabaseError::code);
+        if code.as_deref() == Some(LOCKED) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+async fn migrate_now(pool: &PgPool) -> Result<Migrated, SchemaError> {
     let migrator = migrator();
     let known = latest_version();
     let mut transaction = pool.begin().await?;
@@ -176,7 +225,9 @@ pub async fn migrate(pool: &PgPool) -> Result<Migrated, SchemaError> {
     transaction
         .execute("SET LOCAL search_path = pg_catalog")
         .await?;
+    transaction.execute(WAIT_BRIEFLY).await?;
     migrator.run(&mut *transaction).await?;
+    transaction.execute("SET LOCAL lock_timeout = 0").await?;
     let roles_to_create = roles::grant(&mut transaction).await?;
     transaction.commit().await?;
     Ok(Migrated {

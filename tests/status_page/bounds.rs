@@ -25,11 +25,11 @@ fn the_bounds_of_the_page_are_those_of_the_alerts() {
     assert_eq!(minutes, "15 * 60");
     for (alert, bound) in [
         (
-            "max by (pipeline, tenant, stream) (tidegate_lag_oldest_seconds) > ",
+            "max by (database, pipeline, tenant, stream) (tidegate_lag_oldest_seconds) > ",
             "OLD_SECONDS",
         ),
         (
-            "max by (stream, shard) (tidegate_shard_budget_utilisation_ratio) > ",
+            "max by (stream, shard) (sum by (stream, shard, resource) (tidegate_shard_budget_utilisation_ratio)) > ",
             "NEAR_BUDGET",
         ),
         (

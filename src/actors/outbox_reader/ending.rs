@@ -22,7 +22,7 @@ impl OutboxReader {
     pub(super) fn look_again(&mut self, context: &mut Context<Self>) {
         if let Some(rejected) = self.rejected.take() {
             self.save_and_end(
-                Exit::Blocked(rejected.reason.clone()),
+                Exit::Blocked(rejected.shown.clone()),
                 Some(rejected),
                 context,
             );

@@ -154,7 +154,7 @@ impl OutboxReader {
 
     /// The service does not take a letter still.
     pub(super) fn park_letter_again(&mut self, rejected: RejectedRow) {
-        let RejectedRow { row, reason } = rejected;
+        let RejectedRow { row, reason, shown } = rejected;
         let (seq, hash) = (row.envelope.seq, row.envelope.hash);
         row.ticket.settle();
         self.metrics.rows_returned(1);
@@ -162,7 +162,7 @@ impl OutboxReader {
             self.intake.block(hash);
             self.await_key(hash);
         }
-        self.say_parked(seq, LetterReason::RecordRejected.code(), &reason);
+        self.say_parked(seq, LetterReason::RecordRejected.code(), &shown);
         self.letters.rejected(seq, reason, self.now());
     }
 

@@ -89,7 +89,7 @@ impl OutboxReader {
     }
 
     fn park_rejected(&mut self, rejected: RejectedRow) {
-        let RejectedRow { row, reason } = rejected;
+        let RejectedRow { row, reason, shown } = rejected;
         let RoutedRow {
             envelope, ticket, ..
         } = row;
@@ -99,7 +99,7 @@ impl OutboxReader {
         if blocks_key {
             self.await_key(hash);
         }
-        self.say_parked(seq, LetterReason::RecordRejected.code(), &reason);
+        self.say_parked(seq, LetterReason::RecordRejected.code(), &shown);
         let letter = DeadLetter {
             seq,
             weight: envelope.weight(),

@@ -152,12 +152,12 @@ impl OutboxReader {
 
     /// The service does not take a row of a replay: it is left out.
     pub(super) fn leave_out(&mut self, rejected: RejectedRow) {
-        let RejectedRow { row, reason } = rejected;
+        let RejectedRow { row, shown, .. } = rejected;
         let seq = row.envelope.seq;
         row.ticket.settle();
         self.metrics.rows_returned(1);
         tracing::warn!(
-            pipeline = %self.key, row = seq.id, %reason,
+            pipeline = %self.key, row = seq.id, reason = %shown,
             "a row of a replay cannot be sent; it is left out"
         );
         self.resend.rejected(seq);

@@ -106,13 +106,13 @@ impl ShardWriter {
             // The key stays held: its reader ends this flow.
             OnPoison::Halt => Vec::new(),
         };
-        let reason = format!(
-            "Kinesis refuses the record: {} ({})",
-            rejected.message, rejected.code
-        );
+        let Rejected {
+            row, code, message, ..
+        } = rejected;
         let rejected = RejectedRow {
-            row: rejected.row,
-            reason,
+            row,
+            reason: format!("Kinesis refuses the record: {message} ({code})"),
+            shown: format!("Kinesis refuses the record ({code})"),
         };
         let outcomes = Outcomes {
             stored: Vec::new(),

@@ -9,6 +9,7 @@ use crate::config::pipeline::StreamTarget;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct StreamKey {
     target: Arc<StreamTarget>,
+    name: Arc<str>,
     label: Arc<str>,
 }
 
@@ -18,7 +19,8 @@ impl StreamKey {
     pub fn new(target: &StreamTarget) -> Self {
         Self {
             target: Arc::new(target.clone()),
-            label: target.name().into(),
+            name: target.name().into(),
+            label: target.key().into(),
         }
     }
 
@@ -28,7 +30,14 @@ impl StreamKey {
         &self.target
     }
 
-    /// The stream's name, as metrics and statuses show it.
+    /// The stream's name, as metrics and the log show it.
+    #[must_use]
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// What tells it from streams of the same name on the board: see
+    /// [`StreamTarget::key`].
     #[must_use]
     pub const fn label(&self) -> &Arc<str> {
         &self.label
@@ -37,6 +46,6 @@ impl StreamKey {
 
 impl fmt::Display for StreamKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.label.fmt(f)
+        self.name.fmt(f)
     }
 }

@@ -54,7 +54,7 @@ impl StreamRouter {
         self.take_advice(usable.advice);
         let status = usable.description.as_ref().map(|one| one.status.clone());
         self.parts.board.update_stream(stream.label(), |entry| {
-            entry.name = Arc::clone(stream.label());
+            entry.name = Arc::clone(stream.name());
             entry.status = status.unwrap_or_default();
             entry.problem = None;
         });

@@ -10,9 +10,11 @@ use prometheus::{
 use super::tenant::{TenantFamilies, TenantMetrics};
 use super::{counter_value, counters, gauge_value, gauges, histograms, int_gauges, remove_series};
 use crate::admin::status::PipelineState;
+use crate::config::pipeline::PipelineSpec;
 use crate::core::dead_letter::LetterReason;
 
-const LABELS: [&str; 3] = ["pipeline", "tenant", "stream"];
+/// Names of pipelines are unique in their database only.
+const LABELS: [&str; 4] = ["database", "pipeline", "tenant", "stream"];
 
 /// Upper bounds of the time from commit to confirmation, in seconds: 1 ms to 5
 /// minutes.
@@ -120,6 +122,13 @@ pub(super) struct PipelineFamilies {
     windows_open: IntGaugeVec,
     deferred_rows: IntGaugeVec,
     state: IntGaugeVec,
+}
+
+/// What tells the series of a pipeline from those of others: its database, its name,
+/// its tenant and its stream.
+#[must_use]
+pub fn labels_of(spec: &PipelineSpec) -> [&str; 4] {
+    [&spec.database, &spec.name, &spec.tenant, spec.stream.name()]
 }
 
 // === impl PipelineMetrics ===
@@ -243,7 +252,7 @@ impl PipelineFamilies {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counters = |name, help| counters(registry, name, help, &LABELS);
         let int_gauges = |name, help| int_gauges(registry, name, help, &LABELS);
-        let [pipeline, tenant, stream] = LABELS;
+        let [database, pipeline, tenant, stream] = LABELS;
         Ok(Self {
             rows_read: counters("tidegate_rows_read_total", "Rows read from the outbox")?,
             bytes_read: counters(
@@ -274,7 +283,7 @@ impl PipelineFamilies {
                 registry,
                 "tidegate_records_retried_total",
                 "Records that had to be sent again",
-                &[pipeline, tenant, stream, "reason"],
+                &[database, pipeline, tenant, stream, "reason"],
             )?,
             throttled: counters(
                 "tidegate_records_throttled_total",
@@ -292,13 +301,13 @@ impl PipelineFamilies {
                 registry,
                 "tidegate_rows_resent_total",
                 "Rows confirmed that were asked for again; counted as read and as delivered too",
-                &[pipeline, tenant, stream, "source"],
+                &[database, pipeline, tenant, stream, "source"],
             )?,
             parked: super::counters(
                 registry,
                 "tidegate_rows_parked_total",
                 "Rows that became dead letters instead of being delivered",
-                &[pipeline, tenant, stream, "reason"],
+                &[database, pipeline, tenant, stream, "reason"],
             )?,
             letters_open: int_gauges(
                 "tidegate_dead_letters_open",
@@ -339,14 +348,14 @@ impl PipelineFamilies {
                 registry,
                 "tidegate_pipeline_state",
                 "1 for the state the pipeline is in, 0 for the others",
-                &[pipeline, tenant, stream, "state"],
+                &[database, pipeline, tenant, stream, "state"],
             )?,
         })
     }
 
-    pub(super) fn handle(&self, labels: [&str; 3], tenants: &TenantFamilies) -> PipelineMetrics {
-        let [pipeline, tenant, stream] = labels;
-        let with = |last| [pipeline, tenant, stream, last];
+    pub(super) fn handle(&self, labels: [&str; 4], tenants: &TenantFamilies) -> PipelineMetrics {
+        let [database, pipeline, tenant, stream] = labels;
+        let with = |last| [database, pipeline, tenant, stream, last];
         PipelineMetrics {
             rows_read: self.rows_read.with_label_values(&labels),
             bytes_read: self.bytes_read.with_label_values(&labels),
@@ -382,7 +391,7 @@ impl PipelineFamilies {
     }
 
     /// Ends what only the owner of a pipeline knows: its backlog.
-    pub(super) fn remove_backlog(&self, labels: [&str; 3]) {
+    pub(super) fn remove_backlog(&self, labels: [&str; 4]) {
         remove_series!(
             &labels,
             self.lag_rows,
@@ -393,7 +402,7 @@ impl PipelineFamilies {
         );
     }
 
-    pub(super) fn remove(&self, labels: [&str; 3]) {
+    pub(super) fn remove(&self, labels: [&str; 4]) {
         remove_series!(
             &labels,
             self.rows_read,
@@ -416,18 +425,19 @@ impl PipelineFamilies {
             self.windows_open,
             self.deferred_rows,
         );
-        let [pipeline, tenant, stream] = labels;
+        let [database, pipeline, tenant, stream] = labels;
+        let with = |last| [database, pipeline, tenant, stream, last];
         for (_, name) in RETRY_REASONS {
-            remove_series!(&[pipeline, tenant, stream, name], self.retried);
+            remove_series!(&with(name), self.retried);
         }
         for (_, name) in SOURCES {
-            remove_series!(&[pipeline, tenant, stream, name], self.resent);
+            remove_series!(&with(name), self.resent);
         }
         for reason in LetterReason::ALL {
-            remove_series!(&[pipeline, tenant, stream, reason.code()], self.parked);
+            remove_series!(&with(reason.code()), self.parked);
         }
         for name in PipelineState::NAMES {
-            remove_series!(&[pipeline, tenant, stream, name], self.state);
+            remove_series!(&with(name), self.state);
         }
     }
 }

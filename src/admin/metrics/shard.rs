@@ -121,8 +121,8 @@ impl ShardMetrics {
         self.key_limited.inc_by(is_so.into());
     }
 
-    /// The part of the budget that was used lately, 0 to 1, by each of its
-    /// limits.
+    /// The part of the whole shard's budget that this node used lately, 0 to 1, by
+    /// each of its limits.
     pub fn utilisation(&self, records_ratio: f64, bytes_ratio: f64) {
         self.records_utilisation.set(records_ratio);
         self.bytes_utilisation.set(bytes_ratio);
@@ -199,7 +199,7 @@ impl ShardFamilies {
             utilisation: gauges(
                 registry,
                 "tidegate_shard_budget_utilisation_ratio",
-                "Part of the shard's budget that was used lately",
+                "Part of the whole shard's budget that this node used lately",
                 &[stream, shard, "resource"],
             )?,
             budget_factor: gauges(

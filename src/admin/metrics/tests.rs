@@ -20,10 +20,10 @@ fn shows(metrics: &Metrics, lines: &[&str]) {
 #[test]
 fn a_pipelines_events_add_up() {
     let metrics = metrics();
-    let pipeline = metrics.pipeline("p", "t", "s");
+    let pipeline = metrics.pipeline(["d", "p", "t", "s"]);
     pipeline.rows_read(5, 500);
     pipeline.delivered(3, 300);
-    metrics.pipeline("p", "t", "s").delivered(1, 100);
+    metrics.pipeline(["d", "p", "t", "s"]).delivered(1, 100);
     pipeline.retried(2, RetryReason::Throttled);
     pipeline.throttled(2);
     pipeline.acked(Duration::from_millis(20));
@@ -36,25 +36,46 @@ fn a_pipelines_events_add_up() {
     shows(
         &metrics,
         &[
-            r#"tidegate_rows_read_total{pipeline="p",stream="s",tenant="t"} 5"#,
-            r#"tidegate_bytes_read_total{pipeline="p",stream="s",tenant="t"} 500"#,
-            r#"tidegate_rows_delivered_total{pipeline="p",stream="s",tenant="t"} 4"#,
-            r#"tidegate_bytes_delivered_total{pipeline="p",stream="s",tenant="t"} 400"#,
-            r#"tidegate_records_retried_total{pipeline="p",reason="throttled",stream="s",tenant="t"} 2"#,
-            r#"tidegate_records_throttled_total{pipeline="p",stream="s",tenant="t"} 2"#,
-            r#"tidegate_commit_to_ack_seconds_bucket{pipeline="p",stream="s",tenant="t",le="0.01"} 0"#,
-            r#"tidegate_commit_to_ack_seconds_bucket{pipeline="p",stream="s",tenant="t",le="0.025"} 1"#,
-            r#"tidegate_in_flight_rows{pipeline="p",stream="s",tenant="t"} 1"#,
-            r#"tidegate_in_flight_bytes{pipeline="p",stream="s",tenant="t"} 100"#,
-            r#"tidegate_lag_rows{pipeline="p",stream="s",tenant="t"} 7"#,
-            r#"tidegate_lag_oldest_seconds{pipeline="p",stream="s",tenant="t"} 1.5"#,
-            r#"tidegate_windows_open{pipeline="p",stream="s",tenant="t"} 2"#,
-            r#"tidegate_deferred_rows{pipeline="p",stream="s",tenant="t"} 9"#,
-            r#"tidegate_rows_blocked_total{pipeline="p",stream="s",tenant="t"} 1"#,
-            r#"tidegate_pipeline_state{pipeline="p",state="running",stream="s",tenant="t"} 1"#,
-            r#"tidegate_pipeline_state{pipeline="p",state="starting",stream="s",tenant="t"} 0"#,
+            r#"tidegate_rows_read_total{database="d",pipeline="p",stream="s",tenant="t"} 5"#,
+            r#"tidegate_bytes_read_total{database="d",pipeline="p",stream="s",tenant="t"} 500"#,
+            r#"tidegate_rows_delivered_total{database="d",pipeline="p",stream="s",tenant="t"} 4"#,
+            r#"tidegate_bytes_delivered_total{database="d",pipeline="p",stream="s",tenant="t"} 400"#,
+            r#"tidegate_records_retried_total{database="d",pipeline="p",reason="throttled",stream="s",tenant="t"} 2"#,
+            r#"tidegate_records_throttled_total{database="d",pipeline="p",stream="s",tenant="t"} 2"#,
+            r#"tidegate_commit_to_ack_seconds_bucket{database="d",pipeline="p",stream="s",tenant="t",le="0.01"} 0"#,
+            r#"tidegate_commit_to_ack_seconds_bucket{database="d",pipeline="p",stream="s",tenant="t",le="0.025"} 1"#,
+            r#"tidegate_in_flight_rows{database="d",pipeline="p",stream="s",tenant="t"} 1"#,
+            r#"tidegate_in_flight_bytes{database="d",pipeline="p",stream="s",tenant="t"} 100"#,
+            r#"tidegate_lag_rows{database="d",pipeline="p",stream="s",tenant="t"} 7"#,
+            r#"tidegate_lag_oldest_seconds{database="d",pipeline="p",stream="s",tenant="t"} 1.5"#,
+            r#"tidegate_windows_open{database="d",pipeline="p",stream="s",tenant="t"} 2"#,
+            r#"tidegate_deferred_rows{database="d",pipeline="p",stream="s",tenant="t"} 9"#,
+            r#"tidegate_rows_blocked_total{database="d",pipeline="p",stream="s",tenant="t"} 1"#,
+            r#"tidegate_pipeline_state{database="d",pipeline="p",state="running",stream="s",tenant="t"} 1"#,
+            r#"tidegate_pipeline_state{database="d",pipeline="p",state="starting",stream="s",tenant="t"} 0"#,
         ],
     );
+}
+
+/// Names of pipelines are unique in their database only.
+#[test]
+fn pipelines_of_one_name_in_two_databases_are_two() {
+    let metrics = metrics();
+    let [stuck, healthy] = ["a", "b"].map(|database| [database, "p", "t", "s"]);
+    metrics.pipeline(stuck).lag(7, Duration::from_secs(900));
+    metrics.pipeline(healthy).lag(0, Duration::ZERO);
+    metrics.pipeline(healthy).delivered(3, 300);
+    let of_stuck = [
+        r#"tidegate_lag_rows{database="a",pipeline="p",stream="s",tenant="t"} 7"#,
+        r#"tidegate_lag_oldest_seconds{database="a",pipeline="p",stream="s",tenant="t"} 900"#,
+        r#"tidegate_rows_delivered_total{database="a",pipeline="p",stream="s",tenant="t"} 0"#,
+    ];
+    shows(&metrics, &of_stuck);
+    let standby = PipelineState::Standby { owner: "o".into() };
+    metrics.pipeline_state(healthy, &standby);
+    shows(&metrics, &of_stuck);
+    metrics.remove_pipeline(healthy);
+    shows(&metrics, &of_stuck);
 }
 
 #[test]
@@ -122,10 +143,10 @@ fn the_processs_events_add_up() {
 fn removing_ends_every_series() {
     let metrics = metrics();
     let before = metrics.render().expect("text");
-    let pipeline = metrics.pipeline("p", "t", "s");
+    let pipeline = metrics.pipeline(["d", "p", "t", "s"]);
     let shard = metrics.shard("s", "shardId-0");
     assert_ne!(metrics.render().expect("text"), before);
-    metrics.remove_pipeline("p", "t", "s");
+    metrics.remove_pipeline(["d", "p", "t", "s"]);
     metrics.remove_shard("s", "shardId-0");
     metrics.remove_tenant("t");
     pipeline.delivered(1, 1);
@@ -137,7 +158,7 @@ fn removing_ends_every_series() {
 #[test]
 fn only_the_owner_shows_a_backlog() {
     let metrics = metrics();
-    let labels = ["p", "t", "s"];
+    let labels = ["d", "p", "t", "s"];
     let shown = |family: &str| {
         let text = metrics.render().expect("text");
         text.lines().any(|line| line.starts_with(family))
@@ -148,7 +169,9 @@ fn only_the_owner_shows_a_backlog() {
         PipelineState::Paused { reason: "r".into() },
     ];
     for state in others {
-        metrics.pipeline("p", "t", "s").lag(7, Duration::ZERO);
+        metrics
+            .pipeline(["d", "p", "t", "s"])
+            .lag(7, Duration::ZERO);
         metrics.pipeline_state(labels, &PipelineState::Starting);
         assert!(shown("tidegate_lag_rows{"));
         metrics.pipeline_state(labels, &state);

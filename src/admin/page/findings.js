@@ -33,7 +33,18 @@ const BROKEN = {
 export function findings(status) {
   const found = [...ofTheRelay(status), ...ofDatabases(status), ...ofStreams(status), ...ofPipelines(status),
     ...ofTenants(status), ...ofShards(status), ...ofRetention(status), ...ofRestarts(status)];
+  tellApart(found);
   return found.sort((one, other) => other.severity - one.severity);
+}
+
+/** Of one subject there may be several findings of a kind: each is shown. */
+function tellApart(found) {
+  const times = new Map();
+  for (const one of found) {
+    const before = times.get(one.key) ?? 0;
+    times.set(one.key, before + 1);
+    if (before > 0) one.key += ` ${before + 1}`;
+  }
 }
 
 /** The worst severity found about each pipeline, by its key. */
@@ -55,7 +66,11 @@ function finding(severity, kind, subject, told, todo, runbook, pipelines = [], u
   return { severity, key: `${kind} ${subject}`, subject, what: sentence(told), todo, runbook, pipelines, users };
 }
 
-const usersOf = (status, stream) => status.pipelines.filter((one) => one.stream === stream.name);
+/** Its name; where streams of two regions or accounts have the same name, its key. */
+export const streamTitle = (status, stream) =>
+  (status.streams.some((other) => other !== stream && other.name === stream.name) ? stream.key : stream.name);
+
+const usersOf = (status, stream) => status.pipelines.filter((one) => one.stream_key === stream.key);
 
 const tenantsOf = (pipelines) => [...new Set(pipelines.map((one) => one.tenant).filter(Boolean))].sort();
 
@@ -121,23 +136,23 @@ export function troubleOf(stream) {
 function* ofStreams(status) {
   for (const stream of status.streams) {
     if (hasTrouble(stream)) {
-      const waiting = status.pipelines.filter((one) => one.stream === stream.name && one.state === "waiting" && !one.leaving);
+      const waiting = usersOf(status, stream).filter((one) => one.state === "waiting" && !one.leaving);
       const whose = waiting.length === 0 ? "" : ` ${subjectOf(waiting)} ${waiting.length === 1 ? "waits" : "wait"} for it.`;
-      yield finding(ACT, "stream", `Stream ${stream.name}`, `takes no records: ${sentence(troubleOf(stream))}${whose}`,
+      yield finding(ACT, "stream", `Stream ${streamTitle(status, stream)}`, `takes no records: ${sentence(troubleOf(stream))}${whose}`,
         "Mend the stream or the permission; the pipelines go on by themselves.", "TidegateStreamTrouble", waiting,
         usersOf(status, stream));
     }
     if (stream.advice) {
-      yield finding(NOTE, "advice", `Stream ${stream.name}`, `works without a permission: ${stream.advice}`, "", null, [],
+      yield finding(NOTE, "advice", `Stream ${streamTitle(status, stream)}`, `works without a permission: ${stream.advice}`, "", null, [],
         usersOf(status, stream));
     }
   }
 }
 
 function* ofPipelines(status) {
-  const troubled = new Set(status.streams.filter(hasTrouble).map((stream) => stream.name));
+  const troubled = new Set(status.streams.filter(hasTrouble).map((stream) => stream.key));
   const down = new Set(status.databases.filter((one) => !one.up).map((one) => one.name));
-  const isExplained = (one) => down.has(one.database) || (one.state === "waiting" && troubled.has(one.stream));
+  const isExplained = (one) => down.has(one.database) || (one.state === "waiting" && troubled.has(one.stream_key));
   const open = status.pipelines.filter((one) => !isExplained(one) && !one.leaving);
   const ofState = (state) => groups(open.filter((one) => one.state === state), (one) => one.reason ?? "");
   for (const [state, todo] of Object.entries(BROKEN)) {
@@ -156,7 +171,7 @@ function* ofPipelines(status) {
       "`tidegate resume` lets it go on.", null, group);
   }
   const late = open.filter((one) => one.lag_oldest_seconds > OLD_SECONDS && one.state === "running");
-  for (const group of groups(late, (one) => `${one.tenant}\n${one.stream}`)) {
+  for (const group of groups(late, (one) => `${one.tenant}\n${one.stream_key}`)) {
     const oldest = Math.max(...group.map((one) => one.lag_oldest_seconds));
     const rows = group.reduce((sum, one) => sum + one.lag_rows, 0);
     yield finding(WATCH, "late", subjectOf(group),
@@ -205,7 +220,7 @@ function* ofShards(status) {
       const all = near.length === stream.shards.length;
       const who = all && near.length > 1 ? `All ${count(near.length)} shards` : near.length === 1
         ? `Shard ${hottest.id}` : `${count(near.length)} of ${count(stream.shards.length)} shards`;
-      yield finding(WATCH, "shard", `${who} of stream ${stream.name}`,
+      yield finding(WATCH, "shard", `${who} of stream ${streamTitle(status, stream)}`,
         `${near.length === 1 ? "is" : "are"} near the budget: up to ${percent(used(hottest))} of its ${which} used, ` +
         `${counted(queued, "row waits", "rows wait")}.`,
         all ? "Add shards if this lasts." : "Split it, or use a partition key with more values.", "TidegateShardNearBudget",
@@ -213,7 +228,7 @@ function* ofShards(status) {
     }
     for (const group of groups(stream.shards.filter((one) => one.problem), (one) => one.problem)) {
       const who = group.length === 1 ? `Shard ${group[0].id}` : `${count(group.length)} shards`;
-      yield finding(WATCH, "calls", `${who} of stream ${stream.name}`, `cannot be written to: ${group[0].problem}`,
+      yield finding(WATCH, "calls", `${who} of stream ${streamTitle(status, stream)}`, `cannot be written to: ${group[0].problem}`,
         "The calls are tried again by themselves.", "TidegateStreamTrouble", [], usersOf(status, stream));
     }
   }

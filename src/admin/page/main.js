@@ -15,6 +15,7 @@ import { Tenants } from "./tenants.js";
 const EVERY_MS = 2000;
 const LONGEST_PAUSE_MS = 30000;
 const PATIENCE_MS = 10000;
+const RELOAD_PAUSE_MS = 600000;
 /** Findings that are shown at once: what is more is no summary. */
 const MOST_FINDINGS = 8;
 
@@ -153,6 +154,14 @@ async function ask(path) {
   return answer.json();
 }
 
+/** Not again and again while relays of two releases answer in turns behind one address. */
+function reloadOnce() {
+  const before = Number(sessionStorage.getItem("reloaded") ?? 0);
+  if (Date.now() - before < RELOAD_PAUSE_MS) return;
+  sessionStorage.setItem("reloaded", String(Date.now()));
+  location.reload();
+}
+
 async function poll() {
   if (asking) return;
   asking = true;
@@ -160,7 +169,7 @@ async function poll() {
   try {
     const [said, history] = await Promise.all([ask("api/status"), ask(rates.path())]);
     // The page of another release may not understand this one.
-    if (status && status.version !== said.version) location.reload();
+    if (status && status.version !== said.version) reloadOnce();
     status = said;
     rates.take(history);
     failures = 0;

@@ -1,7 +1,7 @@
 // The streams, and how full each of their shards is.
 
 import { element, KeyedList, setAttribute, setHidden, setText } from "./dom.js";
-import { NEAR_BUDGET, troubleOf, used, usedBytes, usedRecords } from "./findings.js";
+import { NEAR_BUDGET, streamTitle, troubleOf, used, usedBytes, usedRecords } from "./findings.js";
 import { count, counted, duration, percent } from "./format.js";
 
 /** Shards of a stream that are shown at first: the fullest. */
@@ -14,7 +14,7 @@ export class Streams {
     this.filter = filter;
     this.changed = changed;
     this.nothing = document.getElementById("no-streams");
-    this.list = new KeyedList(document.getElementById("stream-list"), (stream) => stream.name,
+    this.list = new KeyedList(document.getElementById("stream-list"), (stream) => stream.key,
       (stream) => this.make(stream), (part, stream) => this.update(part, stream));
   }
 
@@ -23,12 +23,13 @@ export class Streams {
     const { tenant } = this.filter.value;
     for (const one of status.pipelines) {
       if (tenant && one.tenant !== tenant) continue;
-      this.users.set(one.stream, (this.users.get(one.stream) ?? 0) + 1);
+      this.users.set(one.stream_key, (this.users.get(one.stream_key) ?? 0) + 1);
     }
-    const wanted = status.streams.filter((stream) => stream.name && (!tenant || this.users.has(stream.name)));
+    const wanted = status.streams.filter((stream) => stream.name && (!tenant || this.users.has(stream.key)));
     const full = (stream) => Math.max(0, ...stream.shards.map(used));
     const badness = (stream) => (troubleOf(stream) ? 2 : 0) + (full(stream) > NEAR_BUDGET ? 1 : 0);
     wanted.sort((one, other) => badness(other) - badness(one));
+    this.titles = new Map(wanted.map((stream) => [stream.key, streamTitle(status, stream)]));
     this.list.show(wanted);
     setHidden(this.nothing, wanted.length > 0);
     setText(this.nothing, status.streams.length > 0 ? "No stream of this tenant." : "No stream is in use.");
@@ -48,7 +49,7 @@ export class Streams {
     const heads = ["Shard", "Records", "Bytes", "Budget in use", "Rows queued", "Waits for"];
     const head = element("tr", {}, ...heads.map((text) =>
       element("th", { scope: "col", class: text === "Rows queued" || text === "Budget in use" ? "number" : null }, text)));
-    part.table = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Shards of stream ${stream.name}` },
+    part.table = element("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": `Shards of stream ${this.titles.get(stream.key)}` },
       element("table", { class: "shards" }, part.caption, element("thead", {}, head), part.body));
     part.node = element("article", { class: "stream" },
       element("header", {}, part.title, part.status, part.about), part.problem, part.table, element("p", {}, part.more));
@@ -63,11 +64,12 @@ export class Streams {
   update(part, stream) {
     const { shards } = stream;
     const trouble = troubleOf(stream);
-    setText(part.title, stream.name);
+    const title = this.titles.get(stream.key);
+    setText(part.title, title);
     setText(part.status, trouble ? "in trouble" : (stream.status || "not known yet").toLowerCase());
     setAttribute(part.status, "data-state", trouble ? "failed" : stream.status === "ACTIVE" ? "running" : "waiting");
     const queued = shards.reduce((sum, one) => sum + one.queued_rows, 0);
-    setText(part.about, [counted(this.users.get(stream.name) ?? 0, "pipeline"), counted(shards.length, "shard"),
+    setText(part.about, [counted(this.users.get(stream.key) ?? 0, "pipeline"), counted(shards.length, "shard"),
       `${counted(queued, "row")} queued`].join(", "));
     const told = [trouble, stream.advice].filter(Boolean).join(" ");
     setHidden(part.problem, !told);
@@ -77,8 +79,8 @@ export class Streams {
     const shown = isCut ? [...shards].sort((one, other) => used(other) - used(one)).slice(0, part.most) : shards;
     part.rows.show(shown);
     setText(part.caption, isCut
-      ? `The ${part.most} fullest of ${count(shards.length)} shards of ${stream.name}`
-      : `Shards of ${stream.name}, by hash keys`);
+      ? `The ${part.most} fullest of ${count(shards.length)} shards of ${title}`
+      : `Shards of ${title}, by hash keys`);
     setHidden(part.more, !isCut);
     setText(part.more, `Show all ${count(shards.length)} shards`);
   }

@@ -66,6 +66,8 @@ pub struct PipelineStatus {
     pub outbox: Arc<str>,
     /// The name of the stream it writes to; empty where its definition cannot be read.
     pub stream: Arc<str>,
+    /// Which of the streams of that name: see [`StreamStatus::key`](super::StreamStatus).
+    pub stream_key: Arc<str>,
     /// Whom it belongs to; empty where its definition cannot be read.
     pub tenant: Arc<str>,
     /// What it is doing.
@@ -176,7 +178,8 @@ impl PipelineState {
 // === impl PipelineStatus ===
 
 impl PipelineStatus {
-    /// A pipeline of which nothing is known but its definition.
+    /// A pipeline of which nothing is known but its definition, to the only stream of
+    /// that name.
     #[must_use]
     pub fn starting(
         name: Arc<str>,
@@ -189,6 +192,7 @@ impl PipelineStatus {
             name,
             database,
             outbox,
+            stream_key: Arc::clone(&stream),
             stream,
             tenant,
             state: PipelineState::Starting,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use crate::cli::shards::title;
 use crate::cli::table::{Side, grouped, lines};
 use crate::core::checkup::age;
 
@@ -186,6 +187,7 @@ fn streams(status: &Value) -> Vec<String> {
         ("FULLEST", Side::Right),
         ("QUEUED", Side::Right),
     ];
+    let all = status["streams"].as_array().map_or(&[][..], Vec::as_slice);
     let row = |stream: &Value| {
         let used = |shard: &Value| {
             let part = |key: &str| shard[key].as_f64().unwrap_or(0.0);
@@ -195,14 +197,14 @@ fn streams(status: &Value) -> Vec<String> {
         let fullest = shards().map(used).fold(0.0, f64::max);
         let queued = shards().filter_map(|shard| shard["queued_rows"].as_u64());
         vec![
-            string(stream, "name").to_owned(),
+            title(stream, all).to_owned(),
             string(stream, "status").to_owned(),
             shards().count().to_string(),
             format!("{:.0} %", fullest * 100.0),
             grouped(queued.sum()),
         ]
     };
-    let rows: Vec<Vec<String>> = entries(status, "streams").map(row).collect();
+    let rows: Vec<Vec<String>> = all.iter().map(row).collect();
     if rows.is_empty() {
         return vec!["no streams".to_owned()];
     }

@@ -194,3 +194,25 @@ fn records_are_throttled_or_failed_never_lost() {
         );
     }
 }
+
+/// The service quotes what it refuses.
+#[test]
+fn what_is_shown_of_a_bad_record_is_its_code_alone() {
+    let message = "Value 'secret-key' at 'records.3.member.partitionKey' failed to satisfy";
+    let failure = |code: &str| {
+        let (code, message) = (code.to_owned(), message.to_owned());
+        let status = 400;
+        let raw = RawFailure::Service {
+            code,
+            status,
+            message,
+        };
+        classify(PUT, raw)
+    };
+    assert_eq!(
+        failure("ValidationException").shown(),
+        "a record was not accepted (ValidationException)"
+    );
+    let denied = failure("AccessDeniedException");
+    assert_eq!(denied.shown(), denied.to_string());
+}
