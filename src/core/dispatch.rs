@@ -188,9 +188,9 @@ impl<T: Sendable> Dispatch<T> {
         }
         let (rows, bytes) = (self.queue.len(), self.queue.bytes());
         let until = self.company.until(rows, bytes, now);
-        // What a call failed of has waited enough, and a full record needs nobody.
-        let is_ready = self.queue.has_failed_rows() || self.queue.fills_a_record();
-        if let Some(until) = until.filter(|_| !is_ready) {
+        // What a call failed of has waited enough, and a full record gets no fuller.
+        let goes = || self.queue.has_failed_rows() || self.queue.fills_a_record();
+        if let Some(until) = until.filter(|_| !goes()) {
             return Next::Wait(until, Delay::Company);
         }
         // Locked until the call is paid for: others may spend of it as well.
