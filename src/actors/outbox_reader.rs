@@ -122,6 +122,8 @@ pub struct OutboxReader {
     /// The row that is about to be handed goes alone.
     pass: Option<AlonePass>,
     watching: bool,
+    /// When the probe said last that there is nothing new.
+    nothing_new_at: Option<Moment>,
     /// Held by whoever is to tell of news.
     watch_pledge: Weak<()>,
     draining: bool,
@@ -242,6 +244,7 @@ impl OutboxReader {
             reading_room: ReadingRoom::default(),
             pass: None,
             watching: false,
+            nothing_new_at: None,
             watch_pledge: Weak::new(),
             draining: false,
             giving_up: false,

@@ -239,6 +239,7 @@ impl Supervisor {
             }) => {
                 self.metrics.lease_event(LeaseEvent::Claimed);
                 self.has_taken(&key);
+                self.divide_rate_with(&key);
                 self.start_reader(&key, epoch, position, outbox, asked_at, context);
             }
             Ok(Claim::Held { owner, .. }) => {

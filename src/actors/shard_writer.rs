@@ -22,7 +22,9 @@ use tokio::runtime::Handle;
 use super::child::{Exit, ExitNote};
 use super::clock::Clock;
 use super::fault;
-use super::messages::{Batch, Orders, Outcomes, PurgeVoid, RoutedRow, StopNow, UnexpectedShard};
+use super::messages::{
+    Batch, Orders, Outcomes, PurgeVoid, Purpose, RoutedRow, StopNow, UnexpectedShard,
+};
 use super::permits::FlowTag;
 use super::pulse::Pulse;
 use super::stream_router::{StreamKey, StreamRouter};
@@ -328,7 +330,13 @@ impl Handler<Batch> for ShardWriter {
             };
             tell(&batch.tag, outcomes);
         }
-        self.dispatch.may_wait(batch.tag.patience.get());
+        let is_live = rows.iter().all(|row| row.purpose == Purpose::Live);
+        let patience = if is_live {
+            batch.tag.patience.get()
+        } else {
+            Duration::ZERO
+        };
+        self.dispatch.may_wait(patience);
         for row in rows {
             self.dispatch.push(&batch.tag.flow, row);
         }

@@ -9,7 +9,9 @@
 //!   call began: a shard that was quiet sends at once;
 //! - a pipeline's rows in flight bound what it delivers while they wait: never so long
 //!   that it would fall below [`LEAST_RATE`];
-//! - not when the call is full anyway, and not when rows are left behind by calls: then
+//! - rows that are sent again (dead letters, replays) do not wait: each of a key may be
+//!   handed only once the one before has arrived;
+//! - not when the call is full anyway, or a record of rows that share one, and not when rows are left behind by calls: then
 //!   it is not company that is missing but budget, or the answer for the key before.
 
 use std::time::Duration;
@@ -19,15 +21,15 @@ use super::time::Moment;
 /// The longest a call waits for more rows.
 pub const MOST: Duration = Duration::from_millis(200);
 
-/// The same where there are [`MANY`] shards: with 500 and 20,000 rows a second it has 16
-/// records then, and 1,250 calls a second are made.
+/// The same where there are [`MANY`] shards, for pipelines that may have as many rows in
+/// flight: a call to one of 500 has 16 records then at 20,000 rows a second.
 pub const MOST_OF_MANY: Duration = Duration::from_millis(400);
 
 /// So many shards are many.
 const MANY: usize = 200;
 
 /// What waiting never takes a pipeline below, in rows a second.
-pub const LEAST_RATE: u32 = 50_000;
+pub const LEAST_RATE: u32 = 100_000;
 
 /// The part of its age that a row may wait.
 const PART_OF_AGE: u32 = 20;
@@ -115,12 +117,12 @@ mod tests {
         assert_eq!(patience(Duration::ZERO, 20_000, 64), Duration::ZERO);
         assert_eq!(patience(ms(100), 20_000, 64), ms(5));
         assert_eq!(patience(HOUR, 20_000, 64), MOST);
-        assert_eq!(patience(HOUR, 20_000, 500), MOST_OF_MANY);
+        assert_eq!(patience(HOUR, 40_000, 500), MOST_OF_MANY);
     }
 
     #[test]
     fn a_pipeline_with_few_rows_in_flight_waits_less() {
-        assert_eq!(patience(HOUR, 1000, 64), ms(20));
+        assert_eq!(patience(HOUR, 1000, 64), ms(10));
         assert_eq!(patience(HOUR, usize::MAX, 64), MOST);
     }
 

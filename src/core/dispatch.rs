@@ -196,7 +196,9 @@ impl<T: Sendable> Dispatch<T> {
             return Next::Nothing;
         }
         let (rows, bytes) = (self.queue.len(), self.queue.bytes());
-        if let Some(until) = self.company.until(rows, bytes, now) {
+        if let Some(until) = self.company.until(rows, bytes, now)
+            && !self.queue.fills_a_record()
+        {
             return Next::Wait(until);
         }
         // Locked until the call is paid for: others may spend of it as well.

@@ -27,8 +27,13 @@ const LEAD: f64 = 0.05;
 /// slow for another reason, and what comes in would soon be lost.
 const FREE_FOR_ALL: f64 = 0.5;
 
-/// Whoever waits looks again after so long at most.
+/// Whoever waits looks again after so long at the earliest.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Whoever waits looks again after so long at the latest: meanwhile the rate may have
+/// been raised, or this node got a larger part of it, and nobody wakes those who sleep
+/// by the old one.
+const LOOK_AGAIN_BY: Duration = Duration::from_millis(250);
 
 /// Who has not asked again so long after it wanted to does not contend any more.
 const CONTENDS_FOR: Duration = Duration::from_millis(250);
@@ -206,7 +211,8 @@ impl TenantQuota {
     /// When a pipeline that has work and may read nothing is to look again. It
     /// contends until then.
     pub fn next_at(&mut self, id: SeatId, now: Moment) -> Moment {
-        let again = self.limiter.next_at(now).max(now + LOOK_AGAIN);
+        let again = self.limiter.next_at(now);
+        let again = again.clamp(now + LOOK_AGAIN, now + LOOK_AGAIN_BY);
         self.contend(id, again);
         again
     }

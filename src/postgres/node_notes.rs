@@ -13,6 +13,8 @@ pub(super) type Notes = Arc<(String, String)>;
 /// The notes of all nodes as of a snapshot.
 #[derive(Debug, Clone, Default)]
 pub(super) struct KnownNotes {
+    /// Whose beat it was: what it says itself it is not told.
+    asked_by: String,
     /// The snapshot, as PostgreSQL writes it; empty before the first beat.
     snapshot: String,
     by_node: HashMap<Arc<str>, Notes>,
@@ -39,14 +41,23 @@ impl KnownNotes {
 }
 
 impl NodeNotes {
-    /// What is known now: a beat's answer is read against what it was asked with.
-    pub(super) fn known(&self) -> Arc<KnownNotes> {
-        Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What this node knows now: a beat's answer is read against what it was asked with.
+    pub(super) fn known(&self, node: &str) -> Arc<KnownNotes> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.asked_by == node {
+            Arc::clone(&known)
+        } else {
+            Arc::default()
+        }
     }
 
-    /// What is known from now on.
-    pub(super) fn learn(&self, snapshot: String, by_node: HashMap<Arc<str>, Notes>) {
-        let known = KnownNotes { snapshot, by_node };
+    /// What this node knows from now on.
+    pub(super) fn learn(&self, node: &str, snapshot: String, by_node: HashMap<Arc<str>, Notes>) {
+        let known = KnownNotes {
+            asked_by: node.to_owned(),
+            snapshot,
+            by_node,
+        };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(known);
     }
 

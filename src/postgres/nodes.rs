@@ -146,7 +146,7 @@ pub(super) async fn beat(
 }
 
 async fn ask(store: &PgOutboxStore, request: BeatRequest<'_>) -> Result<BeatDone, StoreError> {
-    let known = store.node_notes().known();
+    let known = store.node_notes().known(request.node);
     let pipelines: Vec<&str> = request.held.iter().map(|(name, _)| &**name).collect();
     let epochs: Vec<i64> = request.held.iter().map(|(_, epoch)| epoch.0).collect();
     let asks: Vec<&str> = request.asks.iter().map(|name| &**name).collect();
@@ -177,7 +177,8 @@ async fn ask(store: &PgOutboxStore, request: BeatRequest<'_>) -> Result<BeatDone
     let notes = nodes
         .iter()
         .map(|(seen, notes)| (Arc::clone(&seen.node), Arc::clone(notes)));
-    store.node_notes().learn(snapshot, notes.collect());
+    let notes = notes.collect();
+    store.node_notes().learn(request.node, snapshot, notes);
     let renewed = renewed.iter().map(String::as_str);
     let renewed: HashSet<(&str, i64)> = renewed.zip(their_epochs).collect();
     let held = request.held.iter();

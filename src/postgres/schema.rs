@@ -25,9 +25,9 @@ const MIGRATIONS_TABLE: &str = "tide.migration";
 /// How long [`current_version`] and [`check`] may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a migration waits for a lock that somebody else has. Publishers wait behind it
-/// for as long.
-const LOCK_PATIENCE: &str = "1s";
+/// A migration waits for a lock that somebody else has for a second. Publishers wait
+/// behind it for as long.
+const WAIT_BRIEFLY: &str = "SET LOCAL lock_timeout = '1s'";
 
 /// How often a migration that did not get its locks is tried again, and how long is waited
 /// before that: a minute and a half in all.
@@ -152,7 +152,7 @@ pub fn latest_version() -> i64 {
 /// Installs or updates schema `tide`, and gives its roles their rights. Needs the right to create a schema in the
 /// database (or an empty schema `tide` of the caller's), nothing more.
 ///
-/// Who publishes is not kept waiting: a table that is in use is waited for [`LOCK_PATIENCE`]
+/// Who publishes is not kept waiting: a table that is in use is waited for a second
 /// at a time, and everything is tried again later.
 ///
 /// # Errors
@@ -225,11 +225,7 @@ async fn migrate_now(pool: &PgPool) -> Result<Migrated, SchemaError> {
     transaction
         .execute("SET LOCAL search_path = pg_catalog")
         .await?;
-    sqlx::query("SELECT set_config('lock_timeout', $1, true)")
-        .bind(LOCK_PATIENCE)
-        .persistent(false)
-        .execute(&mut *transaction)
-        .await?;
+    transaction.execute(WAIT_BRIEFLY).await?;
     migrator.run(&mut *transaction).await?;
     transaction.execute("SET LOCAL lock_timeout = 0").await?;
     let roles_to_create = roles::grant(&mut transaction).await?;

@@ -74,6 +74,7 @@ impl Handler<NothingNew> for OutboxReader {
 
     fn handle(&mut self, message: NothingNew, _: &mut Self::Context) {
         fault::point("outbox_reader.NothingNew");
+        self.nothing_new_at = Some(message.taken_at);
         if !self.busy {
             self.intake.advance_head(message.snapshot, message.taken_at);
         }

@@ -8,6 +8,7 @@ use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 use super::OutboxReader;
 use crate::actors::messages::RejectedRow;
 use crate::admin::status::{PipelineState, ReplayStatus, WaitStatus};
+use crate::core::ports::Backlog;
 use crate::core::position::Seq;
 use crate::core::render::Poison;
 
@@ -16,6 +17,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the backlog is counted, in reports.
 const BACKLOG_EVERY: u32 = 5;
+
+/// How long the probe's word holds, which it gives once a second.
+const BELIEVED_FOR: Duration = Duration::from_secs(3);
 
 /// Counting a backlog stops here: it must be cheap at any size.
 const BACKLOG_BOUND: u32 = 10_000;
@@ -157,7 +161,18 @@ impl OutboxReader {
         context.run_later(REPORT_EVERY, Self::report);
     }
 
+    /// Whether the probe, which looks for all readers of the database at once, has said
+    /// of late that there is nothing to read.
+    fn hears_of_nothing(&self) -> bool {
+        let heard = self.nothing_new_at;
+        self.watching && heard.is_some_and(|at| self.now().since(at) < BELIEVED_FOR)
+    }
+
     fn count_backlog(&self, context: &mut Context<Self>) {
+        if self.hears_of_nothing() {
+            self.show_backlog(&Backlog::default());
+            return;
+        }
         let (store, outbox) = (Arc::clone(&self.work.store), self.work.renderer.outbox.id);
         let seen = self.intake.read_up_to();
         let count = self
@@ -167,18 +182,22 @@ impl OutboxReader {
             let Ok(Ok(unread)) = counted else {
                 return;
             };
-            let now = reader.now();
-            let known = reader.intake.oldest().and_then(|(_, since)| since);
-            let oldest = known.map_or(unread.oldest, |since| now.since(since).max(unread.oldest));
-            let rows = unread.rows + (reader.intake.handed() + reader.intake.stashed()) as u64;
-            reader.metrics.lag(rows, oldest);
-            reader
-                .board
-                .update_pipeline(&reader.key.database, &reader.key.name, |entry| {
-                    entry.lag_rows = rows;
-                    entry.lag_at_least = unread.at_least;
-                    entry.lag_oldest_seconds = oldest.as_secs_f64();
-                });
+            reader.show_backlog(&unread);
         }));
+    }
+
+    /// `unread`: what has not been read yet.
+    fn show_backlog(&self, unread: &Backlog) {
+        let now = self.now();
+        let known = self.intake.oldest().and_then(|(_, since)| since);
+        let oldest = known.map_or(unread.oldest, |since| now.since(since).max(unread.oldest));
+        let rows = unread.rows + (self.intake.handed() + self.intake.stashed()) as u64;
+        self.metrics.lag(rows, oldest);
+        self.board
+            .update_pipeline(&self.key.database, &self.key.name, |entry| {
+                entry.lag_rows = rows;
+                entry.lag_at_least = unread.at_least;
+                entry.lag_oldest_seconds = oldest.as_secs_f64();
+            });
     }
 }

@@ -93,28 +93,64 @@ impl Supervisor {
             counts.entry(Arc::clone(name)).or_default();
         }
         for (key, wanted) in &self.desired.pipelines {
-            let Wanted::Run { spec, .. } = wanted else {
-                continue;
-            };
-            let count = counts.entry(Arc::clone(&spec.tenant)).or_default();
-            if !self.is_to_run(wanted) {
-                continue;
-            }
-            count.to_run += 1;
-            count.weight = count.weight.saturating_add(spec.weight);
-            if self.runs_here(key) {
-                count.here += 1;
-                count.weight_here = count.weight_here.saturating_add(spec.weight);
-            } else if self.tenant_looks.elsewhere.borrow().contains(key) {
-                count.is_elsewhere = true;
-            }
+            self.count_pipeline(key, wanted, false, |name| {
+                Some(counts.entry(Arc::clone(name)).or_default())
+            });
         }
         counts
+    }
+
+    /// Counts a pipeline where that of its tenant is counted, if it is.
+    fn count_pipeline<'a>(
+        &self,
+        key: &PipelineKey,
+        wanted: &Wanted,
+        starts_here: bool,
+        count_of: impl FnOnce(&Arc<str>) -> Option<&'a mut Count>,
+    ) {
+        let Wanted::Run { spec, .. } = wanted else {
+            return;
+        };
+        let Some(count) = count_of(&spec.tenant) else {
+            return;
+        };
+        if !self.is_to_run(wanted) {
+            return;
+        }
+        count.to_run += 1;
+        count.weight = count.weight.saturating_add(spec.weight);
+        if starts_here || self.runs_here(key) {
+            count.here += 1;
+            count.weight_here = count.weight_here.saturating_add(spec.weight);
+        } else if self.tenant_looks.elsewhere.borrow().contains(key) {
+            count.is_elsewhere = true;
+        }
     }
 
     fn runs_here(&self, key: &PipelineKey) -> bool {
         let slot = self.pipelines.get(key);
         slot.is_some_and(|slot| matches!(slot.run, Run::Running { .. }))
+    }
+
+    /// A reader of a pipeline is about to start here. It would find the part of its
+    /// tenant's rate that this node used without it, which may be nothing.
+    pub(in crate::actors) fn divide_rate_with(&self, key: &PipelineKey) {
+        let spec = self.pipelines.get(key).and_then(|slot| slot.spec.as_ref());
+        let Some(tenant) = spec.map(|spec| Arc::clone(&spec.tenant)) else {
+            return;
+        };
+        if self.desired.tenants.of(&tenant).limits().rate.is_none() {
+            return;
+        }
+        let mut count = Count::default();
+        for (other, wanted) in &self.desired.pipelines {
+            self.count_pipeline(other, wanted, other == key, |name| {
+                (**name == *tenant).then_some(&mut count)
+            });
+        }
+        let now = self.clock.now();
+        let fraction = count.fraction();
+        self.tenants.set_share_fraction(&tenant, fraction, now);
     }
 
     /// A pipeline was found to be in a state. A node that loses sight of the others

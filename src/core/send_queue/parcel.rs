@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::iter;
 
-use super::{FlowId, KeyHash, Sendable, Sharing};
+use super::{FlowId, KeyHash, SendQueue, Sendable, Sharing};
 use crate::core::aggregation::{Measure, Packing};
 
 /// One record of a call: at least one row of one flow, of each key its first ones
@@ -173,6 +173,17 @@ impl<T: Sendable> OpenParcel<T> {
             packing: Some(self.packing),
             weight,
             has_one_key,
+        })
+    }
+}
+
+impl<T: Sendable> SendQueue<T> {
+    /// Whether the rows of a flow that aggregates are enough for a full record.
+    #[must_use]
+    pub fn fills_a_record(&self) -> bool {
+        self.flows.values().any(|queue| {
+            let packing = queue.flow.packing;
+            packing.is_some_and(|packing| queue.ready_bytes >= packing.max_bytes)
         })
     }
 }

@@ -178,3 +178,19 @@ fn a_change_holds_from_then_on_and_none_is_none() {
     quota.change(RateLimits::default(), at(500));
     assert_eq!(quota.rows(seat, 100, at(500)), usize::MAX);
 }
+
+/// A node that stood by for the only pipeline of a tenant has no part of the rate. It
+/// takes the pipeline over, reads the row that is left in the bucket, and sleeps.
+#[test]
+fn a_part_that_comes_while_a_reader_sleeps_is_used_soon() {
+    let mut quota = TenantQuota::new(limits(100.0, 10), at(0));
+    quota.set_fraction(0.0, at(0));
+    let seat = quota.join(1);
+    assert_eq!(quota.rows(seat, 100, at(1_000)), 1);
+    quota.charge(seat, 1, 100);
+    assert_eq!(quota.rows(seat, 100, at(1_000)), 0);
+    let again = quota.next_at(seat, at(1_000));
+    assert!(again <= at(1_250), "it sleeps until {again:?}");
+    quota.set_fraction(1.0, at(1_100));
+    assert_eq!(quota.rows(seat, 100, at(1_200)), 10);
+}
