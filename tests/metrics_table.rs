@@ -44,6 +44,7 @@ fn one_of_everything(metrics: &Metrics) {
         target: 1,
     };
     metrics.nodes("d", nodes);
+    metrics.coordination_age("d", Duration::ZERO);
     metrics.rows_removed("d", "o", 1);
     let kept = KeptRows {
         outbox: "o",
