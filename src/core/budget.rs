@@ -215,9 +215,9 @@ impl ShardBudget {
     #[must_use]
     pub fn counted(&self, now: Moment) -> Counted {
         let passed = now.since(self.filled_at).as_secs_f64();
-        let has = |tokens: f64, rate: f64| tokens + rate * passed >= 0.0;
-        let owes = !has(self.record_tokens, self.record_rate())
-            || !has(self.byte_tokens, self.byte_rate());
+        let is_below = |tokens: f64, rate: f64| tokens + rate * passed < 0.0;
+        let owes = is_below(self.record_tokens, self.record_rate())
+            || is_below(self.byte_tokens, self.byte_rate());
         Counted {
             owes,
             ..self.counted
