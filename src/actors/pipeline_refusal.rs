@@ -18,17 +18,17 @@ impl Supervisor {
             .entry(key.clone())
             .or_insert_with(|| PipelineSlot::new(now));
         slot.retired = false;
-        if slot.invalid.as_deref() == Some(reason) {
-            return;
-        }
-        tracing::error!(pipeline = %key, %reason, "the pipeline's definition is not acceptable; it does not run");
-        slot.invalid = Some(reason.to_owned());
-        // A reader that drains holds the stream it writes to by itself.
-        slot.stream = None;
-        slot.attempt = attempt;
-        if !slot.drain(until) {
-            slot.run = Run::Invalid;
-            legal(slot.life.stops());
+        // Where only what it names has changed, there is nothing to end.
+        if slot.invalid.as_deref() != Some(reason) {
+            tracing::error!(pipeline = %key, %reason, "the pipeline's definition is not acceptable; it does not run");
+            slot.invalid = Some(reason.to_owned());
+            // A reader that drains holds the stream it writes to by itself.
+            slot.stream = None;
+            slot.attempt = attempt;
+            if !slot.drain(until) {
+                slot.run = Run::Invalid;
+                legal(slot.life.stops());
+            }
         }
         let mut status = PipelineStatus::starting(
             Arc::clone(&key.name),

@@ -211,11 +211,7 @@ fn go_on(
     (old, new): (&Desired, &Desired),
 ) -> Step {
     match (before, after) {
-        (Wanted::Invalid { reason: old, .. }, Wanted::Invalid { reason: new, .. })
-            if old == new =>
-        {
-            Step::Keep
-        }
+        (Wanted::Invalid { .. }, Wanted::Invalid { .. }) if before == after => Step::Keep,
         (_, Wanted::Invalid { .. }) | (Wanted::Invalid { .. }, Wanted::Run { .. }) => begin(after),
         (Wanted::Run { spec: before, .. }, Wanted::Run { spec: after, .. }) => {
             let mut found = Differences::default();

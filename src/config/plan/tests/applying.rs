@@ -180,7 +180,7 @@ fn used_by(state: &Desired, key: &PipelineKey) -> String {
     let settings = &state.settings;
     match state.pipelines.get(key) {
         None => "nothing".to_owned(),
-        Some(Wanted::Invalid { reason, .. }) => reason.clone(),
+        Some(Wanted::Invalid { reason, named }) => format!("{reason} {named:?}"),
         Some(Wanted::Run { spec, .. }) => {
             let database = settings.database(&key.database).expect("it is there");
             let limits = (

@@ -96,11 +96,7 @@ impl Cluster {
     }
 
     /// What all processes may use now.
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "between 0 and WHOLE"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "0 to WHOLE")]
     fn used(&self) -> Parts {
         let of = |process: &Process| {
             let budget = process.budget;
