@@ -59,9 +59,19 @@ fn share(random: &mut Rng, most: Share) -> Share {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_function_grants_what_the_model_grants() {
+    grants_what_the_model_grants(fastrand::u64(..)).await;
+}
+
+/// A write that comes late clears away what is left of a node that is gone, which is
+/// then heard of again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_write_clears_away_what_the_model_clears_away() {
+    grants_what_the_model_grants(5_338_720_887_482_112_413).await;
+}
+
+async fn grants_what_the_model_grants(seed: u64) {
     let pool = database::pool(&database::migrated_database().await);
     let store = PgOutboxStore::new(pool.clone());
-    let seed = fastrand::u64(..);
     eprintln!("seed {seed}");
     let mut random = Rng::with_seed(seed);
     let mut model = ShareTable::default();

@@ -41,18 +41,24 @@ impl ShareTable {
                 share: Share::NOTHING,
                 kept: Share::NOTHING,
             });
-            if own.number >= number {
-                continue;
+            let is_late = own.number >= number;
+            if !is_late {
+                *own = Row {
+                    number,
+                    share: write.uses,
+                    kept: write.keeps.min(write.uses),
+                };
             }
-            *own = Row {
-                number,
-                share: write.uses,
-                kept: write.keeps.min(write.uses),
-            };
             if write.wants != write.uses {
+                // A late write does this much too.
                 rows.retain(|other, row| {
                     lives(other) || other == node || row.kept != Share::NOTHING
                 });
+            }
+            if is_late {
+                continue;
+            }
+            if write.wants != write.uses {
                 let mut share = write.wants;
                 if !sabotage::is(Bug::RaisedWithoutRegard) {
                     let taken = taken(rows, node, &lives);
