@@ -52,11 +52,12 @@ const WRITER: [Panic; 4] = [
     ("shard_writer.CallDone", 60),
     ("shard_writer.PurgeVoid", 1),
 ];
-const SUPERVISOR: [Panic; 5] = [
+const SUPERVISOR: [Panic; 6] = [
     ("supervisor.StreamChanged", 1),
     ("supervisor.ClaimDone", 1),
     ("supervisor.CatalogRead", 3),
     ("supervisor.BeatAnswered", 2),
+    ("supervisor.SharesWritten", 1),
     ("supervisor.Tick", 40),
 ];
 
