@@ -73,10 +73,60 @@ impl Budgets {
     }
 }
 
+impl Budgets {
+    /// The shards that somebody writes to.
+    pub(super) fn in_use(&self) -> impl Iterator<Item = ShardName> {
+        let used = self.all().filter(|(_, one)| Arc::strong_count(one) > 1);
+        used.map(|(name, _)| name)
+    }
+
+    /// A stream is known better now: its budgets are found under its new identity.
+    /// Answers them. One that is there already under that stays another.
+    pub(super) fn rename(
+        &mut self,
+        before: &Arc<str>,
+        after: &Arc<str>,
+    ) -> Vec<(ShardId, SharedBudget)> {
+        let of_it = self.known.keys().filter(|(stream, _)| stream == before);
+        let shards: Vec<ShardId> = of_it.map(|(_, shard)| shard.clone()).collect();
+        let mut moved = Vec::new();
+        for shard in shards {
+            let key = (Arc::clone(after), shard.clone());
+            if self.known.contains_key(&key) {
+                continue;
+            }
+            if let Some(budget) = self.known.remove(&(Arc::clone(before), shard.clone())) {
+                moved.push((shard, Arc::clone(&budget)));
+                self.known.insert(key, budget);
+            }
+        }
+        moved
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::budget::Cost;
+
+    #[test]
+    fn budgets_go_along_when_a_stream_is_known_better() {
+        let (mut budgets, now) = (Budgets::default(), Moment::ORIGIN);
+        let (name, arn): (Arc<str>, Arc<str>) = ("s".into(), "arn:s".into());
+        let one = budgets.of(&name, &"s1".into(), ShardLimits::default(), now);
+        let two = budgets.of(&name, &"s2".into(), ShardLimits::default(), now);
+        let other = budgets.of(&arn, &"s2".into(), ShardLimits::default(), now);
+        let moved = budgets.rename(&name, &arn);
+        assert_eq!(moved.len(), 1);
+        assert!(Arc::ptr_eq(&moved[0].1, &one));
+        drop(moved);
+        let again = budgets.of(&arn, &"s1".into(), ShardLimits::default(), now);
+        assert!(Arc::ptr_eq(&again, &one));
+        // All three are in use, whatever they are called.
+        assert_eq!(budgets.in_use().count(), 3);
+        drop((two, other));
+        assert_eq!(budgets.in_use().count(), 1);
+    }
 
     #[test]
     fn writers_of_one_shard_share_its_budget() {

@@ -287,7 +287,13 @@ impl Supervisor {
                 map,
                 max_record_bytes,
             } => {
-                slot.identity = identity;
+                let before = std::mem::replace(&mut slot.identity, Arc::clone(&identity));
+                if before != identity {
+                    let now = self.clock.now();
+                    for (shard, budget) in self.budgets.rename(&before, &identity) {
+                        self.shares.writes(&identity, &shard, &budget, now);
+                    }
+                }
                 slot.trouble = None;
                 slot.ready = Some((Arc::clone(&map), max_record_bytes));
                 slot.ready_at = self.clock.now();

@@ -56,8 +56,12 @@ async fn a_stream_that_begins_to_ignore_keys_is_not_written_to_until_it_does_not
         let strategy = "RecordDistributionStrategy";
         faults.describe_as(strategy, json!("AUTO"));
         until_waiting_for(&relay, "AUTO").await;
-        let problem = stream_status(&relay)["problem"].to_string();
-        assert!(problem.contains("PARTITION_KEY"), "{problem}");
+        // The router looks by itself, a moment later.
+        until("the stream's problem is shown", PATIENCE, || {
+            let problem = stream_status(&relay)["problem"].to_string();
+            problem.contains("PARTITION_KEY")
+        })
+        .await;
         tokio::time::sleep(CALLS_END).await;
         faults.admit_all();
         let received = world.consumer.received();

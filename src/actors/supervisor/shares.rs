@@ -241,16 +241,7 @@ impl Supervisor {
     /// goes to the others.
     fn measure_shards(&mut self) {
         let now = self.clock.now();
-        let written: BTreeSet<ShardName> = self
-            .streams
-            .values()
-            .flat_map(|slot| {
-                slot.writers.keys().map(|shard| ShardName {
-                    stream: Arc::clone(&slot.identity),
-                    shard: shard.clone(),
-                })
-            })
-            .collect();
+        let written: BTreeSet<ShardName> = self.budgets.in_use().collect();
         let shares = &mut self.shares;
         let left: Vec<ShardName> = shares
             .book
