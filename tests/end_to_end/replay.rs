@@ -99,7 +99,11 @@ async fn a_replay_under_load_sends_just_its_range_and_survives_a_kill() {
         while world.number(&progress).await < from + 500 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert_eq!(relay.pipeline("events")["replay"]["to_id"], to);
+        // It is shown once a second.
+        until("the replay is shown", PATIENCE, || {
+            relay.pipeline("events")["replay"]["to_id"] == to
+        })
+        .await;
         relay.kill();
         let reached = world.number(&progress).await;
         assert!(reached < to, "it was over before the kill");
