@@ -168,6 +168,10 @@ impl Supervisor {
         let Some(slot) = self.databases.remove(database) else {
             return;
         };
+        if matches!(slot.next, Next::Leave) {
+            // Before it leaves the board: who no longer sees it finds no series either.
+            self.metrics.remove_database(database);
+        }
         self.board.remove_database(database);
         // Nobody waits for what the old connections still say.
         self.claims.retain(|key, _| key.database != *database);
@@ -180,7 +184,6 @@ impl Supervisor {
                 self.catalogs.pipelines.remove(database);
                 self.catalogs.tenants.remove(database);
                 self.pauses.remove(database);
-                self.metrics.remove_database(database);
                 tracing::info!(%database, "the database is removed");
             }
             Next::Become(new) => {
