@@ -12,7 +12,7 @@
 //! | `/api/shards` | the shards of each stream: hash keys, use of their budget, queues; with `?keys=N` their hottest keys too, which may be secrets of the application |
 //! | `/api/config` | the settings and definitions that the relay runs by, as JSON, with marks for secrets; 503 before it has begun |
 //! | `/api/history` | the rows that each pipeline delivered a second, of the last five minutes; with `?after=N` what came after look N |
-//! | `/` | the status page ([`super::page`]), which is made of `/page/...` |
+//! | `/` | the status page (`page`), which is made of `/page/...` |
 //! | `/runbooks/NAME` | what to do about an alert; `/runbooks/` lists them |
 //!
 //! Only GET is answered, and no answer changes anything. There is no authentication: the default address is

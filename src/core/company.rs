@@ -21,7 +21,7 @@ use super::time::Moment;
 /// The longest a call waits for more rows.
 pub const MOST: Duration = Duration::from_millis(200);
 
-/// The same where there are [`MANY`] shards, for pipelines that may have as many rows in
+/// The same where there are `MANY` shards, for pipelines that may have as many rows in
 /// flight: a call to one of 500 has 16 records then at 20,000 rows a second.
 pub const MOST_OF_MANY: Duration = Duration::from_millis(400);
 

@@ -6,7 +6,7 @@
 //!
 //! Pipelines that are kept waiting by the quota *contend*: they share it by weight.
 //! Each has a count of what it took, divided by its weight (in seconds of the quota);
-//! who is ahead of the last contender by more than [`LEAD`] waits. Who does not
+//! who is ahead of the last contender by more than `LEAD` waits. Who does not
 //! contend is waited for by nobody, and comes back without credit; and nobody waits
 //! while half of the bucket is saved up. So nothing of the rate is lost while anybody
 //! has work, and nobody can take it all.

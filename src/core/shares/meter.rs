@@ -3,8 +3,8 @@
 //! A writer that had to wait for its budget in the time that was looked at, with more
 //! behind it than goes in one call, is *pressed*: how much it would send is not known,
 //! so it wishes for all of the shard, in the mix of records and bytes that it sends.
-//! Any other wishes for what it used and [`HEADROOM`] more. Wishes rise at once and
-//! fall slowly: the highest of the last [`REMEMBERED`] times holds. While a budget owes
+//! Any other wishes for what it used and `HEADROOM` more. Wishes rise at once and
+//! fall slowly: the highest of the last `REMEMBERED` times holds. While a budget owes
 //! for what has gone already (a record larger than a second's share) nothing is
 //! measured: its writer sleeps, which says nothing of what it has behind.
 
