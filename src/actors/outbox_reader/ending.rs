@@ -211,6 +211,11 @@ impl Handler<StopAs> for OutboxReader {
     type Result = ();
 
     fn handle(&mut self, StopAs(exit): StopAs, context: &mut Self::Context) {
+        if self.releasing && matches!(exit, Exit::LeaseLost) {
+            // A beat that came after the lease was given back does not find it any more.
+            // What is under way says better how it ended.
+            return;
+        }
         self.end(exit, context);
     }
 }
