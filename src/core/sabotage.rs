@@ -55,6 +55,8 @@ pub enum Bug {
     ReplayPassesLetters,
     /// Rows of an aggregated record that went to another shard count as delivered.
     MisplacedIsDelivered,
+    /// A node whose leases could not be renewed goes on.
+    ExpiredLeaseKept,
     /// A node goes on with its share of a shard although its row may have expired.
     ShareOutlivesItsNode,
     /// A share is raised without regard to what other nodes have of the shard.

@@ -248,7 +248,7 @@ async fn a_letter_the_service_refuses_again_holds_its_key_until_it_is_discarded(
             world.pool.clone(),
             "events",
             "k-0",
-            Duration::from_millis(80),
+            Duration::from_millis(40),
         );
 
         let id = the_letter(&world).await;

@@ -19,17 +19,17 @@ enum Look {
 }
 
 /// Each mistake, and within how many seeds it must be found.
-const WITHIN: [(Bug, Look, u64); 24] = [
+const WITHIN: [(Bug, Look, u64); 25] = [
     (Bug::TwoOfAKeyInACall, Look::All, 5),
     (Bug::RefundThrottled, Look::All, 10),
     (Bug::CommitBeforeConfirm, Look::All, 10),
     (Bug::ResendWholeBatch, Look::All, 100),
-    (Bug::WrongIndexOnRetry, Look::All, 100),
+    (Bug::WrongIndexOnRetry, Look::All, 40),
     (Bug::ParentAndChildTogether, Look::All, 150),
     (Bug::SkipLateCommitters, Look::All, 10),
     (Bug::UnknownIsDelivered, Look::All, 10),
     (Bug::FailedBehindItsKey, Look::All, 10),
-    (Bug::HandBeforeSave, Look::Focus(6), 250),
+    (Bug::HandBeforeSave, Look::Focus(6), 60),
     (Bug::IgnoreStale, Look::Focus(5), 60),
     (Bug::LostRowsIgnored, Look::Focus(4), 60),
     (Bug::BudgetDiesWithWriter, Look::Focus(4), 60),
@@ -58,6 +58,11 @@ const WITHIN: [(Bug, Look, u64); 24] = [
     (
         Bug::RaisedWithoutRegard,
         Look::Own("shared_shard", Plan::shared_shard),
+        10,
+    ),
+    (
+        Bug::ExpiredLeaseKept,
+        Look::Own("clustered", Plan::clustered),
         10,
     ),
 ];
