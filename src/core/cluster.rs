@@ -15,7 +15,9 @@
 //!   up: up for those that hold most already. Nobody is asked for what lies within
 //!   its target, so what is balanced stays where it is;
 //! - a free pipeline falls to the member below its target whose hash with it is the
-//!   highest. All nodes find the same one. It may be unable to run it (its stream does
+//!   highest. All nodes find the same one. What a node has claimed already counts as its
+//!   own until it hears otherwise, wherever it would fall to by then: or it would get
+//!   both, one too many, and one of them would have to move again. The node may be unable to run it (its stream does
 //!   not answer there): when the pipeline has been free for a lease, the member next
 //!   in line may take it as well, after another lease the next, and so on. Who takes
 //!   it in the end keeps it: nobody asks for what it cannot run;
@@ -74,6 +76,8 @@ pub struct Own {
     pub able: bool,
     /// It runs here, and nothing is in the way of draining it.
     pub gives: bool,
+    /// This node has asked for its lease and has not heard whether it got it.
+    pub claimed: bool,
 }
 
 /// Another node, as far as it matters here.

@@ -24,12 +24,20 @@ const WITHIN: [(Bug, Look, u64); 25] = [
     (Bug::RefundThrottled, Look::All, 10),
     (Bug::CommitBeforeConfirm, Look::All, 10),
     (Bug::ResendWholeBatch, Look::All, 100),
-    (Bug::WrongIndexOnRetry, Look::All, 40),
+    (
+        Bug::WrongIndexOnRetry,
+        Look::Own("fails_again", Plan::fails_again),
+        10,
+    ),
     (Bug::ParentAndChildTogether, Look::All, 150),
     (Bug::SkipLateCommitters, Look::All, 10),
     (Bug::UnknownIsDelivered, Look::All, 10),
     (Bug::FailedBehindItsKey, Look::All, 10),
-    (Bug::HandBeforeSave, Look::Focus(6), 60),
+    (
+        Bug::HandBeforeSave,
+        Look::Own("dies_while_saving", Plan::dies_while_saving),
+        20,
+    ),
     (Bug::IgnoreStale, Look::Focus(5), 60),
     (Bug::LostRowsIgnored, Look::Focus(4), 60),
     (Bug::BudgetDiesWithWriter, Look::Focus(4), 60),
@@ -62,7 +70,7 @@ const WITHIN: [(Bug, Look, u64); 25] = [
     ),
     (
         Bug::ExpiredLeaseKept,
-        Look::Own("clustered", Plan::clustered),
+        Look::Own("coordinated_apart", Plan::coordinated_apart),
         10,
     ),
 ];

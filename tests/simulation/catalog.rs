@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::future::BoxFuture;
 use tidegate::core::ports::{Catalog, CatalogContent, PipelineRow, StoreError, TenantRow};
 
-use crate::store::call;
+use crate::store::{Server, call};
 use crate::world::{Process, Shared, World};
 
 /// The pipelines, as one process reads them.
@@ -21,18 +21,19 @@ impl Catalog for SimCatalog {
         let seen = self.seen.load(Ordering::Relaxed);
         Box::pin(async move {
             let (world, process) = (self.world.clone(), self.process.clone());
-            let (generation, rows) = call(world, process, "catalog", move |world| {
-                let is_news = seen != world.catalog_generation;
-                Ok((
-                    world.catalog_generation,
-                    is_news.then(|| CatalogContent {
-                        pipelines: definitions(world),
-                        tenants: tenants(world),
-                        ..CatalogContent::default()
-                    }),
-                ))
-            })
-            .await?;
+            let (generation, rows) =
+                call(world, process, Server::Outboxes, "catalog", move |world| {
+                    let is_news = seen != world.catalog_generation;
+                    Ok((
+                        world.catalog_generation,
+                        is_news.then(|| CatalogContent {
+                            pipelines: definitions(world),
+                            tenants: tenants(world),
+                            ..CatalogContent::default()
+                        }),
+                    ))
+                })
+                .await?;
             self.seen.store(generation, Ordering::Relaxed);
             Ok(rows)
         })
@@ -94,4 +95,13 @@ fn definitions(world: &World) -> Vec<PipelineRow> {
         }
     };
     routes.map(define).collect()
+}
+
+/// Of a database that defines none.
+pub(crate) struct EmptyCatalog;
+
+impl Catalog for EmptyCatalog {
+    fn read(&self) -> BoxFuture<'_, Result<Option<CatalogContent>, StoreError>> {
+        Box::pin(async { Ok(Some(CatalogContent::default())) })
+    }
 }

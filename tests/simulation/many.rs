@@ -71,18 +71,20 @@ struct Total {
     simulated: Duration,
 }
 
-/// How a plan is made of a seed: `PLAN=busy_key`, `clustered`, `replayed`, `many_letters`
-/// and `shared_shard` name those that are about one thing.
+/// How a plan is made of a seed: `PLAN` names those that are about one thing.
 fn kind_of_plan() -> fn(u64) -> Plan {
     match std::env::var("PLAN").as_deref() {
         Err(_) => Plan::of,
+        Ok("coordinated_apart") => Plan::coordinated_apart,
+        Ok("dies_while_saving") => Plan::dies_while_saving,
+        Ok("fails_again") => Plan::fails_again,
         Ok("busy_key") => Plan::busy_key,
         Ok("clustered") => Plan::clustered,
         Ok("replayed") => Plan::replayed,
         Ok("many_letters") => Plan::many_letters,
         Ok("shared_shard") => Plan::shared_shard,
         Ok(other) => {
-            panic!("PLAN is {other}; expected one of those named above")
+            panic!("PLAN is {other}; expected one of tests/simulation/plan/own.rs")
         }
     }
 }
@@ -151,6 +153,9 @@ fn plans_about_one_thing() {
     for plan_of in [
         Plan::busy_key as fn(u64) -> Plan,
         Plan::clustered,
+        Plan::coordinated_apart,
+        Plan::dies_while_saving,
+        Plan::fails_again,
         Plan::replayed,
         Plan::many_letters,
         Plan::shared_shard,

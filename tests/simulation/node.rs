@@ -25,10 +25,10 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, LocalSet};
 
-use crate::catalog::SimCatalog;
+use crate::catalog::{EmptyCatalog, SimCatalog};
 use crate::frozen::{Freezable, Frost};
 use crate::retention::KeepsAll;
-use crate::store::SimStore;
+use crate::store::{Server, SimStore};
 use crate::stream::SimSource;
 use crate::world::{Process, Shared, pass};
 
@@ -189,21 +189,35 @@ impl Body {
         self.process.kill();
     }
 
+    fn store(&self, server: Server) -> Arc<SimStore> {
+        let (world, process) = (self.world.clone(), self.process.clone());
+        Arc::new(SimStore::new(world, process, server))
+    }
+
     async fn relay(&self, rebuilt: u64) -> bool {
         let (finished, is_finished) = oneshot::channel();
+        let mut databases = vec![Database {
+            name: "default".into(),
+            store: self.store(Server::Outboxes),
+            catalog: Arc::new(SimCatalog {
+                world: self.world.clone(),
+                process: self.process.clone(),
+                seen: Arc::default(),
+            }),
+            retention: Arc::new(KeepsAll),
+        }];
+        if let Some(name) = &self.settings.cluster.database {
+            databases.push(Database {
+                name: Arc::clone(name),
+                store: self.store(Server::Coordination),
+                catalog: Arc::new(EmptyCatalog),
+                retention: Arc::new(KeepsAll),
+            });
+        }
         let parts = SupervisorParts {
             settings: Arc::clone(&self.settings),
             node: Arc::clone(&self.name),
-            databases: vec![Database {
-                name: "default".into(),
-                store: Arc::new(SimStore::new(self.world.clone(), self.process.clone())),
-                catalog: Arc::new(SimCatalog {
-                    world: self.world.clone(),
-                    process: self.process.clone(),
-                    seen: Arc::default(),
-                }),
-                retention: Arc::new(KeepsAll),
-            }],
+            databases,
             streams: Arc::new(SimSource {
                 world: self.world.clone(),
                 process: self.process.clone(),

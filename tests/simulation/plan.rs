@@ -2,6 +2,9 @@
 //! often. Most seeds have some kinds of fault and not others: what everything
 //! together hides, a few of them alone show.
 
+#[path = "plan/own.rs"]
+mod own;
+
 use std::time::Duration;
 
 use crate::database::Defect;
@@ -22,6 +25,8 @@ pub(crate) struct StoreFaults {
     pub(crate) hangs: f64,
     /// It takes up to seconds.
     pub(crate) slow: f64,
+    /// A position's write never comes to anything, whatever the others do.
+    pub(crate) lost_saves: f64,
 }
 
 /// Chances per call, 0 to 1.
@@ -138,6 +143,8 @@ pub(crate) struct Plan {
     pub(crate) event_every_millis: f64,
     pub(crate) lease: Duration,
     pub(crate) poison: PoisonPlan,
+    /// The nodes see each other in a database of its own, which nothing happens to.
+    pub(crate) coordinates_apart: bool,
 }
 
 impl Plan {
@@ -165,6 +172,7 @@ impl Plan {
             answer_lost: some(dice, 0.4, 0.05),
             hangs: some(dice, 0.2, 0.01),
             slow: some(dice, 0.4, 0.05),
+            lost_saves: 0.0,
         };
         let put = PutFaults {
             record_fails: some(dice, 0.6, 0.3),
@@ -207,6 +215,7 @@ impl Plan {
             lease: *dice.pick(&[Duration::from_secs(2), Duration::from_secs(10)]),
             events: Vec::new(),
             poison: PoisonPlan::of(seed),
+            coordinates_apart: false,
         };
         if calm {
             // Only what must not cause a repeat.
@@ -228,107 +237,6 @@ impl Plan {
             plan.packed = plan.packed.plain();
         }
         plan
-    }
-
-    /// A key whose letters are sent while its rows come faster than letters can go.
-    pub(crate) fn busy_key(seed: u64) -> Self {
-        let plan = Self::of(seed);
-        let dice = &mut Dice::new(seed ^ 0x0b05_7ee1);
-        Self {
-            outboxes: 1,
-            keys: 1,
-            free_keys: 0,
-            step_millis: 50.0,
-            put: PutFaults {
-                slow: 0.03,
-                ..PutFaults::default()
-            },
-            load: Duration::from_secs(16),
-            poison: PoisonPlan {
-                // Some of its letters' calls take seconds.
-                free_within: Some(Duration::from_secs(6)),
-                ..PoisonPlan::busy_key(dice)
-            },
-            ..plan.calm_and_wide()
-        }
-    }
-
-    /// Rows are parked while a replay of them waits for its number to be written.
-    pub(crate) fn replayed(seed: u64) -> Self {
-        let plan = Self::of(seed);
-        let dice = &mut Dice::new(seed ^ 0x07e9_1a7e);
-        Self {
-            outboxes: 1,
-            keys: 1 + dice.below(2),
-            free_keys: 0,
-            step_millis: 5.0,
-            store: StoreFaults {
-                slow: 0.1,
-                ..StoreFaults::default()
-            },
-            poison: PoisonPlan::replayed(dice),
-            ..plan.calm_and_wide()
-        }
-    }
-
-    /// Letters are asked for again and again, and confirmed while others are read.
-    pub(crate) fn many_letters(seed: u64) -> Self {
-        let plan = Self::of(seed);
-        let dice = &mut Dice::new(seed ^ 0x0001_e77e);
-        Self {
-            outboxes: 1,
-            keys: 12,
-            free_keys: 0,
-            step_millis: 5.0,
-            poison: PoisonPlan::many_letters(dice),
-            ..plan.calm_and_wide()
-        }
-    }
-
-    /// Several nodes that join, leave, die, freeze and are cut off.
-    pub(crate) fn clustered(seed: u64) -> Self {
-        let plan = Self::of(seed);
-        let dice = &mut Dice::new(seed ^ 0x00c1_057e);
-        let events = [
-            Event::KillNode,
-            Event::RestartNode,
-            Event::PartitionNode,
-            Event::FreezeNode,
-        ];
-        let mut plan = Self {
-            outboxes: 4,
-            streams: 2,
-            shards: 2,
-            keys: 4,
-            free_keys: 0,
-            load: Duration::from_secs(20),
-            step_millis: 20.0,
-            lease: *dice.pick(&[Duration::from_secs(1), Duration::from_secs(2)]),
-            event_every_millis: *dice.pick(&[1_500.0, 4_000.0]),
-            poison: PoisonPlan::none(),
-            ..plan.calm_and_wide()
-        };
-        plan.nodes = 3 + dice.below(3);
-        plan.events = events.to_vec();
-        plan.store.slow = 0.02;
-        plan.put.slow = 0.02;
-        plan
-    }
-
-    /// The same, and all of them write to one narrow shard.
-    pub(crate) fn shared_shard(seed: u64) -> Self {
-        let plan = Self::clustered(seed);
-        Self {
-            streams: 1,
-            shards: 1,
-            step_millis: 10.0,
-            budget_records: 40,
-            takes: Takes {
-                records: 40.0,
-                ..plan.takes
-            },
-            ..plan
-        }
     }
 
     /// One node that nothing happens to, and shards that take everything.
@@ -480,6 +388,7 @@ impl Plan {
             answer_lost: unsaved,
             hangs,
             slow,
+            lost_saves,
         } = self.store;
         let chances = [
             lost,
@@ -489,6 +398,7 @@ impl Plan {
             unsaved,
             hangs,
             slow,
+            lost_saves,
             self.panics,
             self.forgets,
         ];

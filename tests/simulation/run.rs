@@ -74,6 +74,13 @@ pub(crate) fn settings(plan: &Plan) -> Settings {
     let environment = Environment::from_iter([("DATABASE_URL", "postgres://localhost/simulated")]);
     let mut settings = Settings::load(None, environment).expect("settings");
     settings.cluster.lease = plan.lease;
+    if plan.coordinates_apart {
+        let name: Arc<str> = "coordination".into();
+        let mut apart = settings.databases[0].clone();
+        apart.name = Arc::clone(&name);
+        settings.databases.push(apart);
+        settings.cluster.database = Some(name);
+    }
     settings.limits.pipeline_rows = plan.pipeline_rows;
     settings.limits.drain_grace = Duration::from_secs(3);
     settings.kinesis.shard_refresh = Duration::from_secs(5);
@@ -122,6 +129,7 @@ pub(crate) fn world(plan: &Plan, clock: Clock, keep_text: bool, dice: &mut Dice)
         clock,
         trace: Trace::new(keep_text),
         database,
+        coordination: Database::new(Vec::new(), &mut Dice::new(plan.seed ^ 0xc00d)),
         streams: (0..plan.streams)
             .map(|place| {
                 let mut stream = Stream::new(&format!("s{place}"), plan.shards, plan.takes, now);

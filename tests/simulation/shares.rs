@@ -15,18 +15,21 @@ impl ShareStore for SimStore {
         number: i64,
         writes: &'a [ShareWrite],
     ) -> BoxFuture<'a, Result<Written, StoreError>> {
+        let server = self.server();
         let (node, writes): (Arc<str>, _) = (node.into(), writes.to_vec());
         self.call("write_shares", move |world| {
             let now = world.now();
-            Ok(world.database.write_shares(&node, number, &writes, now))
+            Ok(world
+                .server(server)
+                .write_shares(&node, number, &writes, now))
         })
     }
 
     fn forget_shares<'a>(&'a self, nodes: &'a [Arc<str>]) -> BoxFuture<'a, Result<(), StoreError>> {
-        let nodes = nodes.to_vec();
+        let (server, nodes) = (self.server(), nodes.to_vec());
         self.call("forget_shares", move |world| {
             let now = world.now();
-            world.database.forget_shares(&nodes, now);
+            world.server(server).forget_shares(&nodes, now);
             Ok(())
         })
     }

@@ -26,7 +26,17 @@ use crate::world::{Process, Shared, World, pass, silence};
 pub(crate) struct SimStore {
     pub(crate) world: Shared,
     pub(crate) process: Process,
+    server: Server,
     saves: Arc<AtomicU64>,
+}
+
+/// Which server is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// The one with the outboxes.
+    Outboxes,
+    /// The one in which nodes see each other, if that is another one.
+    Coordination,
 }
 
 /// What happens to one call.
@@ -44,12 +54,18 @@ fn away<T>(why: &str) -> Result<T, StoreError> {
 }
 
 impl SimStore {
-    pub(crate) fn new(world: Shared, process: Process) -> Self {
+    pub(crate) fn new(world: Shared, process: Process, server: Server) -> Self {
         Self {
             world,
             process,
+            server,
             saves: Arc::new(AtomicU64::new(0)),
         }
+    }
+
+    /// Which one it calls.
+    pub(crate) const fn server(&self) -> Server {
+        self.server
     }
 
     /// Does something in the database, at some moment between now and the answer.
@@ -58,13 +74,15 @@ impl SimStore {
         name: &'static str,
         work: impl FnOnce(&mut World) -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'a, Result<T, StoreError>> {
-        Box::pin(call(self.world.clone(), self.process.clone(), name, work))
+        let (world, process) = (self.world.clone(), self.process.clone());
+        Box::pin(call(world, process, self.server, name, work))
     }
 }
 
 pub(crate) async fn call<T: Send + 'static>(
     shared: Shared,
     process: Process,
+    server: Server,
     name: &'static str,
     work: impl FnOnce(&mut World) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
@@ -76,8 +94,14 @@ pub(crate) async fn call<T: Send + 'static>(
         let world = &mut *guard;
         let faults = world.plan.store;
         let dice = &mut world.store_dice;
+        let lost = if name == "save" {
+            faults.lost_saves
+        } else {
+            0.0
+        };
         let fate = match () {
             () if world.healed => Fate::Answered,
+            () if lost > 0.0 && dice.chance(lost) => Fate::Never,
             () if dice.chance(faults.refused) => Fate::Refused,
             () if dice.chance(faults.answer_lost) => Fate::AnswerLost,
             () if dice.chance(faults.hangs) => *dice.pick(&[Fate::Late, Fate::Never]),
@@ -89,7 +113,7 @@ pub(crate) async fn call<T: Send + 'static>(
             fate,
             dice.pause(0.2, most),
             dice.pause(0.1, most),
-            world.database.life,
+            world.server(server).life,
         )
     };
     pass(before).await;
@@ -105,7 +129,7 @@ pub(crate) async fn call<T: Send + 'static>(
                 let extra = late.lock().store_dice.evenly(10.0, 9_000.0);
                 pass(extra).await;
                 let mut world = late.lock();
-                if world.database.life == life {
+                if world.server(server).life == life {
                     world.note(format_args!("late {name}"));
                     work(&mut world).map(drop).ok();
                 }
@@ -114,7 +138,7 @@ pub(crate) async fn call<T: Send + 'static>(
             away("no answer within the time-out")
         }
         Fate::Answered | Fate::AnswerLost => {
-            let done = arrives(&mut shared.lock(), &process, life, work);
+            let done = arrives(&mut shared.lock(), &process, (server, life), work);
             if fate == Fate::AnswerLost {
                 away("connection reset")
             } else {
@@ -124,7 +148,7 @@ pub(crate) async fn call<T: Send + 'static>(
     };
     pass(after).await;
     // Away since then: the answer does not come through.
-    let was_lost = shared.lock().database.life != life && result.is_ok();
+    let was_lost = shared.lock().server(server).life != life && result.is_ok();
     if !process.is_alive() {
         return silence().await;
     }
@@ -138,11 +162,16 @@ pub(crate) async fn call<T: Send + 'static>(
 fn arrives<T>(
     world: &mut World,
     process: &Process,
-    life: u64,
+    (server, life): (Server, u64),
     work: impl FnOnce(&mut World) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     let is_cut_off = world.is_due(world.partitioned.get(&process.node).copied());
-    if world.is_due(world.database.down_until) || is_cut_off || world.database.life != life {
+    let is_cut_off = is_cut_off && server == Server::Outboxes;
+    let (down_until, its_life) = {
+        let database = world.server(server);
+        (database.down_until, database.life)
+    };
+    if world.is_due(down_until) || is_cut_off || its_life != life {
         return away("the server is not there");
     }
     work(world)
@@ -241,16 +270,18 @@ impl NodeStore for SimStore {
             shares: request.shares.to_owned(),
             known: request.known.to_owned(),
         };
+        let server = self.server;
         self.call("beat", move |world| {
             let now = world.now();
-            Ok(world.database.beat(&node, said, lease, now))
+            Ok(world.server(server).beat(&node, said, lease, now))
         })
     }
 
     fn leave<'a>(&'a self, node: &'a str) -> BoxFuture<'a, Result<(), StoreError>> {
         let node = node.to_owned();
+        let server = self.server;
         self.call("leave", move |world| {
-            world.database.leave(&node);
+            world.server(server).leave(&node);
             Ok(())
         })
     }

@@ -21,6 +21,7 @@ use crate::dice::Dice;
 use crate::kinesis::{InStream, Stream};
 use crate::ledger::{Again, Body, Ledger, Of};
 use crate::plan::Plan;
+use crate::store::Server;
 use crate::trace::Trace;
 
 /// One process of a relay: a kill ends it, a start makes another one.
@@ -57,6 +58,8 @@ pub(crate) struct World {
     pub(crate) clock: Clock,
     pub(crate) trace: Trace,
     pub(crate) database: Database,
+    /// Where nodes see each other, when that is a database of its own.
+    pub(crate) coordination: Database,
     pub(crate) streams: Vec<Stream>,
     pub(crate) resharded_at: Vec<Option<Moment>>,
     pub(crate) ledger: Ledger,
@@ -98,6 +101,13 @@ impl Shared {
 }
 
 impl World {
+    pub(crate) fn server(&mut self, server: Server) -> &mut Database {
+        match server {
+            Server::Outboxes => &mut self.database,
+            Server::Coordination => &mut self.coordination,
+        }
+    }
+
     pub(crate) fn now(&self) -> Moment {
         self.clock.now()
     }

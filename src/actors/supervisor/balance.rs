@@ -34,6 +34,7 @@ impl Supervisor {
             let own = Own {
                 able: is_able,
                 gives: matches!(slot.run, Run::Running { .. }) && slot.drain.is_none(),
+                claimed: self.claims.contains_key(key),
             };
             Some((Arc::clone(&key.name), own))
         });

@@ -148,13 +148,19 @@ impl World {
         node.cluster.heard(&told, now);
         let wanted = self.owners.iter().map(|(name, (owner, _))| {
             let gives = *owner == node.name;
-            (Arc::clone(name), Own { able: true, gives })
+            let own = Own {
+                able: true,
+                gives,
+                claimed: false,
+            };
+            (Arc::clone(name), own)
         });
         let mut wanted: BTreeMap<_, _> = wanted.collect();
         for name in node.cluster.asks() {
             wanted.entry(Arc::clone(name)).or_insert(Own {
                 able: true,
                 gives: false,
+                claimed: false,
             });
         }
         let plan = node.cluster.plan(&wanted, 0, false, now);

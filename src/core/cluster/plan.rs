@@ -186,7 +186,17 @@ impl Cluster {
         now: Moment,
     ) {
         self.mine = BTreeSet::new();
+        let me = members.iter().position(|member| member.node == self.me);
+        if let Some(me) = me {
+            let is_claimed = |name: &PipelineName| wanted.get(name).is_some_and(|own| own.claimed);
+            let claimed = self.free.keys().filter(|name| is_claimed(name));
+            self.mine = claimed.cloned().collect();
+            members[me].count += self.mine.len();
+        }
         for (name, since) in &self.free {
+            if self.mine.contains(name) {
+                continue;
+            }
             let asker = askers.get(name);
             let chosen = members
                 .iter()
