@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::case::{Case, Settings, USUAL};
-use crate::figures::{Figures, Report, median};
+use crate::figures::{Figures, Report, median, number};
 use crate::null_kinesis::{NullKinesis, NullOptions};
 use crate::reference::{Kind, ReferenceOptions, ReferenceResult, run_reference};
 use crate::relay::{BUDGET_LIFTED, Run, drain};
@@ -19,6 +19,7 @@ const MOST: Duration = Duration::from_secs(20);
 
 const DRAIN: &str = "goal/drain";
 const DRAIN_KPL: &str = "goal/drain-kpl";
+const FAILING: &str = "failing";
 
 /// A backlog in a database of its own, that is drained again and again.
 struct Drained {
@@ -32,6 +33,9 @@ struct Drained {
 pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     if settings.wants(DRAIN) || settings.wants(DRAIN_KPL) {
         goals(settings, report).await?;
+    }
+    if settings.wants(FAILING) {
+        failing(settings, report).await?;
     }
     for case in Case::matrix() {
         if settings.wants(&case.name()) {
@@ -97,6 +101,24 @@ async fn goals(settings: &Settings, report: &mut Report) -> Result<(), Failure> 
     Ok(())
 }
 
+/// The usual drain while a part of the records fails by chance and is sent again.
+async fn failing(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
+    let mut drained = Drained::fill(settings.rows, USUAL).await?;
+    for percent in [0_u32, 1, 10] {
+        let sink = NullKinesis::start(NullOptions {
+            failure_rate: f64::from(percent) / 100.0,
+            ..NullOptions::unlimited(USUAL.shards, USUAL.round_trip_ms)
+        })
+        .await?;
+        let run = drained.relay(USUAL, &sink).await?;
+        let failed = number(run.counts.failed);
+        let figures = Figures::of_run(&format!("{FAILING}/{percent}%"), &run)
+            .with("records that failed", failed);
+        report.figures(&figures)?;
+    }
+    Ok(())
+}
+
 async fn one(settings: &Settings, report: &mut Report, case: Case) -> Result<(), Failure> {
     // So that every backlog has about as many bytes.
     let rows = (settings.rows * 300 / u64::from(case.payload + 100)).max(20_000);
@@ -157,6 +179,7 @@ impl Drained {
         sink: &NullKinesis,
         report: &mut Report,
     ) -> Result<ReferenceResult, Failure> {
+        sink.reset().await?;
         let before = self.stage.processor_time()?;
         let options = ReferenceOptions {
             kind,
@@ -165,7 +188,10 @@ impl Drained {
             outbox: self.outbox,
             most_seconds: if kind == Kind::Naive { 4.0 } else { 120.0 },
         };
-        let result = run_reference(&options).await?;
+        let mut result = run_reference(&options).await?;
+        if kind != Kind::Read {
+            result.seconds = sink.counts().await?.seconds;
+        }
         let postgres = self.stage.processor_time()? - before;
         let who = match kind {
             Kind::Read => "sqlx alone",

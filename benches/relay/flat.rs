@@ -19,6 +19,9 @@ const HISTORY: &str = "flat/history";
 const OPEN: &str = "flat/open-transaction";
 const SHARDS: &str = "flat/shards";
 
+/// What costs more than this many times what it cost in the beginning is not flat.
+const FLAT: f64 = 1.25;
+
 /// Rows of the goal for a long backlog.
 const LONG_BACKLOG: u64 = 5_000_000;
 
@@ -39,6 +42,25 @@ pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
         shards(settings, report).await?;
     }
     Ok(())
+}
+
+/// Whether the last of some costs is no higher than the first.
+fn judge(report: &mut Report, case: &str, goal: &str, costs: &[f64]) -> Result<(), Failure> {
+    let (Some(first), Some(last)) = (costs.first(), costs.last()) else {
+        return Ok(());
+    };
+    let ratio = last / first;
+    let goal = format!("{goal}, at most {FLAT}");
+    report.goal(case, &goal, ratio, ratio <= FLAT)
+}
+
+/// What a million rows cost the relay and PostgreSQL together, in processor seconds.
+fn cost_of(figures: &Figures) -> f64 {
+    let (relay, postgres) = (
+        figures.relay_cpu_per_million,
+        figures.postgres_cpu_per_million,
+    );
+    relay.unwrap_or(f64::NAN) + postgres.unwrap_or(f64::NAN)
 }
 
 fn rows_of_200_bytes(rows: u64) -> Backlog {
@@ -130,7 +152,7 @@ async fn history(settings: &Settings, report: &mut Report) -> Result<(), Failure
     let sink =
         NullKinesis::start(NullOptions::unlimited(USUAL.shards, USUAL.round_trip_ms)).await?;
     let mut curves = [Curve::new("relay"), Curve::new("PostgreSQL")];
-    let mut kept = 0;
+    let (mut kept, mut costs) = (0, Vec::new());
     for millions in [0, 1, 2, 5, 10] {
         let wanted = millions * 1_000_000;
         if wanted > settings.history {
@@ -148,6 +170,7 @@ async fn history(settings: &Settings, report: &mut Report) -> Result<(), Failure
         let run = drain(&stage, &database, &sink, BUDGET_LIFTED, settings.rows, LONG).await?;
         let figures = Figures::of_run(&format!("{HISTORY}-{millions}M"), &run);
         report.figures(&figures)?;
+        costs.push(cost_of(&figures));
         curves[0].add(
             number(kept) / 1e6,
             figures.relay_cpu_per_million.unwrap_or_default(),
@@ -158,6 +181,7 @@ async fn history(settings: &Settings, report: &mut Report) -> Result<(), Failure
         );
         kept += settings.rows;
     }
+    judge(report, HISTORY, "cost of a row over that without", &costs)?;
     Plot {
         title: "Rows kept after delivery",
         x: "million rows of history",
@@ -191,6 +215,7 @@ async fn open_transaction(settings: &Settings, report: &mut Report) -> Result<()
         .await?;
     let mut curves = [Curve::new("relay"), Curve::new("PostgreSQL")];
     let mut latency = Curve::new("p99");
+    let mut costs = vec![cost_of(&before)];
     let mut minutes = 0.0;
     let add = |curves: &mut [Curve; 2], latency: &mut Curve, minutes, figures: &Figures| {
         curves[0].add(minutes, figures.relay_cpu_per_million.unwrap_or_default());
@@ -208,8 +233,10 @@ async fn open_transaction(settings: &Settings, report: &mut Report) -> Result<()
         let figures =
             Figures::of_run(&format!("{OPEN}/{minutes:.1}min"), &run).with_latencies(&run.counts);
         report.figures(&figures)?;
+        costs.push(cost_of(&figures));
         add(&mut curves, &mut latency, minutes, &figures);
     }
+    judge(report, OPEN, "cost of a row over that before", &costs)?;
     writer.execute("COMMIT").await?;
     relay.end().await?;
     Plot {
@@ -237,6 +264,7 @@ async fn shards(settings: &Settings, report: &mut Report) -> Result<(), Failure>
         .fill(&[outbox], rows_of_200_bytes(settings.rows))
         .await?;
     let mut curves = [Curve::new("relay"), Curve::new("PostgreSQL")];
+    let mut costs = Vec::new();
     for shards in [8, 64, 128, 250, 500] {
         let name = format!("{SHARDS}-{shards}");
         database
@@ -251,6 +279,7 @@ async fn shards(settings: &Settings, report: &mut Report) -> Result<(), Failure>
             number(counts.records) / number(counts.calls),
         );
         report.figures(&figures)?;
+        costs.push(cost_of(&figures));
         curves[0].add(
             f64::from(shards),
             figures.relay_cpu_per_million.unwrap_or_default(),
@@ -260,6 +289,12 @@ async fn shards(settings: &Settings, report: &mut Report) -> Result<(), Failure>
             figures.postgres_cpu_per_million.unwrap_or_default(),
         );
     }
+    judge(
+        report,
+        SHARDS,
+        "cost of a row at 500 over that at 8",
+        &costs,
+    )?;
     Plot {
         title: "Shards of the stream",
         x: "shards",

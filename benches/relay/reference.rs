@@ -2,7 +2,7 @@
 //!
 //! | role | what it does |
 //! |---|---|
-//! | `read` | sqlx alone: reads pages of 2,000 rows, one after another |
+//! | `read` | sqlx alone: reads pages of 2,000 rows, one after another, and looks at their texts |
 //! | `limit` | the same pages, and as many bytes as the relay's put by the SDK, up to 64 calls of 500 records at once: no order, no budget, no position |
 //! | `naive` | what people write: read 100 rows behind the last id, PutRecords, again for what failed, update the offset, one after another |
 
@@ -78,6 +78,8 @@ pub(crate) struct ReferenceOptions {
 pub(crate) struct ReferenceResult {
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
+    /// Of those that put: by the sink's clock in the end, from the first call to the last
+    /// answer, as the relay's.
     pub(crate) seconds: f64,
     pub(crate) processor_seconds: f64,
     pub(crate) resident_mib: f64,
@@ -113,8 +115,9 @@ async fn measure(options: ReferenceOptions) -> Result<(), Failure> {
     let connection = PgConnection::connect_with(&connect.disable_statement_logging()).await?;
     let client = client(&options.endpoint);
     let started = Instant::now();
+    let mut first_page = None;
     let (rows, bytes) = match options.kind {
-        Kind::Read => read(connection, &options).await?,
+        Kind::Read => read(connection, &options, &mut first_page).await?,
         Kind::Limit => limit(connection, client, &options).await?,
         Kind::Naive => naive(connection, client, &options).await?,
     };
@@ -122,7 +125,7 @@ async fn measure(options: ReferenceOptions) -> Result<(), Failure> {
     say(&ReferenceResult {
         rows,
         bytes,
-        seconds: started.elapsed().as_secs_f64(),
+        seconds: first_page.unwrap_or(started).elapsed().as_secs_f64(),
         processor_seconds: processor_time(pid)?.own,
         resident_mib: most_resident_mib(pid)?,
     })
@@ -169,16 +172,32 @@ where
     Ok(read)
 }
 
-async fn read(connection: PgConnection, options: &ReferenceOptions) -> Result<(u64, u64), Failure> {
-    let mut bytes = 0;
+/// Neither the first page nor the time until it came counts: the others' time begins
+/// with their first call, which is after theirs.
+async fn read(
+    connection: PgConnection,
+    options: &ReferenceOptions,
+    first_page: &mut Option<Instant>,
+) -> Result<(u64, u64), Failure> {
+    let (mut bytes, mut of_first) = (0, 0);
     let rows = pages(connection, options, PAGE, |rows| {
-        let read: Result<usize, Failure> =
-            rows.iter().map(|row| Ok(weight(&record_of(row)?))).sum();
+        if first_page.is_none() {
+            *first_page = Some(Instant::now());
+            of_first = rows.len();
+            return std::future::ready(Ok(()));
+        }
+        let read: Result<usize, Failure> = rows.iter().map(length_of).sum();
         bytes += read.as_ref().copied().unwrap_or(0);
         std::future::ready(read.map(|_| ()))
     });
-    let rows = rows.await?;
+    let rows = rows.await? - u64::try_from(of_first)?;
     Ok((rows, u64::try_from(bytes)?))
+}
+
+/// The bytes of the texts of a row, which are decoded and not copied.
+fn length_of(row: &PgRow) -> Result<usize, Failure> {
+    let texts = (1..=3).map(|column| Ok(row.try_get::<&str, _>(column)?.len()));
+    texts.sum()
 }
 
 async fn limit(

@@ -17,20 +17,26 @@ use crate::usage::most_resident_mib;
 /// Publishers, each on a connection of its own, one row a transaction.
 const PUBLISHERS: u64 = 8;
 
+/// How long the last rows may take.
+const TAIL: Duration = Duration::from_secs(30);
+
 const GOAL: &str = "goal/steady";
 
 pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     let usual = [
-        (GOAL, 0, "none"),
-        ("steady/15ms", 15, "none"),
-        ("steady/50ms", 50, "none"),
-        ("steady/15ms/kpl", 15, "kpl"),
+        (GOAL, 0, "none", false),
+        // PostgreSQL syncs its log at each commit.
+        ("steady/0ms/synced", 0, "none", true),
+        ("steady/15ms", 15, "none", false),
+        ("steady/50ms", 50, "none", false),
+        ("steady/15ms/kpl", 15, "kpl", false),
     ];
-    for (name, round_trip_ms, aggregation) in usual {
+    for (name, round_trip_ms, aggregation, is_durable) in usual {
         if !settings.wants(name) {
             continue;
         }
-        let figures = steady(settings, name, round_trip_ms, aggregation).await?;
+        let stage = Stage::start(is_durable).await?;
+        let figures = steady(stage, settings.watch, name, (round_trip_ms, aggregation)).await?;
         report.figures(&figures)?;
         if name == GOAL {
             let (p50, p99) = (figures.p50_ms, figures.p99_ms);
@@ -53,12 +59,11 @@ pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
 }
 
 async fn steady(
-    settings: &Settings,
+    stage: Stage,
+    time: Duration,
     name: &str,
-    round_trip_ms: u64,
-    aggregation: &str,
+    (round_trip_ms, aggregation): (u64, &str),
 ) -> Result<Figures, Failure> {
-    let stage = Stage::start(false).await?;
     let database = stage.database("app").await?;
     database.create_outbox("events").await?;
     let config = serde_json::json!({"aggregation": aggregation});
@@ -71,7 +76,7 @@ async fn steady(
     })
     .await?;
     let relay = Relay::start(&database, &sink, "", 1).await?;
-    let run = watch(&stage, &database, &sink, &relay, 2000, settings.watch).await?;
+    let run = watch(&stage, &database, &sink, &relay, 2000, time).await?;
     relay.end().await?;
     Ok(Figures::of_run(name, &run).with_latencies(&run.counts))
 }
@@ -89,11 +94,15 @@ pub(crate) async fn watch(
     time: Duration,
 ) -> Result<Run, Failure> {
     // Warm: connections are open, statements are planned.
-    publish(database, rows_per_second, Duration::from_secs(2)).await?;
+    let delivered_first = relay.delivered().await?;
+    let warm = publish(database, rows_per_second, Duration::from_secs(2)).await?;
+    let delivered_before = delivered_first + warm;
+    all_delivered(relay, delivered_before).await?;
     sink.reset().await?;
     let before = relay.used(stage, sink)?;
-    let delivered_before = relay.delivered().await?;
     let published = publish(database, rows_per_second, time).await?;
+    // The slowest rows count as well.
+    all_delivered(relay, delivered_before + published).await?;
     let used = relay.used(stage, sink)?;
     let counts = sink.counts().await?;
     let wanted = number(rows_per_second) * time.as_secs_f64();
@@ -109,6 +118,21 @@ pub(crate) async fn watch(
         resident_mib: most_resident_mib(relay.pid()?)?,
         memory: Vec::new(),
     })
+}
+
+/// Waits until the relay has delivered so many rows since it was started.
+async fn all_delivered(relay: &Relay, rows: u64) -> Result<(), Failure> {
+    let until = Instant::now() + TAIL;
+    loop {
+        let delivered = relay.delivered().await?;
+        if delivered >= rows {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(format!("{delivered} of {rows} rows were delivered in {TAIL:?}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Publishes rows at a rate, evenly, and gives how many.

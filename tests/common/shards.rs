@@ -58,6 +58,11 @@ impl Shards {
     /// Splits the open shard at a place in half.
     pub(crate) async fn split(&self, place: usize) {
         let shard = self.open().await[place].clone();
+        self.split_this(&shard).await;
+    }
+
+    /// Splits a shard in half; lists none.
+    pub(crate) async fn split_this(&self, shard: &Shard) {
         let middle = shard.range.first + (shard.range.last - shard.range.first) / 2 + 1;
         self.client
             .split_shard()
