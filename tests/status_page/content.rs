@@ -136,7 +136,9 @@ async fn a_busy_relay_shows_its_rates() {
                     "return [...document.querySelectorAll('#pipeline-rows .spark-line')]
                         .filter((line) => line.getAttribute('d').includes('L')).length",
                 );
-                rates.len() == 5 && rates.iter().all(|rate| rate != "0") && lines == 5
+                rates.len() == 5
+                    && rates.iter().all(|rate| rate != "0" && rate != "-")
+                    && lines == 5
             })
             .await;
         browser

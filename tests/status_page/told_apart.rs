@@ -1,5 +1,5 @@
-//! What has the same name, or is wrong with the same thing, is shown apart: made-up answers
-//! in the place of the relay's.
+//! What has the same name, or is wrong with the same thing, is shown apart, and how far
+//! the deleting of old rows has come: made-up answers in the place of the relay's.
 
 use serde_json::{Value, json};
 
@@ -54,8 +54,13 @@ async fn streams_of_one_name_and_findings_about_one_thing_are_shown_apart() {
             "outbox": "orders", "retention_hours": 24, "oldest_row_seconds": 9000.0,
             "held_by": [held("orders"), held("invoices")],
         });
-        let retention =
-            json!({"database": "default", "sweeps": true, "problem": null, "outboxes": [outbox]});
+        let swept = json!({
+            "outbox": "visits", "retention_hours": 24, "oldest_row_seconds": 864_000.0, "held_by": [],
+            "sweep": {"deleted_rows": 1_200_000, "seconds": 40.0, "part": 0.25},
+        });
+        let retention = json!({
+            "database": "default", "sweeps": true, "problem": null, "outboxes": [outbox, swept],
+        });
         status["retention"] = json!([retention]);
         tell(&browser, &status);
         browser
@@ -85,6 +90,12 @@ async fn streams_of_one_name_and_findings_about_one_thing_are_shown_apart() {
             ];
             assert_eq!(count(&words), 1, "{name}: {findings:#?}");
         }
+        let kept = browser.text("#database-rows td:last-child");
+        assert_eq!(
+            kept,
+            "orders by orders (2 h) and orders by invoices (2 h); \
+             old rows of visits: 25 % deleted (1,200,000, about 2 min left)"
+        );
         scene.end().await;
     })
     .await;
