@@ -166,7 +166,8 @@ async fn who_is_in_trouble_is_said_first_with_what_to_do() {
             .await;
         let headline = browser.text("#headline");
         assert!(headline.contains("somebody now"), "{headline}");
-        let stream = finding(&browser, &["Act now", "not-made-yet", "visits", "globex"]);
+        let words = ["Act now", "Stream not-made-yet takes no records", "visits", "globex"];
+        let stream = finding(&browser, &words);
         let blocked = finding(&browser, &["Act now", "payments", "blocked", "initech"]);
         let invalid = finding(&browser, &["Act now", "exports", "invalid", "batch_size"]);
         let parked = finding(&browser, &["Look today", "invoices", "17 dead letters", "dlq"]);

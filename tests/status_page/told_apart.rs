@@ -37,6 +37,11 @@ fn in_two_regions(relay: &Relay) -> Value {
         pipeline["reason"] = json!(format!("reason of {region}"));
     }
     streams[1]["problem"] = json!("it is not there");
+    // One call after another is no long call; one that hangs is.
+    for shard in 0..2 {
+        streams[0]["shards"][shard]["waits"] = json!({"waits_for": "kinesis", "seconds": 130.0});
+    }
+    streams[0]["shards"][0]["records_utilisation"] = json!(0.5);
     status["streams"] = json!(streams);
     status
 }
@@ -73,6 +78,8 @@ async fn streams_of_one_name_and_findings_about_one_thing_are_shown_apart() {
                 .map((one) => one.querySelectorAll('tbody tr').length)",
         );
         assert_eq!(shards, json!([4, 4]));
+        let waits = browser.texts("article.stream:last-of-type td.why");
+        assert_eq!(waits[..2], ["kinesis", "kinesis, for 2 min"]);
         let findings = browser.texts("#findings > li");
         let count = |words: &[&str]| {
             let has_all = |one: &&String| words.iter().all(|word| one.contains(word));
