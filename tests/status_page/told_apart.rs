@@ -38,8 +38,9 @@ fn in_two_regions(relay: &Relay) -> Value {
     }
     streams[1]["problem"] = json!("it is not there");
     // One call after another is no long call; one that hangs is.
-    for shard in 0..2 {
-        streams[0]["shards"][shard]["waits"] = json!({"waits_for": "kinesis", "seconds": 130.0});
+    let shards = streams[0]["shards"].as_array_mut().expect("shards");
+    for shard in shards.iter_mut().take(2) {
+        shard["waits"] = json!({"waits_for": "kinesis", "seconds": 130.0});
     }
     streams[0]["shards"][0]["records_utilisation"] = json!(0.5);
     status["streams"] = json!(streams);
