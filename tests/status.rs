@@ -347,3 +347,79 @@ async fn a_role_that_may_not_look_is_told_which_may() {
     })
     .await;
 }
+
+/// What the relay says of the deleting of an outbox's old rows.
+fn sweep(relay: &Relay) -> Value {
+    relay.status()["retention"][0]["outboxes"][0]["sweep"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_far_the_deleting_of_old_rows_has_come_is_shown_while_it_lasts() {
+    scenario(Duration::from_secs(240), async {
+        let world = World::new(4).await;
+        world.pipeline("events", json!({})).await;
+        world
+            .sql("SELECT tide.outbox_set_retention('events', NULL)")
+            .await;
+        let rows = world.publish_many("events", 3_000, 200, 20).await;
+        // A row a second, up to an hour ago.
+        world
+            .sql(
+                "UPDATE tide.outbox_message AS m
+                SET created_at = clock_timestamp() - interval '1 hour' - (newest.id - m.id + 1) * interval '1 second'
+                FROM (SELECT max(id) AS id FROM tide.outbox_message) AS newest",
+            )
+            .await;
+        let relay = world
+            .relay_with(&[
+                ("TIDEGATE__RETENTION__INTERVAL", "100ms"),
+                ("TIDEGATE__RETENTION__BATCH_ROWS", "50"),
+                ("TIDEGATE__RETENTION__PAUSE", "300ms"),
+            ])
+            .await;
+        world.wait_for(&rows, PATIENCE).await;
+        // Deleted is what the position has settled; it is written a moment later.
+        let pending = "SELECT pending FROM tide.outbox_lag WHERE pipeline = 'events'";
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while world.number(pending).await > 0 {
+            assert!(tokio::time::Instant::now() < deadline, "rows stay pending");
+        }
+        assert_eq!(sweep(&relay), Value::Null);
+        let url = at(&relay);
+        let before = run(&world, &["status", "--relay", &url]).await;
+        assert!(!before.out.contains("RETENTION OF"), "{}", before.out);
+
+        world
+            .sql("SELECT tide.outbox_set_retention('events', 1)")
+            .await;
+        let part = |sweep: &Value| sweep["part"].as_f64().unwrap_or(0.0);
+        until("a part of it is done", PATIENCE, || part(&sweep(&relay)) > 0.05).await;
+        let first = sweep(&relay);
+        let said = run(&world, &["status", "--relay", &url]).await;
+        let line = said.out.lines().skip_while(|line| !line.starts_with("RETENTION OF")).nth(1);
+        let line = line.unwrap_or_else(|| panic!("no sweep: {}", said.out));
+        assert!(line.starts_with("default/events"), "{line}");
+        assert!(line.contains('#') && line.contains("..") && line.contains(" %"), "{line}");
+        assert!(line.contains("about "), "{line}");
+        let (mut last, mut looks) = (first.clone(), 0);
+        until("it is over", PATIENCE, || {
+            let now = sweep(&relay);
+            if now.is_null() {
+                return true;
+            }
+            let deleted = |sweep: &Value| sweep["deleted_rows"].as_u64().expect("a number");
+            assert!(deleted(&now) >= deleted(&last) && deleted(&now) <= 3_000, "{last} {now}");
+            // While nothing is deleted a moment of rows grows old enough: a hair less is done.
+            assert!(part(&now) + 0.01 >= part(&last) && part(&now) <= 1.0, "{last} {now}");
+            looks += u32::from(deleted(&now) > deleted(&last));
+            last = now;
+            false
+        })
+        .await;
+        assert!(looks > 3, "it was not seen to go on: {first} {last}");
+        assert!(part(&last) > 0.8, "{last}");
+        assert_eq!(world.number("SELECT count(*) FROM tide.outbox_message").await, 0);
+        relay.terminate().await;
+    })
+    .await;
+}

@@ -34,6 +34,8 @@ mod driver;
 mod keyboard;
 #[path = "status_page/many.rs"]
 mod many;
+#[path = "status_page/nodes.rs"]
+mod nodes;
 #[path = "status_page/origin.rs"]
 mod origin;
 #[path = "status_page/scenes.rs"]

@@ -9,7 +9,7 @@
 //! What may be deleted is decided in `core::retention`, under a lock; nothing here
 //! needs to be right for that. An actor that is started again looks anew.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,11 +24,12 @@ use super::fault;
 use super::messages::{StopNow, SweepBy};
 use super::pulse::Pulse;
 use crate::admin::metrics::{HeldRows, KeptRows, Metrics};
-use crate::admin::status::{HoldStatus, KeptStatus, RetentionStatus, StatusBoard};
+use crate::admin::status::{HoldStatus, KeptStatus, RetentionStatus, StatusBoard, SweepStatus};
 use crate::config::settings::RetentionSettings;
 use crate::core::backoff::Backoff;
-use crate::core::ports::{PipelineName, StoreError};
+use crate::core::ports::{OutboxId, PipelineName, StoreError};
 use crate::core::retention::{BatchDone, FileReader, KeptOutbox, RetentionStore, Survey};
+use crate::core::sweeping::Sweeping;
 use crate::core::time::Moment;
 use crate::core::wait::{Doing, Wait, judge_timer};
 
@@ -82,6 +83,10 @@ pub struct Retention {
     note: ExitNote,
     /// Outboxes that may have more to delete, the next one first.
     due: VecDeque<KeptOutbox>,
+    /// The outboxes of which one batch was not enough.
+    sweeping: BTreeMap<OutboxId, Sweeping>,
+    /// When it looked last, and so what it knows of outboxes is from.
+    looked_at: Moment,
     /// When it has to look again, to keep its turn and see what has changed.
     look_at: Moment,
     backoff: Backoff,
@@ -95,11 +100,14 @@ impl Retention {
     /// A sweeper that has not looked yet.
     #[must_use]
     pub fn new(parts: RetentionParts, note: ExitNote) -> Self {
+        let now = parts.clock.now();
         Self {
-            look_at: parts.clock.now(),
+            looked_at: now,
+            look_at: now,
             parts,
             note,
             due: VecDeque::new(),
+            sweeping: BTreeMap::new(),
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             waits: None,
             timer: None,
@@ -175,18 +183,43 @@ impl Retention {
         match answer {
             Ok(Survey::Ours(outboxes)) => {
                 self.works();
+                self.follow(&outboxes);
                 self.show(true, None, &outboxes);
                 let due = outboxes.into_iter().filter(KeptOutbox::is_due);
                 self.due = due.collect();
             }
             Ok(Survey::NotOurs) => {
                 self.works();
+                self.sweeping.clear();
                 self.show(false, None, &[]);
                 self.due.clear();
             }
             Err(error) => return self.failed(&error, context),
         }
         self.go_on(context);
+    }
+
+    /// How far the sweeps that are under way have come by this look.
+    fn follow(&mut self, outboxes: &[KeptOutbox]) {
+        let now = self.parts.clock.now();
+        self.looked_at = now;
+        let mut before = std::mem::take(&mut self.sweeping);
+        for outbox in outboxes.iter().filter(|outbox| outbox.is_due()) {
+            if let Some(mut sweeping) = before.remove(&outbox.id) {
+                sweeping.looked(outbox, now);
+                self.sweeping.insert(outbox.id, sweeping);
+            }
+        }
+    }
+
+    /// How far the sweep of an outbox has come, if one is under way.
+    fn sweep_of(&self, outbox: OutboxId) -> Option<SweepStatus> {
+        let sweeping = self.sweeping.get(&outbox)?;
+        Some(SweepStatus {
+            deleted_rows: sweeping.rows(),
+            seconds: sweeping.lasts(self.parts.clock.now()).as_secs_f64(),
+            part: sweeping.part(),
+        })
     }
 
     fn show(&self, sweeps: bool, problem: Option<String>, outboxes: &[KeptOutbox]) {
@@ -203,6 +236,7 @@ impl Retention {
             retention_hours: outbox.retention.map(|most| most.as_secs() / 3600),
             oldest_row_seconds: outbox.oldest.map(|age| age.as_secs_f64()),
             held_by: held(outbox),
+            sweep: self.sweep_of(outbox.id),
         });
         self.parts.board.set_retention(RetentionStatus {
             database: Arc::clone(&self.parts.database),
@@ -277,11 +311,26 @@ impl Retention {
                 .rows_removed(database, &outbox.name, done.rows);
             tracing::debug!(%database, outbox = %outbox.name, rows = done.rows, ?took, "rows were removed after their retention");
         }
+        self.count(&outbox, done);
         if done.more {
             // Behind the others: an outbox with much to delete delays none.
             self.due.push_back(outbox);
         }
         self.go_on_in(self.parts.settings.pause.max(took), context);
+    }
+
+    /// Counts what a batch has done for those who wait for the sweep's end.
+    fn count(&mut self, outbox: &KeptOutbox, done: BatchDone) {
+        if done.more {
+            let begun = || Sweeping::begin(outbox, self.looked_at);
+            let sweeping = self.sweeping.entry(outbox.id).or_insert_with(begun);
+            sweeping.deleted(done.rows);
+        } else if self.sweeping.remove(&outbox.id).is_none() {
+            return;
+        }
+        let sweep = self.sweep_of(outbox.id);
+        let (board, database) = (&self.parts.board, &self.parts.database);
+        board.set_sweep(database, &outbox.name, sweep);
     }
 
     fn works(&mut self) {
@@ -300,6 +349,7 @@ impl Retention {
             );
         }
         self.due.clear();
+        self.sweeping.clear();
         self.show(false, Some(error.to_string()), &[]);
         let pause = self.backoff.after_failure(fastrand::f64());
         self.look_at = self.parts.clock.now() + pause;

@@ -40,7 +40,7 @@ pub use events::{EventStatus, Happened, MOST_OF_A_KIND};
 pub use hash_range::HashRangeStatus;
 pub use loaded::Loaded;
 pub use pipeline::{PipelineId, PipelineState, PipelineStatus, ReplayStatus, WaitStatus};
-pub use retention::{HoldStatus, KeptStatus, RetentionStatus};
+pub use retention::{HoldStatus, KeptStatus, RetentionStatus, SweepStatus};
 pub use tenant::{LimitedSeconds, TenantStatus};
 
 /// A stream on the board.

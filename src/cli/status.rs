@@ -3,6 +3,7 @@
 
 mod by_database;
 mod by_relay;
+mod sweeps;
 
 use std::path::Path;
 use std::process::ExitCode;

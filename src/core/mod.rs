@@ -48,6 +48,7 @@ pub mod stash;
 pub mod state_notes;
 pub mod stream_health;
 pub mod supervision;
+pub mod sweeping;
 pub mod template;
 pub mod tenant;
 pub mod tenant_quota;

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use serde_json::json;
+use sqlx::PgPool;
 use tidegate::demo::load::{Load, OutboxLoad};
+use tokio::task::JoinHandle;
 
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, until};
-use crate::world::World;
+use crate::world::{STREAM, World};
 
 /// What somebody wrote into a database, and the page must only show.
 pub(crate) const MARKUP: &str = "<img src=x onerror=\"document.title='taken over'\"> & co";
@@ -17,6 +19,7 @@ pub(crate) struct Scene {
     pub(crate) relay: Relay,
     pub(crate) world: World,
     load: Option<Load>,
+    pump: Option<JoinHandle<()>>,
 }
 
 impl Scene {
@@ -24,6 +27,14 @@ impl Scene {
     pub(crate) async fn end(self) {
         if let Some(load) = self.load {
             load.stop().await.expect("the books");
+        }
+        if let Some(pump) = self.pump {
+            pump.abort();
+            let ended = pump.await;
+            assert!(
+                ended.is_err_and(|error| error.is_cancelled()),
+                "nothing was published any more"
+            );
         }
         self.relay.kill();
     }
@@ -59,6 +70,7 @@ pub(crate) async fn idle() -> Scene {
         relay,
         world,
         load: None,
+        pump: None,
     }
 }
 
@@ -98,6 +110,87 @@ pub(crate) async fn busy() -> Scene {
         relay,
         world,
         load: Some(load),
+        pump: None,
+    }
+}
+
+/// Six pipelines of four tenants at the hour of the day with the most to do: one stream has
+/// a shard with a hot key, another one more than it takes, and a tenant is at its rate.
+pub(crate) async fn peak() -> Scene {
+    let world = World::new(4).await;
+    let two_shards = world.emulator.create_stream("clicks-of-all", 2);
+    two_shards.await.expect("a stream");
+    for (name, tenant, stream) in [
+        ("orders", "acme", STREAM),
+        ("invoices", "acme", STREAM),
+        ("visits", "globex", STREAM),
+        ("payments", "initech", STREAM),
+        ("audit", "initech", STREAM),
+        ("clicks", "umbrella", "clicks-of-all"),
+    ] {
+        let more = json!({"tenant": tenant, "stream_name": stream});
+        world.pipeline(name, more).await;
+    }
+    world
+        .sql("SELECT tide.relay_set_tenant('initech', '{\"max_messages_per_second\": 80}')")
+        .await;
+    // A quarter of a shard is enough to show a full one, and leaves room for the browser.
+    let settings = [
+        ("TIDEGATE__CLUSTER__NODE_ID", "relay-a"),
+        ("TIDEGATE__KINESIS__SHARD_BUDGET__RECORDS_PER_SECOND", "250"),
+        // The machine that draws may be busy with other things: that is not the picture.
+        ("TIDEGATE__CLUSTER__LEASE", "30s"),
+    ];
+    let relay = world.relay_with(&settings).await;
+    for name in [
+        "orders", "invoices", "visits", "payments", "audit", "clicks",
+    ] {
+        relay.wait_for_state(name, "running").await;
+    }
+    let pump = tokio::spawn(publish_in_waves(world.pool.clone()));
+    until("rows flow", PATIENCE, || {
+        relay.pipeline("clicks")["delivered_rows"].as_u64() > Some(200)
+    })
+    .await;
+    Scene {
+        relay,
+        world,
+        load: None,
+        pump: Some(pump),
+    }
+}
+
+/// Publishes to the outboxes of [`peak`] every half second, until it is ended.
+async fn publish_in_waves(pool: PgPool) {
+    // The outbox, its rows each time, and its keys.
+    let outboxes = [
+        ("orders", 140.0, 400),
+        ("orders", 32.0, 1),
+        ("invoices", 30.0, 50),
+        ("visits", 110.0, 300),
+        ("payments", 50.0, 200),
+        ("audit", 5.0, 5),
+        ("clicks", 320.0, 500),
+    ];
+    let mut every = tokio::time::interval(Duration::from_millis(500));
+    for tick in 0_u32.. {
+        every.tick().await;
+        for (place, (outbox, rows, keys)) in (0_u32..).zip(outboxes) {
+            // Each goes up and down in a time of its own.
+            let turn = f64::from(tick) / (9.0 + 4.0 * f64::from(place));
+            let rows = rows * (1.0 + 0.25 * turn.sin());
+            sqlx::query(
+                "INSERT INTO tide.outbox_message (outbox_id, dedup_key, payload)
+                SELECT o.outbox_id, 'k-' || n % $3, jsonb_build_object('n', n, 'text', repeat('x', 300))
+                FROM tide.outbox AS o, generate_series(1, $2::float8::int) AS n WHERE o.name = $1",
+            )
+            .bind(outbox)
+            .bind(rows.round())
+            .bind(keys)
+            .execute(&pool)
+            .await
+            .expect("published");
+        }
     }
 }
 
@@ -177,6 +270,7 @@ pub(crate) async fn trouble(why_paused: &str) -> Scene {
         relay,
         world,
         load: None,
+        pump: None,
     }
 }
 
@@ -207,5 +301,6 @@ pub(crate) async fn many(pipelines: u32) -> Scene {
         relay,
         world,
         load: None,
+        pump: None,
     }
 }

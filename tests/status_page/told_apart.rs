@@ -1,5 +1,5 @@
-//! What has the same name, or is wrong with the same thing, is shown apart: made-up answers
-//! in the place of the relay's.
+//! What has the same name, or is wrong with the same thing, is shown apart, and how far
+//! the deleting of old rows has come: made-up answers in the place of the relay's.
 
 use serde_json::{Value, json};
 
@@ -37,6 +37,12 @@ fn in_two_regions(relay: &Relay) -> Value {
         pipeline["reason"] = json!(format!("reason of {region}"));
     }
     streams[1]["problem"] = json!("it is not there");
+    // One call after another is no long call; one that hangs is.
+    let shards = streams[0]["shards"].as_array_mut().expect("shards");
+    for shard in shards.iter_mut().take(2) {
+        shard["waits"] = json!({"waits_for": "kinesis", "seconds": 130.0});
+    }
+    streams[0]["shards"][0]["records_utilisation"] = json!(0.5);
     status["streams"] = json!(streams);
     status
 }
@@ -54,8 +60,13 @@ async fn streams_of_one_name_and_findings_about_one_thing_are_shown_apart() {
             "outbox": "orders", "retention_hours": 24, "oldest_row_seconds": 9000.0,
             "held_by": [held("orders"), held("invoices")],
         });
-        let retention =
-            json!({"database": "default", "sweeps": true, "problem": null, "outboxes": [outbox]});
+        let swept = json!({
+            "outbox": "visits", "retention_hours": 24, "oldest_row_seconds": 864_000.0, "held_by": [],
+            "sweep": {"deleted_rows": 1_200_000, "seconds": 40.0, "part": 0.25},
+        });
+        let retention = json!({
+            "database": "default", "sweeps": true, "problem": null, "outboxes": [outbox, swept],
+        });
         status["retention"] = json!([retention]);
         tell(&browser, &status);
         browser
@@ -68,6 +79,8 @@ async fn streams_of_one_name_and_findings_about_one_thing_are_shown_apart() {
                 .map((one) => one.querySelectorAll('tbody tr').length)",
         );
         assert_eq!(shards, json!([4, 4]));
+        let waits = browser.texts("article.stream:last-of-type td.why");
+        assert_eq!(waits[..2], ["kinesis", "kinesis, for 2 min"]);
         let findings = browser.texts("#findings > li");
         let count = |words: &[&str]| {
             let has_all = |one: &&String| words.iter().all(|word| one.contains(word));
@@ -85,6 +98,12 @@ async fn streams_of_one_name_and_findings_about_one_thing_are_shown_apart() {
             ];
             assert_eq!(count(&words), 1, "{name}: {findings:#?}");
         }
+        let kept = browser.text("#database-rows td:last-child");
+        assert_eq!(
+            kept,
+            "orders by orders (2 h) and orders by invoices (2 h); \
+             old rows of visits: 25 % deleted (1,200,000, about 2 min left)"
+        );
         scene.end().await;
     })
     .await;

@@ -194,9 +194,9 @@ impl StreamRouter {
     }
 
     fn show_problem(&self, reason: &str) {
-        let label = self.parts.stream.label();
-        self.parts.board.update_stream(label, |entry| {
-            entry.name = Arc::clone(label);
+        let stream = &self.parts.stream;
+        self.parts.board.update_stream(stream.label(), |entry| {
+            entry.name = Arc::clone(stream.name());
             entry.problem = Some(reason.to_owned());
         });
     }

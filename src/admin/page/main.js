@@ -7,7 +7,7 @@ import { Filter } from "./filter.js";
 import { ACT, findings, NOTE, pipelineKey, severities, WATCH } from "./findings.js";
 import { count, counted, duration, moment, rate } from "./format.js";
 import { Nodes } from "./nodes.js";
-import { Pipelines } from "./pipelines.js";
+import { counts, Pipelines } from "./pipelines.js";
 import { Rates } from "./rates.js";
 import { Streams } from "./streams.js";
 import { Tenants } from "./tenants.js";
@@ -104,12 +104,14 @@ function showFigures() {
   const sum = (of) => mine.reduce((all, one) => all + of(one), 0);
   const running = mine.filter((one) => one.state === "running").length;
   const elsewhere = mine.filter((one) => one.state === "standby").length;
-  const oldest = Math.max(0, ...mine.map((one) => one.lag_oldest_seconds));
-  const over = mine.some((one) => one.lag_at_least) ? "over " : "";
+  const held = mine.filter(counts);
+  const waiting = held.reduce((all, one) => all + one.lag_rows, 0);
+  const oldest = Math.max(0, ...held.map((one) => one.lag_oldest_seconds));
+  const over = held.some((one) => one.lag_at_least) ? "over " : "";
   figures.show([
     { name: "Pipelines running here", value: `${count(running)} of ${count(mine.length - elsewhere)}` },
     { name: "Rows/s", value: rate(sum((one) => rates.now(pipelineKey(one)))) },
-    { name: "Rows waiting", value: over + count(sum((one) => one.lag_rows)) },
+    { name: "Rows waiting", value: over + count(waiting) },
     { name: "Oldest of them", value: duration(oldest) },
     { name: "Dead letters", value: count(sum((one) => one.dead_letters_open)) },
     { name: "Pipelines held elsewhere", value: count(elsewhere) },

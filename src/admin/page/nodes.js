@@ -1,7 +1,7 @@
 // Nodes with what they hold, and databases.
 
 import { tableRows } from "./dom.js";
-import { count, counted, duration, names } from "./format.js";
+import { count, counted, duration, names, percent } from "./format.js";
 import { owner } from "./pipelines.js";
 
 export class Nodes {
@@ -63,5 +63,13 @@ function kept(retention) {
   if (!retention.sweeps) return "another node sweeps";
   const held = retention.outboxes.flatMap((outbox) =>
     outbox.held_by.map((hold) => `${outbox.outbox} by ${hold.pipeline} (${duration(hold.held_seconds)})`));
-  return held.length > 0 ? names(held) : `nobody (${counted(retention.outboxes.length, "outbox", "outboxes")})`;
+  const who = held.length > 0 ? names(held) : `nobody (${counted(retention.outboxes.length, "outbox", "outboxes")})`;
+  const sweeps = retention.outboxes.filter((outbox) => outbox.sweep).map(sweeping);
+  return [who, ...(sweeps.length > 0 ? [names(sweeps)] : [])].join("; ");
+}
+
+/** How far the deleting of an outbox's old rows has come. */
+function sweeping({ outbox, sweep }) {
+  const left = sweep.part > 0 ? `, about ${duration(sweep.seconds * (1 / sweep.part - 1))} left` : "";
+  return `old rows of ${outbox}: ${percent(sweep.part)} deleted (${count(sweep.deleted_rows)}${left})`;
 }

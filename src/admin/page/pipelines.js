@@ -29,6 +29,9 @@ export function owner(pipeline, node) {
   return pipeline.epoch === null ? "" : node;
 }
 
+/** Whether this node counts what waits: only who holds a pipeline does. */
+export const counts = (pipeline) => pipeline.epoch !== null;
+
 export class Pipelines {
   constructor(filter, changed) {
     this.filter = filter;
@@ -94,9 +97,9 @@ export class Pipelines {
     const why = reason(one);
     setHidden(row.reason, !why);
     setText(row.reason, why);
-    setText(row.lag, (one.lag_at_least ? "over " : "") + count(one.lag_rows));
-    setText(row.oldest, one.lag_rows > 0 ? duration(one.lag_oldest_seconds) : "-");
-    setText(row.rate, rate(rates.at(-1) ?? 0));
+    setText(row.lag, counts(one) ? (one.lag_at_least ? "over " : "") + count(one.lag_rows) : "-");
+    setText(row.oldest, counts(one) && one.lag_rows > 0 ? duration(one.lag_oldest_seconds) : "-");
+    setText(row.rate, counts(one) ? rate(rates.at(-1) ?? 0) : "-");
     draw(row.spark, rates, this.rates.points);
     setText(row.letters, one.dead_letters_open > 0 ? count(one.dead_letters_open) : "-");
     const who = owner(one, this.node);

@@ -124,11 +124,13 @@ function updateShard(row, shard) {
   setText(row.waits, waiting(shard));
 }
 
-/** What it waits for; for how long, when that is long: calls follow each other all the time. */
-function waiting({ problem, waits }) {
+/** What it waits for; for how long, when that is long and the shard took nothing meanwhile:
+    calls follow each other all the time. */
+function waiting(shard) {
+  const { problem, waits } = shard;
   if (problem) return problem;
   if (waits?.stalled) return `nobody: ${waits.stalled}`;
   if (!waits || waits.waits_for === "work") return "-";
   const name = waits.waits_for.replaceAll("_", " ");
-  return waits.seconds < LONG_SECONDS ? name : `${name}, for ${duration(waits.seconds)}`;
+  return waits.seconds < LONG_SECONDS || used(shard) > 0 ? name : `${name}, for ${duration(waits.seconds)}`;
 }

@@ -30,6 +30,21 @@ pub struct KeptStatus {
     pub oldest_row_seconds: Option<f64>,
     /// The pipelines that hold rows which have outlived that.
     pub held_by: Vec<HoldStatus>,
+    /// How far the deleting of its old rows has come; null unless it takes more than a
+    /// batch.
+    pub sweep: Option<SweepStatus>,
+}
+
+/// The deleting of an outbox's old rows, under way.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct SweepStatus {
+    /// How many rows it has deleted.
+    pub deleted_rows: u64,
+    /// How long it has been under way, in seconds.
+    pub seconds: f64,
+    /// The part of its way behind it, from 0 to 1: from the oldest row when it began to
+    /// the first that must stay, in time.
+    pub part: f64,
 }
 
 /// A pipeline that holds rows.
@@ -49,5 +64,15 @@ impl StatusBoard {
     pub fn set_retention(&self, status: RetentionStatus) {
         let database = Arc::clone(&status.database);
         self.write().retention.insert(database, status);
+    }
+
+    /// A batch was deleted of an outbox that is on the board.
+    pub fn set_sweep(&self, database: &str, outbox: &str, sweep: Option<SweepStatus>) {
+        let mut entries = self.write();
+        let of_database = entries.retention.get_mut(database);
+        let outboxes = of_database.into_iter().flat_map(|one| &mut one.outboxes);
+        for kept in outboxes.filter(|kept| *kept.outbox == *outbox) {
+            kept.sweep = sweep;
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::sweeps;
 use crate::cli::shards::title;
 use crate::cli::table::{Side, grouped, lines};
 use crate::core::checkup::age;
@@ -64,6 +65,11 @@ pub(super) fn text(status: &Value, rates: &mut Rates) -> String {
     if !tenants.is_empty() {
         text.push(String::new());
         text.extend(tenants);
+    }
+    let sweeps = sweeps::lines_of(status);
+    if !sweeps.is_empty() {
+        text.push(String::new());
+        text.extend(sweeps);
     }
     text.join("\n")
 }
@@ -141,17 +147,22 @@ fn pipelines(status: &Value, rates: &mut Rates) -> Vec<String> {
         ("", Side::Left),
     ];
     let count = |one: &Value, key: &str| grouped(one[key].as_u64().unwrap_or(0));
+    let unknown = || "-".to_owned();
     let row = |one: &Value| {
+        // Only who holds a pipeline counts what waits.
+        let is_held = !one["epoch"].is_null();
         let name = format!("{}/{}", string(one, "database"), string(one, "name"));
         let rate = rates.of(&name, one["delivered_rows"].as_u64().unwrap_or(0));
         let more = if one["lag_at_least"] == true { "+" } else { "" };
-        let oldest = one["lag_oldest_seconds"].as_f64().filter(|age| *age > 0.0);
+        let lag = is_held.then(|| format!("{}{more}", count(one, "lag_rows")));
+        let oldest = one["lag_oldest_seconds"].as_f64();
+        let oldest = oldest.filter(|age| is_held && *age > 0.0);
         vec![
             name,
             string(one, "state").to_owned(),
             string(one, "stream").to_owned(),
-            format!("{}{more}", count(one, "lag_rows")),
-            oldest.map_or_else(|| "-".to_owned(), age),
+            lag.unwrap_or_else(unknown),
+            oldest.map_or_else(unknown, age),
             count(one, "in_flight_rows"),
             count(one, "delivered_rows"),
             rate,
