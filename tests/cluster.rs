@@ -48,5 +48,7 @@ mod join;
 mod kill;
 #[path = "cluster/rolling.rs"]
 mod rolling;
+#[path = "cluster/start.rs"]
+mod start;
 #[path = "cluster/zombie.rs"]
 mod zombie;
