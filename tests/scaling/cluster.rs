@@ -171,6 +171,7 @@ impl Simulated {
         let own = Own {
             able: true,
             gives: true,
+            claimed: false,
         };
         let mut cluster = Self {
             size,
