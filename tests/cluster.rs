@@ -1,7 +1,7 @@
 //! Several relays on the same databases: real processes, one PostgreSQL, one stream.
 //!
 //! What moves and why, who owns what (from a history that triggers write), what it
-//! costs the database. The heart of it runs through PgBouncer in transaction mode too.
+//! costs the database. All of it runs through PgBouncer in transaction mode too.
 
 #![allow(
     clippy::expect_used,
@@ -27,6 +27,8 @@ mod proxy;
 mod relay;
 #[path = "common/scenario.rs"]
 mod scenario;
+#[path = "common/way.rs"]
+mod way;
 #[path = "common/world.rs"]
 mod world;
 
@@ -46,5 +48,7 @@ mod join;
 mod kill;
 #[path = "cluster/rolling.rs"]
 mod rolling;
+#[path = "cluster/start.rs"]
+mod start;
 #[path = "cluster/zombie.rs"]
 mod zombie;

@@ -15,6 +15,8 @@
 
 #[path = "common/database.rs"]
 mod database;
+#[path = "common/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "common/process.rs"]
 mod process;
 #[path = "common/proxy.rs"]
@@ -23,6 +25,8 @@ mod proxy;
 mod relay;
 #[path = "common/scenario.rs"]
 mod scenario;
+#[path = "common/way.rs"]
+mod way;
 #[path = "common/world.rs"]
 mod world;
 

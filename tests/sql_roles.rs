@@ -9,6 +9,8 @@
 
 #[path = "common/database.rs"]
 mod database;
+#[path = "common/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "common/process.rs"]
 mod process;
 #[path = "common/relay.rs"]
@@ -17,6 +19,8 @@ mod relay;
 mod scenario;
 #[path = "common/statements.rs"]
 mod statements;
+#[path = "common/way.rs"]
+mod way;
 #[path = "common/world.rs"]
 mod world;
 

@@ -14,8 +14,10 @@
 //! | `RELAY` | another binary to measure in place of the one that was built |
 //! | `PLOTS` | the folder for curves; `docs/performance` unless given |
 
+mod capacity;
 mod case;
 mod drains;
+mod fairness;
 mod figures;
 mod flat;
 mod idle;
@@ -72,6 +74,8 @@ fn bench() -> Result<(), Failure> {
         steady::run(&settings, &mut report).await?;
         publisher::run(&settings, &mut report).await?;
         idle::run(&settings, &mut report).await?;
+        capacity::run(&settings, &mut report).await?;
+        fairness::run(&settings, &mut report).await?;
         flat::run(&settings, &mut report).await?;
         report.end();
         Ok(())

@@ -151,6 +151,14 @@ impl Relay {
         Ok(())
     }
 
+    /// Ends it with SIGKILL.
+    ///
+    /// # Errors
+    /// It cannot be signalled.
+    pub(crate) fn kill(mut self) -> Result<(), Failure> {
+        Ok(self.process.kill()?)
+    }
+
     /// Its process id.
     ///
     /// # Errors

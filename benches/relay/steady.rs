@@ -14,8 +14,9 @@ use crate::relay::{Relay, Run};
 use crate::stage::{Database, Stage};
 use crate::usage::most_resident_mib;
 
-/// Publishers, each on a connection of its own, one row a transaction.
-const PUBLISHERS: u64 = 8;
+/// Publishers, each on a connection of its own, one row a transaction, and the outbox of
+/// each.
+const PUBLISHERS: [&str; 8] = ["events"; 8];
 
 /// How long the last rows may take.
 const TAIL: Duration = Duration::from_secs(30);
@@ -95,12 +96,13 @@ pub(crate) async fn watch(
 ) -> Result<Run, Failure> {
     // Warm: connections are open, statements are planned.
     let delivered_first = relay.delivered().await?;
-    let warm = publish(database, rows_per_second, Duration::from_secs(2)).await?;
+    let settling = Duration::from_secs(2);
+    let warm = publish(database, &PUBLISHERS, rows_per_second, settling).await?;
     let delivered_before = delivered_first + warm;
     all_delivered(relay, delivered_before).await?;
     sink.reset().await?;
     let before = relay.used(stage, sink)?;
-    let published = publish(database, rows_per_second, time).await?;
+    let published = publish(database, &PUBLISHERS, rows_per_second, time).await?;
     // The slowest rows count as well.
     all_delivered(relay, delivered_before + published).await?;
     let used = relay.used(stage, sink)?;
@@ -135,20 +137,26 @@ async fn all_delivered(relay: &Relay, rows: u64) -> Result<(), Failure> {
     }
 }
 
-/// Publishes rows at a rate, evenly, and gives how many.
-async fn publish(
+/// Publishes rows at a rate, evenly, one publisher into each of these outboxes, and gives
+/// how many.
+///
+/// # Errors
+/// A publisher fails.
+pub(crate) async fn publish(
     database: &Database,
+    outboxes: &[&'static str],
     rows_per_second: u64,
     time: Duration,
 ) -> Result<u64, Failure> {
     let mut publishers = JoinSet::new();
     let until = Instant::now() + time;
-    let period = Duration::from_secs_f64(number(PUBLISHERS) / number(rows_per_second));
-    for publisher in 0..PUBLISHERS {
+    let parts = number(u64::try_from(outboxes.len())?);
+    let period = Duration::from_secs_f64(parts / number(rows_per_second));
+    for (place, outbox) in (0..).zip(outboxes.iter().copied()) {
         let mut connection = database.connect().await?;
         publishers.spawn(async move {
             let mut rows = 0;
-            let first = Instant::now() + period.mul_f64(number(publisher) / number(PUBLISHERS));
+            let first = Instant::now() + period.mul_f64(number(place) / parts);
             let mut ticks = tokio::time::interval_at(first, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             while ticks.tick().await < until {
@@ -157,9 +165,10 @@ async fn publish(
                     micros_since_epoch(),
                     rows
                 );
-                sqlx::query("SELECT tide.outbox_publish('events', $1::text::jsonb, '{}', $2)")
+                sqlx::query("SELECT tide.outbox_publish($3, $1::text::jsonb, '{}', $2)")
                     .bind(payload)
                     .bind(format!("key-{}", fastrand::u64(0..MANY_KEYS)))
+                    .bind(outbox)
                     .execute(&mut connection)
                     .await?;
                 rows += 1;

@@ -2,11 +2,12 @@
 
 use std::net::TcpListener;
 
-use crate::fleet::{Fleet, Way, name_of, port_of};
+use crate::fleet::{Fleet, name_of};
 use crate::history;
 use crate::proxy::Proxy;
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario, until};
+use crate::way::{Way, name_in};
 
 /// What the node meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,11 +18,11 @@ enum Cut {
     Silent,
 }
 
-async fn a_node_is_cut_off(cut: Cut) {
-    let fleet = Fleet::new(Way::Direct, 2, 9).await;
-    let port = port_of(&fleet.world.url);
+async fn a_node_is_cut_off(way: Way, cut: Cut) {
+    let fleet = Fleet::new(way, 2, 9).await;
+    let port = fleet.road.port();
     let proxy = Proxy::start(port);
-    let name = fleet.world.url.rsplit('/').next().expect("a name");
+    let name = name_in(&fleet.world.url);
     let settings = fleet.settings_at(&proxy.url(crate::database::OWNER, name), &[]);
     let load = fleet.load(20.0).await;
     let nodes = [
@@ -64,10 +65,21 @@ async fn a_node_is_cut_off(cut: Cut) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_connections_are_refused_stops_in_time_and_comes_back() {
-    scenario(4 * PATIENCE, a_node_is_cut_off(Cut::Refused)).await;
+    scenario(4 * PATIENCE, a_node_is_cut_off(Way::Direct, Cut::Refused)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_gets_no_answers_stops_in_time_and_comes_back() {
-    scenario(4 * PATIENCE, a_node_is_cut_off(Cut::Silent)).await;
+    scenario(4 * PATIENCE, a_node_is_cut_off(Way::Direct, Cut::Silent)).await;
+}
+
+/// It is cut off from PgBouncer, which has its connections to the server left over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_connections_are_refused_stops_in_time_and_comes_back_through_a_pooler() {
+    scenario(4 * PATIENCE, a_node_is_cut_off(Way::Pooled, Cut::Refused)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_gets_no_answers_stops_in_time_and_comes_back_through_a_pooler() {
+    scenario(4 * PATIENCE, a_node_is_cut_off(Way::Pooled, Cut::Silent)).await;
 }

@@ -8,30 +8,16 @@ use sqlx::PgPool;
 use tidegate::demo::load::{Load, OutboxLoad};
 use tokio::time::Instant;
 
-use crate::database;
-use crate::pgbouncer::PgBouncer;
 use crate::relay::Relay;
 use crate::scenario::PATIENCE;
+use crate::way::{Road, Way, name_in};
 use crate::world::{STREAM, World};
-
-/// How relays reach the database.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    Direct,
-    /// PgBouncer in transaction mode.
-    Pooled,
-}
-
-/// What PgBouncer is told to let pass, as `docs/postgresql.md` says; and connections
-/// enough for all nodes: one that is frozen keeps those of its transactions.
-const PARAMETERS: &str = "ignore_startup_parameters = extra_float_digits\ndefault_pool_size = 30";
 
 /// A database with pipelines, and what relays need to run them.
 pub(crate) struct Fleet {
     pub(crate) world: World,
     pub(crate) outboxes: Vec<String>,
-    bouncer: Option<PgBouncer>,
-    folder: tempfile::TempDir,
+    pub(crate) road: Road,
 }
 
 impl Fleet {
@@ -48,18 +34,10 @@ impl Fleet {
             ))
             .await;
         crate::history::keep(&world.pool).await;
-        let bouncer = match way {
-            Way::Direct => None,
-            Way::Pooled => {
-                let port = port_of(&world.url);
-                Some(PgBouncer::start(port, database::OWNER, "transaction", PARAMETERS).await)
-            }
-        };
         Self {
             outboxes: (1..=pipelines).map(|n| format!("o{n:03}")).collect(),
             world,
-            bouncer,
-            folder: tempfile::tempdir().expect("a folder"),
+            road: Road::new(way).await,
         }
     }
 
@@ -68,30 +46,18 @@ impl Fleet {
     }
 
     /// Where relays find the database.
-    fn url(&self) -> String {
-        let name = self.world.url.rsplit('/').next().expect("a name");
-        self.bouncer
-            .as_ref()
-            .map_or_else(|| self.world.url.clone(), |bouncer| bouncer.url(name))
+    pub(crate) fn url(&self) -> String {
+        self.road.url(name_in(&self.world.url))
     }
 
     /// The environment of a relay that reaches the database by this URL.
     pub(crate) fn settings_at(&self, url: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
-        let prepares = self.bouncer.is_none();
-        let text = format!(
-            "[[databases]]\nname = \"default\"\nurl = \"{url}\"\nprepared_statements = {prepares}\n"
-        );
-        self.settings_by(&text, more)
+        self.settings_by(&self.road.section("default", url), more)
     }
 
     /// The environment of a relay with a file of this text.
     pub(crate) fn settings_by(&self, text: &str, more: &[(&str, &str)]) -> Vec<(String, String)> {
-        let path = self
-            .folder
-            .path()
-            .join(format!("{:016x}", fastrand::u64(..)));
-        std::fs::write(&path, text).expect("a file");
-        let path = path.display().to_string();
+        let path = self.road.file(text);
         let emulator = self.world.emulator.environment().into_iter();
         let emulator = emulator.map(|(name, value)| (name.to_owned(), value));
         let ours = [
@@ -188,11 +154,4 @@ pub(crate) fn name_of(relay: &Relay) -> String {
 /// The nodes of its first database, as a relay sees them.
 pub(crate) fn cluster_of(relay: &Relay) -> Value {
     relay.status()["databases"][0]["cluster"].clone()
-}
-
-/// The port of a URL of the private server.
-pub(crate) fn port_of(url: &str) -> u16 {
-    let (_, rest) = url.rsplit_once(':').expect("a port");
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().expect("a port")
 }

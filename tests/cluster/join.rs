@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::fleet::{Fleet, Way};
+use crate::fleet::Fleet;
 use crate::history;
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario_alone};
+use crate::way::Way;
 
 const PIPELINES: usize = 300;
 

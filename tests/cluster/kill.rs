@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::fleet::{Fleet, Way, name_of};
+use crate::fleet::{Fleet, name_of};
 use crate::history;
 use crate::scenario::{PATIENCE, scenario};
+use crate::way::Way;
 
 /// What is promised by default settings; and what a machine under load may take on
 /// top, which has nothing to do with it.

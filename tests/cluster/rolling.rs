@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::fleet::{Fleet, Way, name_of};
+use crate::fleet::{Fleet, name_of};
 use crate::history;
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario};
+use crate::way::Way;
 
 const PIPELINES: usize = 24;
 

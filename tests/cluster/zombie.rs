@@ -1,10 +1,11 @@
 //! A node sleeps for longer than its lease and wakes up: it moves no position, and
 //! disturbs no order.
 
-use crate::fleet::{Fleet, Way, name_of};
+use crate::fleet::{Fleet, name_of};
 use crate::history;
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario, until};
+use crate::way::Way;
 
 async fn a_node_sleeps_over_its_lease(way: Way) {
     let fleet = Fleet::new(way, 2, 9).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::pushed::{NARROW, PIPELINES, SHARDS, backlog, between, mark, push, since};
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario_alone, until};
+use crate::way::{Road, Way};
 use crate::world::{STREAM, World};
 
 const SETTINGS: [(&str, &str); 2] = [("TIDEGATE__CLUSTER__LEASE", "4s"), NARROW];
@@ -38,42 +39,54 @@ fn call_millis(node: &Relay) -> f64 {
     1000.0 * sum / node.metric("tidegate_put_call_seconds_count", &[]).max(1.0)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn three_nodes_use_four_shards_as_one_would() {
-    scenario_alone(8 * PATIENCE, async {
-        let world = World::new(SHARDS).await;
-        let rows = backlog(&world, 100).await;
-        let first = world.relay_with(&SETTINGS).await;
-        balanced(&[&first]).await;
-        let began = mark(&world);
-        let alone = push(&world, Duration::from_secs(5)).await;
-        eprintln!("one node: {alone}");
+/// For how long each state is looked at, in the time that the shards take for it.
+#[derive(Debug, Clone, Copy)]
+struct Length {
+    /// Seconds of rows.
+    backlog: usize,
+    alone: Duration,
+    steady: Duration,
+    two: Duration,
+    sees_one_leave: bool,
+}
 
-        let joining = mark(&world);
-        let second = world.relay_with(&SETTINGS).await;
-        let third = world.relay_with(&SETTINGS).await;
-        balanced(&[&first, &second, &third]).await;
-        let joined = since(&world, joining);
-        eprintln!("two nodes join: {joined}");
-        let steady = push(&world, Duration::from_secs(10)).await;
-        eprintln!("three nodes: {steady}");
-        let shares = shares(&world).await;
-        assert!(
-            shares.iter().all(|sum| (9_000..=10_000).contains(sum)),
-            "{shares:?}"
-        );
-        eprintln!("a call takes {:.0} ms", call_millis(&first));
+async fn three_nodes_push(way: Way, length: Length) {
+    let world = World::new(SHARDS).await;
+    let road = Road::new(way).await;
+    let rows = backlog(&world, length.backlog).await;
+    let first = road.relay(&world, &SETTINGS).await;
+    balanced(&[&first]).await;
+    let began = mark(&world);
+    let alone = push(&world, length.alone).await;
+    eprintln!("{way:?}: one node: {alone}");
 
-        let killing = mark(&world);
-        second.kill();
-        let dying = push(&world, Duration::from_secs(8)).await;
-        eprintln!("one of three is killed: {dying}");
-        balanced(&[&first, &third]).await;
-        let two = push(&world, Duration::from_secs(6)).await;
-        eprintln!("two nodes: {two}");
-        let after_death = since(&world, killing);
-        eprintln!("from the kill on: {after_death}");
+    let joining = mark(&world);
+    let second = road.relay(&world, &SETTINGS).await;
+    let third = road.relay(&world, &SETTINGS).await;
+    balanced(&[&first, &second, &third]).await;
+    let joined = since(&world, joining);
+    eprintln!("two nodes join: {joined}");
+    let steady = push(&world, length.steady).await;
+    eprintln!("three nodes: {steady}");
+    let shares = shares(&world).await;
+    assert!(
+        shares.iter().all(|sum| (9_000..=10_000).contains(sum)),
+        "{shares:?}"
+    );
+    eprintln!("a call takes {:.0} ms", call_millis(&first));
 
+    let killing = mark(&world);
+    second.kill();
+    let dying = push(&world, Duration::from_secs(8)).await;
+    eprintln!("one of three is killed: {dying}");
+    balanced(&[&first, &third]).await;
+    let two = push(&world, length.two).await;
+    eprintln!("two nodes: {two}");
+    let after_death = since(&world, killing);
+    eprintln!("from the kill on: {after_death}");
+
+    let mut parts = vec![alone, joined, steady, dying, two];
+    if length.sees_one_leave {
         let leaving = mark(&world);
         // Its figures do not stand still.
         third.signal("TERM");
@@ -81,26 +94,55 @@ async fn three_nodes_use_four_shards_as_one_would() {
         push(&world, Duration::from_secs(5)).await;
         let left = since(&world, leaving);
         eprintln!("one of two leaves: {left}");
+        parts.push(left);
+    } else {
+        assert_eq!(third.terminate().await, 0);
+    }
 
-        let all = between(began, mark(&world));
-        eprintln!("all in all: {all}");
-        for shard in world.emulator.tally().shards(STREAM).keys() {
-            let busiest = world.emulator.tally().busiest_second(STREAM, shard);
-            eprintln!("{shard}: {busiest:?}");
-        }
-        for passed in [alone, joined, steady, dying, two, left, all] {
-            assert!(passed.throttled_part() < 0.005, "{passed}");
-        }
-        // Where the machine is too slow for one node to fill the shards, three need
-        // not do better.
-        let able = (alone.used / 0.98).min(1.0);
-        for passed in [steady, two, all] {
-            assert!(passed.used >= 0.95 * able, "{passed}");
-        }
+    let all = between(began, mark(&world));
+    eprintln!("all in all: {all}");
+    for shard in world.emulator.tally().shards(STREAM).keys() {
+        let busiest = world.emulator.tally().busiest_second(STREAM, shard);
+        eprintln!("{shard}: {busiest:?}");
+    }
+    parts.push(all);
+    for passed in parts {
+        assert!(passed.throttled_part() < 0.005, "{passed}");
+    }
+    // Where the machine is too slow for one node to fill the shards, three need
+    // not do better.
+    let able = (alone.used / 0.98).min(1.0);
+    for passed in [steady, two, all] {
+        assert!(passed.used >= 0.95 * able, "{passed}");
+    }
 
-        let verdict = world.judge(&rows).await;
-        assert!(verdict.is_clean(), "{verdict:#?}");
-        assert_eq!(first.terminate().await, 0);
-    })
-    .await;
+    let verdict = world.judge(&rows).await;
+    assert!(verdict.is_clean(), "{verdict:#?}");
+    assert_eq!(first.terminate().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_use_four_shards_as_one_would() {
+    let length = Length {
+        backlog: 100,
+        alone: Duration::from_secs(5),
+        steady: Duration::from_secs(10),
+        two: Duration::from_secs(6),
+        sees_one_leave: true,
+    };
+    scenario_alone(8 * PATIENCE, three_nodes_push(Way::Direct, length)).await;
+}
+
+/// The same, shorter and without the one that leaves: the whole of it takes more than a
+/// minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_use_four_shards_as_one_would_through_a_pooler() {
+    let length = Length {
+        backlog: 60,
+        alone: Duration::from_secs(3),
+        steady: Duration::from_secs(6),
+        two: Duration::from_secs(6),
+        sees_one_leave: false,
+    };
+    scenario_alone(8 * PATIENCE, three_nodes_push(Way::Pooled, length)).await;
 }

@@ -52,6 +52,11 @@ impl PgBouncer {
         }
     }
 
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The URL of a database behind it.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://any@127.0.0.1:{}/{database}", self.port)

@@ -7,6 +7,7 @@ use crate::database::OWNER;
 use crate::roles::{House, wait_for};
 use crate::scenario::{PATIENCE, until};
 use crate::statements::{assert_refused, value};
+use crate::way::{Road, Way};
 use crate::world::{STREAM, World};
 
 const TROUBLE: [&str; 3] = ["permission denied", "42501", "must be owner"];
@@ -17,16 +18,12 @@ async fn world() -> (House, World) {
     (house, world)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_needs_the_rights_of_tide_relay_and_no_others() {
+async fn a_member_of_tide_relay_relays(way: Way) {
     let (house, world) = world().await;
     let (login, as_relay) = house.user("relay", "tide_relay").await;
-    let url = house.url(&login);
-    let settings = [
-        ("DATABASE_URL", url.as_str()),
-        ("TIDEGATE__RETENTION__INTERVAL", "100ms"),
-    ];
-    let relay = world.relay_with(&settings).await;
+    let road = Road::of_role(way, &login).await;
+    let settings = [("TIDEGATE__RETENTION__INTERVAL", "100ms")];
+    let relay = road.relay(&world, &settings).await;
 
     // Delivering, and parking what has no key.
     world
@@ -113,7 +110,7 @@ async fn a_relay_needs_the_rights_of_tide_relay_and_no_others() {
     world.sql("SELECT tide.relay_delete('events')").await;
     let log = relay.log();
     assert_eq!(relay.terminate().await, 0);
-    let next = world.relay_with(&settings).await;
+    let next = road.relay(&world, &settings).await;
     let rows = world.publish_many("plain", 50, 7, 20).await;
     world.wait_for(&rows, PATIENCE).await;
     let logs = log + &next.log();
@@ -159,6 +156,17 @@ async fn a_relay_needs_the_rights_of_tide_relay_and_no_others() {
     .await;
     assert_eq!(owns, 0);
     assert_eq!(next.terminate().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_needs_the_rights_of_tide_relay_and_no_others() {
+    a_member_of_tide_relay_relays(Way::Direct).await;
+}
+
+/// PgBouncer's connections are that role's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_needs_the_rights_of_tide_relay_and_no_others_through_a_pooler() {
+    a_member_of_tide_relay_relays(Way::Pooled).await;
 }
 
 /// A relay without the rights says which role is missing.

@@ -10,6 +10,7 @@ use crate::database;
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario, until};
 use crate::statements::{assert_refused, json_value, run, value};
+use crate::way::{Road, Way};
 use crate::world::{STREAM, World};
 
 /// A tenant on the board.
@@ -90,64 +91,87 @@ async fn what_is_wrong_is_named_with_what_is_allowed() {
     assert_eq!(count, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_definition_in_the_database_is_live_within_two_seconds_and_a_bad_one_is_alone() {
-    scenario(2 * PATIENCE, async {
-        let world = World::new(1).await;
-        for (pipeline, tenant) in [("a", "acme"), ("b", "bad"), ("c", "clean")] {
-            world.pipeline(pipeline, json!({"tenant": tenant})).await;
-        }
-        let relay = world.relay().await;
-        for name in ["a", "b", "c"] {
-            relay.wait_for_state(name, "running").await;
-        }
-        assert_eq!(tenant(&relay, "acme")["weight"], 1);
-        let epochs = || ["a", "b", "c"].map(|name| epoch(&relay, name));
-        let first_epochs = epochs();
+async fn tenants_are_defined(way: Way) {
+    let world = World::new(1).await;
+    for (pipeline, tenant) in [("a", "acme"), ("b", "bad"), ("c", "clean")] {
+        world.pipeline(pipeline, json!({"tenant": tenant})).await;
+    }
+    let road = Road::new(way).await;
+    let relay = road.relay(&world, &[]).await;
+    for name in ["a", "b", "c"] {
+        relay.wait_for_state(name, "running").await;
+    }
+    assert_eq!(tenant(&relay, "acme")["weight"], 1);
+    let epochs = || ["a", "b", "c"].map(|name| epoch(&relay, name));
+    let first_epochs = epochs();
 
-        let asked = Instant::now();
-        world
-            .sql(r#"SELECT tide.relay_set_tenant('acme', '{"weight": 7, "max_messages_per_second": 100000}')"#)
-            .await;
-        until("it is live", PATIENCE, || tenant(&relay, "acme")["weight"] == 7).await;
-        let took = asked.elapsed();
-        eprintln!("live after {took:?}");
-        // Two seconds on a machine that is not busy.
-        assert!(took < Duration::from_secs(10), "{took:?}");
-        assert_eq!(tenant(&relay, "acme")["max_messages_per_second"], 100_000.0);
-        assert_eq!(tenant(&relay, "acme")["pipelines_here"], 1);
-
-        // What the functions would refuse came in by another way.
-        world
-            .sql(r#"INSERT INTO tide.relay_tenant (name, config) VALUES ('bad', '{"wieght": 3}')"#)
-            .await;
-        until("it is found", PATIENCE, || {
-            tenant(&relay, "bad")["problem"]
-                .as_str()
-                .is_some_and(|problem| problem.contains("wieght"))
-        })
+    let asked = Instant::now();
+    world
+        .sql(r#"SELECT tide.relay_set_tenant('acme', '{"weight": 7, "max_messages_per_second": 100000}')"#)
         .await;
-        assert!(relay.log().contains("the tenant's definition is not acceptable"));
-        assert_eq!(tenant(&relay, "acme")["weight"], 7);
-        assert_eq!(tenant(&relay, "clean")["problem"], Value::Null);
-        let mut rows = Vec::new();
-        for outbox in ["a", "b", "c"] {
-            rows.extend(world.publish_many(outbox, 100, 10, 10).await);
-        }
-        let verdict = world.judge(&rows).await;
-        assert!(verdict.is_clean(), "{verdict:#?}");
-        let delivered = |tenant| relay.metric("tidegate_tenant_rows_delivered_total", &[("tenant", tenant)]);
-        until("they are counted", PATIENCE, || {
-            ["acme", "bad", "clean"].map(delivered) == [100.0; 3]
-        })
-        .await;
-
-        world.sql("SELECT tide.relay_delete_tenant('acme')").await;
-        until("it is gone", PATIENCE, || tenant(&relay, "acme")["weight"] == 1).await;
-        assert_eq!(epochs(), first_epochs, "nothing was restarted");
-        assert_eq!(relay.terminate().await, 0);
+    until("it is live", PATIENCE, || {
+        tenant(&relay, "acme")["weight"] == 7
     })
     .await;
+    let took = asked.elapsed();
+    eprintln!("live after {took:?}");
+    // Two seconds on a machine that is not busy.
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(tenant(&relay, "acme")["max_messages_per_second"], 100_000.0);
+    assert_eq!(tenant(&relay, "acme")["pipelines_here"], 1);
+
+    // What the functions would refuse came in by another way.
+    world
+        .sql(r#"INSERT INTO tide.relay_tenant (name, config) VALUES ('bad', '{"wieght": 3}')"#)
+        .await;
+    until("it is found", PATIENCE, || {
+        tenant(&relay, "bad")["problem"]
+            .as_str()
+            .is_some_and(|problem| problem.contains("wieght"))
+    })
+    .await;
+    assert!(
+        relay
+            .log()
+            .contains("the tenant's definition is not acceptable")
+    );
+    assert_eq!(tenant(&relay, "acme")["weight"], 7);
+    assert_eq!(tenant(&relay, "clean")["problem"], Value::Null);
+    let mut rows = Vec::new();
+    for outbox in ["a", "b", "c"] {
+        rows.extend(world.publish_many(outbox, 100, 10, 10).await);
+    }
+    let verdict = world.judge(&rows).await;
+    assert!(verdict.is_clean(), "{verdict:#?}");
+    let delivered = |tenant| {
+        relay.metric(
+            "tidegate_tenant_rows_delivered_total",
+            &[("tenant", tenant)],
+        )
+    };
+    until("they are counted", PATIENCE, || {
+        ["acme", "bad", "clean"].map(delivered) == [100.0; 3]
+    })
+    .await;
+
+    world.sql("SELECT tide.relay_delete_tenant('acme')").await;
+    until("it is gone", PATIENCE, || {
+        tenant(&relay, "acme")["weight"] == 1
+    })
+    .await;
+    assert_eq!(epochs(), first_epochs, "nothing was restarted");
+    assert_eq!(relay.terminate().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_in_the_database_is_live_within_two_seconds_and_a_bad_one_is_alone() {
+    scenario(2 * PATIENCE, tenants_are_defined(Way::Direct)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_in_the_database_is_live_within_two_seconds_and_a_bad_one_is_alone_through_a_pooler()
+ {
+    scenario(2 * PATIENCE, tenants_are_defined(Way::Pooled)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
