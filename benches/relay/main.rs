@@ -1,8 +1,9 @@
 //! The relay against its limit, in one run on one machine: `make bench`.
 //!
-//! A private PostgreSQL, a null Kinesis on loopback ([`null_kinesis`]) and the release
-//! binary of the relay, each a process whose cost is told apart; and in the same run
-//! what the relay is compared with ([`reference`]).
+//! A private PostgreSQL, a null Kinesis on loopback ([`null_kinesis`]) and the relay, built
+//! with the feature `demo` by the profile of the benchmark unless `RELAY` names another,
+//! each a process whose cost is told apart; and in the same run what the relay is compared
+//! with ([`reference`]).
 //!
 //! | variable | |
 //! |---|---|

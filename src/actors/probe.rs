@@ -251,7 +251,8 @@ impl Probe {
             if has_news {
                 self.wake(pipeline);
             } else {
-                self.nothing_new(pipeline, &report.snapshot, taken_at, now);
+                let seen = report.looked.then_some(&report.snapshot);
+                self.nothing_new(pipeline, seen, taken_at, now);
             }
         }
     }
@@ -267,15 +268,15 @@ impl Probe {
     fn nothing_new(
         &mut self,
         pipeline: &PipelineName,
-        snapshot: &Snapshot,
+        seen: Option<&Snapshot>,
         taken_at: Moment,
         now: Moment,
     ) {
         let Some(watched) = self.watched.get_mut(pipeline) else {
             return;
         };
-        if snapshot.covers(&watched.seen) {
-            watched.seen = snapshot.clone();
+        if let Some(seen) = seen.filter(|seen| seen.covers(&watched.seen)) {
+            watched.seen = seen.clone();
         }
         watched.pause = watched.pause.mul_f64(SLOW_DOWN).min(self.parts.most_pause);
         watched.due = now + watched.pause;
@@ -284,7 +285,7 @@ impl Probe {
         }
         watched.told_at = now;
         let message = NothingNew {
-            snapshot: snapshot.clone(),
+            snapshot: watched.seen.clone(),
             taken_at,
         };
         if watched.reader.try_send(message).is_err() {

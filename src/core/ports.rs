@@ -210,8 +210,12 @@ pub struct ProbeTarget {
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProbeReport {
-    /// The snapshot the probe ran in: an outbox without news is read up to it.
+    /// The snapshot the probe ran in: an outbox without news that was looked into is
+    /// read up to it.
     pub snapshot: Snapshot,
+    /// Whether the outboxes were looked into. Otherwise nothing tells of rows whose ids
+    /// were made by hand: what was seen of an outbox stays what it was.
+    pub looked: bool,
     /// For each target, in order, whether it has a row its snapshot does not see.
     pub news: Vec<bool>,
 }

@@ -79,7 +79,11 @@ pub(super) async fn probe(
     };
     if is_quiet {
         let news = vec![false; targets.len()];
-        return Ok(ProbeReport { snapshot, news });
+        return Ok(ProbeReport {
+            snapshot,
+            looked: false,
+            news,
+        });
     }
     let report = look(store, targets).await?;
     // Otherwise the sequence was another server's.
@@ -130,6 +134,7 @@ async fn look(store: &PgOutboxStore, targets: &[ProbeTarget]) -> Result<ProbeRep
     }
     Ok(ProbeReport {
         snapshot: parse(&snapshot)?,
+        looked: true,
         news,
     })
 }

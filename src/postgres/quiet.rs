@@ -23,7 +23,9 @@
 //! relay itself has a transaction running at most times: it renews leases.)
 //!
 //! Rows that were given an id in place of drawing one (by the owner of the schema) are
-//! not seen so: every [`LOOK_EVERY`] all outboxes are looked into.
+//! not seen so: every [`LOOK_EVERY`] all outboxes are looked into. Until then nobody goes
+//! on from T, or those that came up between S and T would be passed for good: what is
+//! remembered, and what readers have seen, are snapshots at which somebody looked.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -127,9 +129,9 @@ impl QuietTimes {
     }
 
     /// Whether nothing is new for any target at `now`, with the ids read after it was
-    /// taken. It is remembered if so.
+    /// taken.
     pub(super) fn nothing_new(
-        &mut self,
+        &self,
         targets: &[ProbeTarget],
         now: &Snapshot,
         ids: Ids,
@@ -138,7 +140,6 @@ impl QuietTimes {
         let Some(still) = self.still.filter(|still| still.drawn == ids.drawn) else {
             return false;
         };
-        let mut looked_at = at;
         // Most targets have seen what the one before has.
         let mut last: Option<&Snapshot> = None;
         for target in targets {
@@ -149,25 +150,33 @@ impl QuietTimes {
                 .remembered
                 .iter()
                 .find(|quiet| quiet.snapshot == target.seen);
-            let Some(quiet) = known.filter(|quiet| {
+            let is_quiet = known.is_some_and(|quiet| {
                 quiet.ids.drawn == ids.drawn
                     && at.duration_since(quiet.looked_at) < LOOK_EVERY
                     && quiet.nothing_ended(now, still.since)
-            }) else {
+            });
+            if !is_quiet {
                 return false;
-            };
-            looked_at = looked_at.min(quiet.looked_at);
+            }
             last = Some(&target.seen);
         }
-        // The sequence stands as it was read before `now` was taken.
-        self.remember(now.clone(), ids, looked_at);
         true
     }
 
     /// All targets of a probe were looked into at `snapshot`, which was taken after the
     /// ids were read, and had nothing new.
     pub(super) fn looked(&mut self, snapshot: &Snapshot, ids: Ids, at: Instant) {
-        self.remember(snapshot.clone(), ids, at);
+        if self.still.is_none_or(|still| still.drawn != ids.drawn) {
+            let (drawn, since) = (ids.drawn, ids.next);
+            self.still = Some(Still { drawn, since });
+        }
+        self.remembered.retain(|quiet| quiet.snapshot != *snapshot);
+        self.remembered.push_front(Quiet {
+            snapshot: snapshot.clone(),
+            ids,
+            looked_at: at,
+        });
+        self.remembered.truncate(REMEMBERED);
     }
 
     /// This server answers now; what is remembered of another does not hold.
@@ -177,20 +186,6 @@ impl QuietTimes {
             self.still = None;
             self.remembered.clear();
         }
-    }
-
-    fn remember(&mut self, snapshot: Snapshot, ids: Ids, looked_at: Instant) {
-        if self.still.is_none_or(|still| still.drawn != ids.drawn) {
-            let (drawn, since) = (ids.drawn, ids.next);
-            self.still = Some(Still { drawn, since });
-        }
-        self.remembered.retain(|quiet| quiet.snapshot != snapshot);
-        self.remembered.push_front(Quiet {
-            snapshot,
-            ids,
-            looked_at,
-        });
-        self.remembered.truncate(REMEMBERED);
     }
 }
 
@@ -229,10 +224,11 @@ mod tests {
     #[test]
     fn nothing_is_new_while_the_sequence_stands_still() {
         let at = Instant::now();
-        let mut times = quiet_at("10:10:", at);
+        let times = quiet_at("10:10:", at);
         assert!(times.nothing_new(&targets("10:10:"), &snapshot("12:12:"), next(12), at));
-        // And from there on.
-        assert!(times.nothing_new(&targets("12:12:"), &snapshot("14:14:"), next(14), at));
+        assert!(times.nothing_new(&targets("10:10:"), &snapshot("14:14:"), next(14), at));
+        // Nobody looked then.
+        assert!(!times.nothing_new(&targets("12:12:"), &snapshot("14:14:"), next(14), at));
     }
 
     #[test]
@@ -271,7 +267,7 @@ mod tests {
     #[test]
     fn a_transaction_that_ended_is_news_and_one_that_runs_is_not() {
         let at = Instant::now();
-        let mut times = quiet_at("9:10:9", at);
+        let times = quiet_at("9:10:9", at);
         assert!(times.nothing_new(&targets("9:10:9"), &snapshot("9:12:9"), next(12), at));
         assert!(!times.nothing_new(&targets("9:10:9"), &snapshot("12:12:"), next(12), at));
     }
@@ -290,13 +286,13 @@ mod tests {
     #[test]
     fn a_transaction_that_began_since_the_sequence_stands_still_is_no_news() {
         let at = Instant::now();
-        let mut times = quiet_at("10:10:", at);
+        let times = quiet_at("10:10:", at);
         // 10 began after the first snapshot, and has ended by the third.
         assert!(times.nothing_new(&targets("10:10:"), &snapshot("10:11:10"), next(11), at));
-        assert!(times.nothing_new(&targets("10:11:10"), &snapshot("12:12:"), next(12), at));
+        assert!(times.nothing_new(&targets("10:10:"), &snapshot("12:12:"), next(12), at));
         // Also when no snapshot listed it.
-        assert!(times.nothing_new(&targets("12:12:"), &snapshot("12:12:"), next(13), at));
-        assert!(times.nothing_new(&targets("12:12:"), &snapshot("13:13:"), next(13), at));
+        assert!(times.nothing_new(&targets("10:10:"), &snapshot("12:12:"), next(13), at));
+        assert!(times.nothing_new(&targets("10:10:"), &snapshot("13:13:"), next(13), at));
     }
 
     #[test]
@@ -312,7 +308,7 @@ mod tests {
     #[test]
     fn an_outbox_that_has_seen_something_else_is_looked_into() {
         let at = Instant::now();
-        let mut times = quiet_at("10:10:", at);
+        let times = quiet_at("10:10:", at);
         let mut some = targets("10:10:");
         some.extend(targets("11:11:"));
         assert!(!times.nothing_new(&some, &snapshot("12:12:"), next(12), at));
@@ -321,12 +317,12 @@ mod tests {
     #[test]
     fn the_sequence_is_not_believed_for_long() {
         let at = Instant::now();
-        let mut times = quiet_at("10:10:", at);
+        let times = quiet_at("10:10:", at);
         let nearly = at + LOOK_EVERY - Duration::from_millis(1);
         assert!(times.nothing_new(&targets("10:10:"), &snapshot("12:12:"), next(12), nearly));
         // Believing it does not prolong it.
         let over = at + LOOK_EVERY;
-        assert!(!times.nothing_new(&targets("12:12:"), &snapshot("14:14:"), next(14), over));
+        assert!(!times.nothing_new(&targets("10:10:"), &snapshot("14:14:"), next(14), over));
     }
 
     #[test]

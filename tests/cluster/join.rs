@@ -18,7 +18,7 @@ const PIPELINES: usize = 300;
 const COUNTED_FOR: Duration = Duration::from_secs(10);
 
 /// The statements that nodes send for each other's sake.
-const COORDINATION: [&str; 4] = ["beat", "claim", "release", "leave"];
+const COORDINATION: [&str; 5] = ["beat", "claim", "release", "write_shares", "forget_shares"];
 
 fn statements(nodes: &[&Relay]) -> BTreeMap<&'static str, f64> {
     let count = |query: &&'static str| {

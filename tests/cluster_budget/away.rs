@@ -44,7 +44,7 @@ fn share(node: &Relay) -> f64 {
 async fn without_the_coordination_database_nodes_go_on_with_an_equal_part() {
     scenario_alone(8 * PATIENCE, async {
         let world = World::new(SHARDS).await;
-        let rows = backlog(&world, 45).await;
+        let rows = backlog(&world, 70).await;
         let nodes_database = database::migrated_database().await;
         let (_, port) = world.url.rsplit_once(':').expect("a port");
         let port: String = port.chars().take_while(char::is_ascii_digit).collect();
@@ -61,6 +61,17 @@ async fn without_the_coordination_database_nodes_go_on_with_an_equal_part() {
         let half = f64::from(SHARDS) / 2.0;
         until("both have a part", PATIENCE, || {
             share(&first) > 0.2 * half && share(&second) > 0.2 * half
+        })
+        .await;
+        // What was asked of the first is drained first: it has rows under way.
+        let held = |node: &Relay| {
+            let of_events = [("database", "events")];
+            node.metric("tidegate_cluster_pipelines_held", &of_events)
+        };
+        until("both write", 2 * PATIENCE, || {
+            [&first, &second]
+                .iter()
+                .all(|node| held(node) > PIPELINES as f64 / 2.0 - 0.5)
         })
         .await;
         // Each wishes for more than half, or is too slow for it: then it keeps less.
@@ -95,10 +106,6 @@ async fn without_the_coordination_database_nodes_go_on_with_an_equal_part() {
         assert!(has_no_more_than_half(&first));
 
         // Who has a share takes what it had: nobody else could send it.
-        let held = |node: &Relay| {
-            let of_events = [("database", "events")];
-            node.metric("tidegate_cluster_pipelines_held", &of_events)
-        };
         until("who has a share has every pipeline", PATIENCE, || {
             held(&first) > PIPELINES as f64 - 0.5
         })

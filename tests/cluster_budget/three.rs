@@ -95,12 +95,13 @@ async fn three_nodes_push(way: Way, length: Length) {
         let left = since(&world, leaving);
         eprintln!("one of two leaves: {left}");
         parts.push(left);
-    } else {
-        assert_eq!(third.terminate().await, 0);
     }
-
     let all = between(began, mark(&world));
     eprintln!("all in all: {all}");
+    if !length.sees_one_leave {
+        // The shards are not pushed any more: most rows have been sent.
+        assert_eq!(third.terminate().await, 0);
+    }
     for shard in world.emulator.tally().shards(STREAM).keys() {
         let busiest = world.emulator.tally().busiest_second(STREAM, shard);
         eprintln!("{shard}: {busiest:?}");

@@ -406,6 +406,7 @@ impl Database {
         ProbeReport {
             news: targets.iter().map(has_news).collect(),
             snapshot,
+            looked: true,
         }
     }
 

@@ -2,10 +2,19 @@
 
 use std::time::Duration;
 
-use tidegate::core::ports::{OutboxId, OutboxStore, ProbeTarget};
+use tidegate::core::ports::{OutboxId, OutboxStore, ProbeReport, ProbeTarget};
 use tidegate::core::snapshot::Snapshot;
 
 use crate::outbox::{Fixture, publish};
+
+/// What a reader has seen after a probe without news.
+fn seen_after(report: &ProbeReport, before: Snapshot) -> Snapshot {
+    if report.looked {
+        report.snapshot.clone()
+    } else {
+        before
+    }
+}
 
 /// So many outboxes that one question answers for all while no id is drawn. The late
 /// transaction's xid is above those of all that have ended, so no snapshot lists it, and
@@ -27,27 +36,75 @@ async fn a_transaction_that_no_snapshot_lists_is_not_overlooked_among_many_outbo
         async move { store.probe(&targets).await.expect("a report") }
     };
     for _ in 0..20 {
-        let mut report = probe(Snapshot::nothing()).await;
-        report = probe(report.snapshot).await;
+        let report = probe(Snapshot::nothing()).await;
+        let mut seen = report.snapshot;
+        seen = seen_after(&probe(seen.clone()).await, seen);
         let mut late = fixture.begin().await;
         publish(&mut late).await;
         for _ in 0..3 {
-            report = probe(report.snapshot).await;
+            let report = probe(seen.clone()).await;
             assert!(!report.news.contains(&true), "it has not committed");
+            seen = seen_after(&report, seen);
         }
         late.commit().await.expect("committed");
-        let seen = report.snapshot.clone();
         let mut has_news = false;
         // Whoever is told that there is nothing new goes on from there.
         for _ in 0..3 {
-            report = probe(report.snapshot).await;
+            let report = probe(seen.clone()).await;
             has_news |= report.news[7];
             if has_news {
                 break;
             }
+            seen = seen_after(&report, seen);
         }
         assert!(has_news, "nothing new since {seen}");
     }
+}
+
+/// A row that was given an id in place of drawing one moves no sequence. It comes up
+/// while one question answers for all, and is found when they are looked into again.
+#[tokio::test]
+async fn a_row_with_an_id_made_by_hand_is_found_a_little_later() {
+    let fixture = Fixture::new().await;
+    let mut seen = Snapshot::nothing();
+    let mut quiet_since_then = 0;
+    let mut is_there = false;
+    let found = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            let targets = (0..40).map(|place| ProbeTarget {
+                outbox: if place == 7 {
+                    fixture.outbox
+                } else {
+                    OutboxId(9_000 + place)
+                },
+                seen: seen.clone(),
+            });
+            let targets: Vec<ProbeTarget> = targets.collect();
+            let report = fixture.store.probe(&targets).await.expect("a report");
+            if report.news[7] {
+                assert!(is_there, "there was none");
+                break;
+            }
+            if !report.looked && is_there {
+                quiet_since_then += 1;
+            }
+            if !report.looked && !is_there {
+                sqlx::query(
+                    "INSERT INTO tide.outbox_message (id, outbox_id, dedup_key, payload)
+                    OVERRIDING SYSTEM VALUE VALUES (1000000, $1, 'k', '{}')",
+                )
+                .bind(fixture.outbox.0)
+                .execute(&fixture.pool)
+                .await
+                .expect("a row");
+                is_there = true;
+            }
+            seen = seen_after(&report, seen);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    found.await.expect("it is found");
+    assert!(quiet_since_then > 0, "one question has answered meanwhile");
 }
 
 /// What probes take for the next transaction id is the one that is handed out.
