@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn a_drawn_id_is_news() {
         let at = Instant::now();
-        let mut times = quiet_at("10:10:", at);
+        let times = quiet_at("10:10:", at);
         assert!(!times.nothing_new(
             &targets("10:10:"),
             &snapshot("12:12:"),
