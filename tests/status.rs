@@ -134,6 +134,62 @@ async fn a_running_relay_is_shown_as_a_table_and_as_json() {
     .await;
 }
 
+/// What a relay said of a pipeline while it held it is the next one's to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_given_a_pipeline_away_counts_its_dead_letters_no_more() {
+    scenario(4 * PATIENCE, async {
+        const NAMES: [&str; 2] = ["first", "second"];
+        let world = World::new(1).await;
+        for name in NAMES {
+            let parks = json!({"partition_key": "{payload.customer}", "on_poison": "park"});
+            world.pipeline(name, parks).await;
+            world.publish(name, "k", json!({})).await;
+        }
+        let one = world
+            .relay_with(&[("TIDEGATE__CLUSTER__NODE_ID", "relay-a")])
+            .await;
+        let letters = |relay: &Relay, name: &str| relay.pipeline(name)["dead_letters_open"].clone();
+        for name in NAMES {
+            until("its letter is counted", PATIENCE, || {
+                letters(&one, name) == 1
+            })
+            .await;
+        }
+        let two = world
+            .relay_with(&[("TIDEGATE__CLUSTER__NODE_ID", "relay-b")])
+            .await;
+        let given = || {
+            let mut names = NAMES.into_iter();
+            names.find(|name| one.pipeline(name)["state"] == "standby")
+        };
+        until("one is given away", PATIENCE, || given().is_some()).await;
+        let given = given().expect("a pipeline");
+        until("the other relay counts it", PATIENCE, || {
+            letters(&two, given) == 1
+        })
+        .await;
+
+        let shown = one.pipeline(given);
+        assert_eq!(shown["epoch"], Value::Null, "{shown}");
+        for count in ["dead_letters_open", "blocked_keys", "lag_rows"] {
+            assert_eq!(shown[count], 0, "{count}: {shown}");
+        }
+        assert_eq!(shown["replay"], Value::Null, "{shown}");
+        let said = run(&world, &["status", "--relay", &at(&one)]).await;
+        let line = said
+            .out
+            .lines()
+            .find(|line| line.starts_with(&format!("default/{given}")));
+        let cells: Vec<&str> = line.expect("its line").split_whitespace().collect();
+        // LAG, OLDEST and PARKED.
+        assert_eq!([cells[3], cells[4], cells[8]], ["-"; 3], "{}", said.out);
+        for relay in [one, two] {
+            assert_eq!(relay.terminate().await, 0);
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_shows_rates() {
     scenario(Duration::from_secs(180), async {

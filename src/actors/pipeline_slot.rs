@@ -258,6 +258,9 @@ impl Supervisor {
         self.board
             .update_pipeline(&key.database, &key.name, |entry| {
                 entry.epoch = None;
+                if !state.keeps_counts() {
+                    entry.forget_counts();
+                }
                 entry.state = state;
             });
     }

@@ -215,10 +215,12 @@ impl Retention {
     /// How far the sweep of an outbox has come, if one is under way.
     fn sweep_of(&self, outbox: OutboxId) -> Option<SweepStatus> {
         let sweeping = self.sweeping.get(&outbox)?;
+        let now = self.parts.clock.now();
         Some(SweepStatus {
             deleted_rows: sweeping.rows(),
-            seconds: sweeping.lasts(self.parts.clock.now()).as_secs_f64(),
+            seconds: sweeping.lasts(now).as_secs_f64(),
             part: sweeping.part(),
+            left_seconds: sweeping.remains(now).map(|left| left.as_secs_f64()),
         })
     }
 

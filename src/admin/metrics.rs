@@ -179,18 +179,12 @@ impl Metrics {
     /// A pipeline's state, while no reader of this node says it. On a node that does
     /// not own the pipeline its backlog has no series: a sum over nodes counts no row
     /// twice, and what was seen before the lease went does not stand there for ever.
+    /// One that waits has no lease here: an owner's waiting is said by its own
+    /// [handle](PipelineMetrics::state).
     pub fn pipeline_state(&self, labels: [&str; 4], state: &PipelineState) {
         self.pipeline(labels).state(state);
-        match state {
-            PipelineState::Standby { .. }
-            | PipelineState::Stopped
-            | PipelineState::Paused { .. }
-            | PipelineState::Invalid { .. } => self.families.pipeline.remove_backlog(labels),
-            PipelineState::Starting
-            | PipelineState::Running
-            | PipelineState::Waiting { .. }
-            | PipelineState::Blocked { .. }
-            | PipelineState::Failed { .. } => {}
+        if !state.keeps_counts() {
+            self.families.pipeline.remove_backlog(labels);
         }
     }
 

@@ -7,7 +7,9 @@
 //!   along from the oldest row to the first that must stay, which is too young or which
 //!   some pipeline has not settled; the way is measured in time, between these two;
 //! - what is deleted is counted, row by row;
-//! - both ends move on while it lasts: rows grow old, pipelines settle more.
+//! - both ends move on while it lasts: rows grow old, pipelines settle more;
+//! - looks alone tell how far it is, so its pace is that from its begin to the last
+//!   look; until the next one, what remains grows less with the time that passes.
 
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use super::time::Moment;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sweeping {
     since: Moment,
+    /// When its ends were seen last.
+    looked_at: Moment,
     rows: u64,
     /// The age of the oldest row when it began.
     first_age: Duration,
@@ -35,6 +39,7 @@ impl Sweeping {
     pub fn begin(outbox: &KeptOutbox, looked_at: Moment) -> Self {
         Self {
             since: looked_at,
+            looked_at,
             rows: 0,
             first_age: outbox.oldest.unwrap_or_default(),
             gone: Duration::ZERO,
@@ -49,6 +54,7 @@ impl Sweeping {
 
     /// The outbox was looked at again.
     pub fn looked(&mut self, outbox: &KeptOutbox, now: Moment) {
+        self.looked_at = now;
         self.left = left(outbox);
         // The oldest row is now so old; the one it began with would be older.
         let would_be = self.first_age + now.since(self.since);
@@ -81,6 +87,19 @@ impl Sweeping {
         } else {
             0.0
         }
+    }
+
+    /// How long it still takes, if it goes on as fast as until the last look; `None`
+    /// before it was seen to move.
+    #[must_use]
+    pub fn remains(&self, now: Moment) -> Option<Duration> {
+        let part = self.part();
+        if part <= 0.0 {
+            return None;
+        }
+        let until_look = self.looked_at.since(self.since).as_secs_f64();
+        let rest = Duration::try_from_secs_f64(until_look * (1.0 - part) / part).ok()?;
+        Some(rest.saturating_sub(now.since(self.looked_at)))
     }
 }
 
@@ -142,6 +161,25 @@ mod tests {
         sweeping.looked(&outbox(Some(24), None), at(2));
         assert_part(&sweeping, 1.0);
         assert_eq!(sweeping.lasts(at(2)), HOUR * 2);
+    }
+
+    #[test]
+    fn what_remains_grows_less_between_two_looks() {
+        let mut sweeping = Sweeping::begin(&outbox(Some(64), None), at(0));
+        sweeping.deleted(5);
+        assert_eq!(sweeping.remains(at(1)), None);
+        // In two hours half of 42 hours of rows.
+        sweeping.looked(&outbox(Some(45), None), at(2));
+        assert_eq!(sweeping.remains(at(2)), Some(HOUR * 2));
+        sweeping.deleted(5);
+        assert_eq!(sweeping.remains(at(3)), Some(HOUR));
+        assert_eq!(sweeping.remains(at(5)), Some(Duration::ZERO));
+        // It has become slower: one more hour of rows in three, and 23 to go.
+        sweeping.looked(&outbox(Some(47), None), at(5));
+        let remains = sweeping.remains(at(5)).expect("it has moved");
+        assert!(remains > HOUR * 5 && remains < HOUR * 6, "{remains:?}");
+        sweeping.looked(&outbox(None, None), at(6));
+        assert_eq!(sweeping.remains(at(6)), Some(Duration::ZERO));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::scenario::{PATIENCE, scenario_alone};
 use crate::scenes::{self, Scene};
 
 /// The longest a picture is, in pixels.
-const MOST: u64 = 2800;
+const MOST: u64 = 3000;
 
 async fn draw(scene: Scene, name: &str, points: u64) {
     let browser = Browser::open(scene.relay.admin(), "").await;

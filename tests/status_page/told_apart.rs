@@ -62,7 +62,7 @@ async fn streams_of_one_name_and_findings_about_one_thing_are_shown_apart() {
         });
         let swept = json!({
             "outbox": "visits", "retention_hours": 24, "oldest_row_seconds": 864_000.0, "held_by": [],
-            "sweep": {"deleted_rows": 1_200_000, "seconds": 40.0, "part": 0.25},
+            "sweep": {"deleted_rows": 1_200_000, "seconds": 40.0, "part": 0.25, "left_seconds": 120.0},
         });
         let retention = json!({
             "database": "default", "sweeps": true, "problem": null, "outboxes": [outbox, swept],

@@ -167,6 +167,8 @@ fn only_the_owner_shows_a_backlog() {
         PipelineState::Standby { owner: "o".into() },
         PipelineState::Stopped,
         PipelineState::Paused { reason: "r".into() },
+        PipelineState::Waiting { reason: "r".into() },
+        PipelineState::Invalid { reason: "r".into() },
     ];
     for state in others {
         metrics

@@ -70,6 +70,6 @@ function kept(retention) {
 
 /** How far the deleting of an outbox's old rows has come. */
 function sweeping({ outbox, sweep }) {
-  const left = sweep.part > 0 ? `, about ${duration(sweep.seconds * (1 / sweep.part - 1))} left` : "";
+  const left = sweep.left_seconds === null ? "" : `, about ${duration(sweep.left_seconds)} left`;
   return `old rows of ${outbox}: ${percent(sweep.part)} deleted (${count(sweep.deleted_rows)}${left})`;
 }

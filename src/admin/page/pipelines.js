@@ -9,15 +9,18 @@ import { draw, sparkline } from "./rates.js";
 /** Rows that are shown at first, and with every wish for more. */
 const STEP = 100;
 
+/** Below every count: what is shown as "-" because this node does not know it. */
+const UNKNOWN = -1;
+
 const ORDERS = {
   name: (one) => pipelineKey(one),
   tenant: (one) => one.tenant,
   stream: (one) => one.stream,
   state: (one) => one.state,
-  lag: (one) => one.lag_rows,
-  oldest: (one) => one.lag_oldest_seconds,
+  lag: (one) => (counts(one) ? one.lag_rows : UNKNOWN),
+  oldest: (one) => (counts(one) ? one.lag_oldest_seconds : UNKNOWN),
   rate: (one, rates) => rates.now(pipelineKey(one)),
-  letters: (one) => one.dead_letters_open,
+  letters: (one) => (counts(one) ? one.dead_letters_open : UNKNOWN),
   owner: (one) => owner(one, ""),
 };
 
@@ -101,7 +104,7 @@ export class Pipelines {
     setText(row.oldest, counts(one) && one.lag_rows > 0 ? duration(one.lag_oldest_seconds) : "-");
     setText(row.rate, counts(one) ? rate(rates.at(-1) ?? 0) : "-");
     draw(row.spark, rates, this.rates.points);
-    setText(row.letters, one.dead_letters_open > 0 ? count(one.dead_letters_open) : "-");
+    setText(row.letters, counts(one) && one.dead_letters_open > 0 ? count(one.dead_letters_open) : "-");
     const who = owner(one, this.node);
     setText(row.owner, who || "nobody");
     setText(row.epoch, one.epoch === null ? "" : `epoch ${one.epoch}`);

@@ -173,6 +173,22 @@ impl PipelineState {
             Self::Invalid { .. } => "invalid",
         }
     }
+
+    /// Whether what a reader of this node has counted is still to be shown when the
+    /// pipeline is in this state and none runs. Another node may count meanwhile, or a
+    /// person may see to the dead letters of a paused pipeline, and nobody here would
+    /// hear of it. What starts or is tried again counts anew in a moment.
+    #[must_use]
+    pub const fn keeps_counts(&self) -> bool {
+        match self {
+            Self::Standby { .. }
+            | Self::Waiting { .. }
+            | Self::Stopped
+            | Self::Paused { .. }
+            | Self::Invalid { .. } => false,
+            Self::Starting | Self::Running | Self::Blocked { .. } | Self::Failed { .. } => true,
+        }
+    }
 }
 
 // === impl PipelineStatus ===
@@ -212,5 +228,15 @@ impl PipelineStatus {
             replay: None,
             waits: None,
         }
+    }
+
+    /// What waits is not known here any more.
+    pub const fn forget_counts(&mut self) {
+        self.lag_rows = 0;
+        self.lag_at_least = false;
+        self.lag_oldest_seconds = 0.0;
+        self.dead_letters_open = 0;
+        self.blocked_keys = 0;
+        self.replay = None;
     }
 }

@@ -43,8 +43,11 @@ pub struct SweepStatus {
     /// How long it has been under way, in seconds.
     pub seconds: f64,
     /// The part of its way behind it, from 0 to 1: from the oldest row when it began to
-    /// the first that must stay, in time.
+    /// the first that must stay, in time, as of the last look.
     pub part: f64,
+    /// How long it still takes, in seconds, if it goes on as fast as until the last
+    /// look; null before it was seen to move.
+    pub left_seconds: Option<f64>,
 }
 
 /// A pipeline that holds rows.

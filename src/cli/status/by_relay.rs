@@ -155,6 +155,7 @@ fn pipelines(status: &Value, rates: &mut Rates) -> Vec<String> {
         let rate = rates.of(&name, one["delivered_rows"].as_u64().unwrap_or(0));
         let more = if one["lag_at_least"] == true { "+" } else { "" };
         let lag = is_held.then(|| format!("{}{more}", count(one, "lag_rows")));
+        let parked = is_held.then(|| count(one, "dead_letters_open"));
         let oldest = one["lag_oldest_seconds"].as_f64();
         let oldest = oldest.filter(|age| is_held && *age > 0.0);
         vec![
@@ -166,7 +167,7 @@ fn pipelines(status: &Value, rates: &mut Rates) -> Vec<String> {
             count(one, "in_flight_rows"),
             count(one, "delivered_rows"),
             rate,
-            count(one, "dead_letters_open"),
+            parked.unwrap_or_else(unknown),
             why(one),
         ]
     };

@@ -43,8 +43,8 @@ fn row(outbox: String, sweep: &Value) -> Option<Vec<String>> {
     let part = sweep["part"].as_f64()?.clamp(0.0, 1.0);
     #[expect(clippy::cast_precision_loss, reason = "shown as a whole number")]
     let rate = (seconds > 0.0).then(|| format!("{:.0}", deleted as f64 / seconds));
-    // As fast as until now.
-    let left = (part > 0.0).then(|| format!("about {}", age(seconds * (1.0 - part) / part)));
+    let left = sweep["left_seconds"].as_f64();
+    let left = left.map(|seconds| format!("about {}", age(seconds)));
     let unknown = || "-".to_owned();
     Some(vec![
         outbox,
@@ -80,7 +80,9 @@ mod tests {
 
     #[test]
     fn a_sweep_is_a_line_with_a_bar() {
-        let sweep = json!({ "deleted_rows": 1_200_000, "seconds": 40.0, "part": 0.25 });
+        let sweep = json!({
+            "deleted_rows": 1_200_000, "seconds": 40.0, "part": 0.25, "left_seconds": 120.0
+        });
         assert_eq!(
             of(sweep),
             [
@@ -92,7 +94,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_yet_is_not_said() {
-        let sweep = json!({ "deleted_rows": 5_000, "seconds": 0.0, "part": 0.0 });
+        let sweep = json!({
+            "deleted_rows": 5_000, "seconds": 0.0, "part": 0.0, "left_seconds": null
+        });
         let line = of(sweep).pop().expect("a line");
         assert!(
             line.ends_with("-  ....................   0 %     -"),
