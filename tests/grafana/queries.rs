@@ -103,7 +103,7 @@ async fn bring_trouble(world: &World) {
     world.publish("archive", "k", json!({})).await;
     world
         .sql(
-            "UPDATE tide.outbox_message AS m SET created_at = created_at - interval '25 hours'
+            "UPDATE tide.outbox_message AS m SET created_at = m.created_at - interval '25 hours'
             FROM tide.outbox AS o WHERE o.outbox_id = m.outbox_id AND (o.name = 'archive'
                 OR o.name = 'orders' AND m.id <= (SELECT min(id) + 50 FROM tide.outbox_message))",
         )
