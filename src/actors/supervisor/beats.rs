@@ -256,6 +256,11 @@ impl Supervisor {
                 Renewal::Locked => {
                     tracing::debug!(pipeline = %key, "the lease's row is locked; it was not renewed");
                 }
+                // The beat was under way when its reader gave the lease back.
+                Renewal::Lost if slot.given_to.is_some() => {
+                    tracing::debug!(pipeline = %key, "the pipeline that was given away has a new owner");
+                    reader.try_send(StopAs(Exit::LeaseLost)).ok();
+                }
                 Renewal::Lost => {
                     tracing::warn!(pipeline = %key, "another node has taken the pipeline");
                     reader.try_send(StopAs(Exit::LeaseLost)).ok();
