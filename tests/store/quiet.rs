@@ -7,6 +7,9 @@ use tidegate::core::snapshot::Snapshot;
 
 use crate::outbox::{Fixture, publish};
 
+/// Where the fixture's outbox stands among many.
+const PLACE: i32 = 7;
+
 /// What a reader has seen after a probe without news.
 fn seen_after(report: &ProbeReport, before: Snapshot) -> Snapshot {
     if report.looked {
@@ -16,48 +19,53 @@ fn seen_after(report: &ProbeReport, before: Snapshot) -> Snapshot {
     }
 }
 
-/// So many outboxes that one question answers for all while no id is drawn. The late
-/// transaction's xid is above those of all that have ended, so no snapshot lists it, and
-/// it has drawn its id before it is first overlooked.
+/// Asks for so many outboxes that one question may answer for all; the fixture's is the
+/// one at [`PLACE`].
+async fn probe(fixture: &Fixture, seen: &Snapshot) -> ProbeReport {
+    let targets = (0..40).map(|place| ProbeTarget {
+        outbox: if place == PLACE {
+            fixture.outbox
+        } else {
+            OutboxId(9_000 + place)
+        },
+        seen: seen.clone(),
+    });
+    let targets: Vec<ProbeTarget> = targets.collect();
+    fixture.store.probe(&targets).await.expect("a report")
+}
+
+/// Whether the fixture's outbox has news.
+fn has_news(report: &ProbeReport) -> bool {
+    report.news[usize::try_from(PLACE).expect("a place")]
+}
+
+/// The late transaction's xid is above those of all that have ended, so no snapshot lists
+/// it, and it has drawn its id before it is first overlooked.
 #[tokio::test]
 async fn a_transaction_that_no_snapshot_lists_is_not_overlooked_among_many_outboxes() {
     let fixture = Fixture::new().await;
-    let probe = |seen: Snapshot| {
-        let targets = (0..40).map(|place| ProbeTarget {
-            outbox: if place == 7 {
-                fixture.outbox
-            } else {
-                OutboxId(9_000 + place)
-            },
-            seen: seen.clone(),
-        });
-        let targets: Vec<ProbeTarget> = targets.collect();
-        let store = &fixture.store;
-        async move { store.probe(&targets).await.expect("a report") }
-    };
     for _ in 0..20 {
-        let report = probe(Snapshot::nothing()).await;
-        let mut seen = report.snapshot;
-        seen = seen_after(&probe(seen.clone()).await, seen);
+        let mut seen = probe(&fixture, &Snapshot::nothing()).await.snapshot;
+        seen = seen_after(&probe(&fixture, &seen).await, seen);
         let mut late = fixture.begin().await;
         publish(&mut late).await;
         for _ in 0..3 {
-            let report = probe(seen.clone()).await;
+            let report = probe(&fixture, &seen).await;
             assert!(!report.news.contains(&true), "it has not committed");
             seen = seen_after(&report, seen);
         }
         late.commit().await.expect("committed");
-        let mut has_news = false;
+        let mut found = false;
         // Whoever is told that there is nothing new goes on from there.
         for _ in 0..3 {
-            let report = probe(seen.clone()).await;
-            has_news |= report.news[7];
-            if has_news {
+            let report = probe(&fixture, &seen).await;
+            found |= has_news(&report);
+            if found {
                 break;
             }
             seen = seen_after(&report, seen);
         }
-        assert!(has_news, "nothing new since {seen}");
+        assert!(found, "nothing new since {seen}");
     }
 }
 
@@ -66,29 +74,13 @@ async fn a_transaction_that_no_snapshot_lists_is_not_overlooked_among_many_outbo
 #[tokio::test]
 async fn a_row_with_an_id_made_by_hand_is_found_a_little_later() {
     let fixture = Fixture::new().await;
-    let probe = |seen: Snapshot| {
-        let targets = (0..40).map(|place| ProbeTarget {
-            outbox: if place == 7 {
-                fixture.outbox
-            } else {
-                OutboxId(9_000 + place)
-            },
-            seen: seen.clone(),
-        });
-        let targets: Vec<ProbeTarget> = targets.collect();
-        let store = &fixture.store;
-        async move {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            store.probe(&targets).await.expect("a report")
-        }
-    };
     let rounds = async {
         let mut seen = Snapshot::nothing();
         // What others do on this server may cause a look: then once more.
         for id in 1_000_000_i64.. {
             loop {
-                let report = probe(seen.clone()).await;
-                assert!(!report.news[7], "there is nothing new");
+                let report = probe(&fixture, &seen).await;
+                assert!(!has_news(&report), "there is nothing new");
                 seen = seen_after(&report, seen);
                 if !report.looked {
                     break;
@@ -105,8 +97,8 @@ async fn a_row_with_an_id_made_by_hand_is_found_a_little_later() {
             .expect("a row");
             let mut quiet = 0;
             loop {
-                let report = probe(seen.clone()).await;
-                if report.news[7] {
+                let report = probe(&fixture, &seen).await;
+                if has_news(&report) {
                     seen = report.snapshot;
                     break;
                 }

@@ -256,13 +256,13 @@ impl Supervisor {
                 Renewal::Locked => {
                     tracing::debug!(pipeline = %key, "the lease's row is locked; it was not renewed");
                 }
-                // The beat was under way when its reader gave the lease back.
-                Renewal::Lost if slot.given_to.is_some() => {
-                    tracing::debug!(pipeline = %key, "the pipeline that was given away has a new owner");
-                    reader.try_send(StopAs(Exit::LeaseLost)).ok();
-                }
                 Renewal::Lost => {
-                    tracing::warn!(pipeline = %key, "another node has taken the pipeline");
+                    if slot.given_to.is_some() {
+                        // The beat was under way when its reader gave the lease back.
+                        tracing::debug!(pipeline = %key, "the pipeline that was given away has a new owner");
+                    } else {
+                        tracing::warn!(pipeline = %key, "another node has taken the pipeline");
+                    }
                     reader.try_send(StopAs(Exit::LeaseLost)).ok();
                 }
             }
@@ -285,8 +285,11 @@ impl Supervisor {
             if now + margin < *lease_until || sabotage::is(Bug::ExpiredLeaseKept) {
                 continue;
             }
+            if reader.try_send(StopAs(Exit::LeaseExpired)).is_err() {
+                // It is full, or has ended: it is told again, and shown by then.
+                continue;
+            }
             tracing::warn!(pipeline = %key, "the lease could not be renewed in time; the pipeline stops");
-            reader.try_send(StopAs(Exit::LeaseExpired)).ok();
             let reason = "the lease could not be renewed in time".to_owned();
             self.show(key, slot, PipelineState::Waiting { reason });
         }
