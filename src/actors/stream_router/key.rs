@@ -1,23 +1,47 @@
 //! Which stream a router is for.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use crate::config::pipeline::StreamTarget;
 
 /// Which stream, through which client.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+///
+/// It is looked up for every pipeline several times a second: what it hashes to is
+/// worked out once.
+#[derive(Debug, Clone)]
 pub struct StreamKey {
     target: Arc<StreamTarget>,
     name: Arc<str>,
     label: Arc<str>,
+    hash: u64,
+}
+
+impl PartialEq for StreamKey {
+    fn eq(&self, other: &Self) -> bool {
+        // Name and label follow from the target.
+        self.hash == other.hash
+            && (Arc::ptr_eq(&self.target, &other.target) || self.target == other.target)
+    }
+}
+
+impl Eq for StreamKey {}
+
+impl Hash for StreamKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
 }
 
 impl StreamKey {
     /// The key of a target.
     #[must_use]
     pub fn new(target: &StreamTarget) -> Self {
+        let mut hasher = DefaultHasher::new();
+        target.hash(&mut hasher);
         Self {
+            hash: hasher.finish(),
             target: Arc::new(target.clone()),
             name: target.name().into(),
             label: target.key().into(),

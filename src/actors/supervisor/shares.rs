@@ -16,6 +16,7 @@ use super::Supervisor;
 use crate::actors::fault;
 use crate::actors::messages::{PurgeVoid, SharesWritten};
 use crate::actors::pipeline_slot::Run;
+use crate::actors::stream_slot::StreamSlot;
 use crate::core::budget::share::{HeldShare, Ratios};
 use crate::core::dispatch::SharedBudget;
 use crate::core::nodes::{BeatDone, NodeSeen};
@@ -326,6 +327,12 @@ impl Supervisor {
         let (now, lease) = (self.clock.now(), self.settings.cluster.lease);
         let until = now + self.settings.limits.drain_grace;
         let mut silent = BTreeMap::new();
+        // As a rule none is; pipelines are many.
+        let may_send = |stream: &StreamSlot| self.shares.may_send_to(&stream.identity, now);
+        if self.streams.values().all(may_send) {
+            self.shares.silent = silent;
+            return;
+        }
         for (key, slot) in &mut self.pipelines {
             let stream = slot.stream_in_use();
             let Some(stream) = stream.and_then(|stream| self.streams.get(stream)) else {
