@@ -41,7 +41,7 @@ scaling: ## Count what coordination costs at 10, 100 and 1,000 nodes: the table 
 
 # Building the benchmark puts a relay with the feature demo where the release binary was,
 # so that one is set aside first.
-bench: ## Measure the release binary against its limit (CASES=goal/drain,steady for some; RELAY=BINARY; about an hour for all)
+bench: ## Measure the release binary against its limit (CASES=goal/drain,steady for some; RELAY=BINARY; 35 minutes for all)
 	@scripts/install-deps --demo
 	$(if $(RELAY),,$(CARGO) build --release --locked)
 	$(if $(RELAY),,install -D $(TARGET_DIR)/release/tidegate $(TARGET_DIR)/bench-relay/tidegate)
