@@ -7,6 +7,8 @@
 )]
 #![cfg(feature = "demo")]
 
+#[path = "read_cost/beats.rs"]
+mod beats;
 #[path = "common/database.rs"]
 mod database;
 #[path = "common/outbox.rs"]
@@ -52,7 +54,7 @@ async fn explain(
     arguments: &str,
     mode: &str,
 ) -> Cost {
-    let (_, sql) = PgOutboxStore::READING_STATEMENTS
+    let (_, sql) = PgOutboxStore::EXPLAINED_STATEMENTS
         .into_iter()
         .find(|(name, _)| *name == statement)
         .expect("a statement");

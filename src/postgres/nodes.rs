@@ -6,6 +6,9 @@
 //!   that no lease outlives its owner's row; leases under the rules of `lease`;
 //! - it waits for no lease: a row that somebody has locked (an operator's open
 //!   transaction) is left out, or one pipeline would stop the whole node;
+//! - what it costs rises with the leases, not with their square: nothing in it joins two
+//!   lists that are in no table. The planner takes such a list for a few rows and runs
+//!   through the whole of one for each row of the other;
 //! - the list of leases is sent only when it has changed. Epochs never fall, so their
 //!   sum and the number of those that run tell two states apart, but for leases that
 //!   ran out and were renewed late: hence the hashes of those that run;
@@ -78,25 +81,25 @@ FROM state"
     };
 }
 
-const BEAT: &str = beat!(
+pub(super) const BEAT: &str = beat!(
     "own AS MATERIALIZED (
     SELECT l.pipeline, l.epoch
     FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)
     JOIN tide.relay_lease AS l ON l.pipeline = held.pipeline
     WHERE l.epoch = held.epoch AND l.owner = $1
 ), free AS MATERIALIZED (
-    SELECT l.pipeline FROM tide.relay_lease AS l
-    WHERE l.owner = $1 AND (l.pipeline, l.epoch) IN (SELECT own.pipeline, own.epoch FROM own)
-    FOR NO KEY UPDATE SKIP LOCKED
+    SELECT l.pipeline, l.epoch
+    FROM own JOIN tide.relay_lease AS l ON l.pipeline = own.pipeline AND l.epoch = own.epoch
+    WHERE l.owner = $1
+    FOR NO KEY UPDATE OF l SKIP LOCKED
 ), locked AS (
     SELECT own.pipeline FROM own WHERE own.pipeline NOT IN (SELECT free.pipeline FROM free)
 ), renewed AS (
     UPDATE tide.relay_lease AS l
     SET expires_at = clock_timestamp() + $2::bigint * interval '1 microsecond'
-    FROM own
-    JOIN free ON free.pipeline = own.pipeline
-    JOIN tide.relay_position AS p ON p.pipeline = own.pipeline
-    WHERE l.pipeline = own.pipeline AND l.epoch = own.epoch AND l.owner = $1
+    FROM free
+    JOIN tide.relay_position AS p ON p.pipeline = free.pipeline
+    WHERE l.pipeline = free.pipeline AND l.epoch = free.epoch AND l.owner = $1
         AND p.server_started = pg_postmaster_start_time()
         AND p.server_life = (SELECT s.life FROM tide.relay_server_life AS s)
     RETURNING l.pipeline, l.epoch

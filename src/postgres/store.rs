@@ -72,9 +72,9 @@ impl PgOutboxStore {
     /// [`Self::with_statement_timeout`] says otherwise.
     const DEFAULT_STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// The reading and sweeping statements by name, for whoever wants to EXPLAIN
+    /// The statements that read, sweep and renew, by name, for whoever wants to EXPLAIN
     /// them.
-    pub const READING_STATEMENTS: [(&'static str, &'static str); 7] = [
+    pub const EXPLAINED_STATEMENTS: [(&'static str, &'static str); 8] = [
         ("open_window", windows::OPEN),
         ("reopen_window", windows::REOPEN),
         ("read_page", windows::READ_PAGE),
@@ -82,6 +82,7 @@ impl PgOutboxStore {
         ("probe", probe::PROBE),
         ("sweep", retention::SWEEP),
         ("fetch_late", retention::FETCH),
+        ("beat", nodes::BEAT),
     ];
 
     /// The names under which a listener hears of calls

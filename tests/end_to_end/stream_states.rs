@@ -20,6 +20,10 @@ use crate::world::{STREAM, World};
 /// Whoever signs with it may call PutRecords and nothing else.
 pub(crate) const PUT_ONLY: &str = "AKIAPUTONLY";
 
+/// Nobody else wants the pipelines here, and a lease that runs out on a starved machine
+/// repeats rows.
+const LONG_LEASE: (&str, &str) = ("TIDEGATE__CLUSTER__LEASE", "60s");
+
 /// Longer than a call that was under way takes.
 const CALLS_END: Duration = Duration::from_millis(500);
 
@@ -43,7 +47,7 @@ async fn a_stream_that_begins_to_ignore_keys_is_not_written_to_until_it_does_not
     scenario(3 * PATIENCE, async {
         let world = World::new(2).await;
         world.pipeline("events", json!({})).await;
-        let relay = world.relay_with(&[OFTEN]).await;
+        let relay = world.relay_with(&[OFTEN, LONG_LEASE]).await;
         let load = world.load(vec![load(200.0)], 41).await;
         world.wait_until_received(200).await;
         let faults = world.emulator.faults();
@@ -85,7 +89,7 @@ async fn a_stream_that_is_hidden_for_a_while_repeats_nothing() {
         let world = World::new(2).await;
         world.pipeline("events", json!({})).await;
         // Nothing but a refused call tells of it.
-        let relay = world.relay().await;
+        let relay = world.relay_with(&[LONG_LEASE]).await;
         let load = world.load(vec![load(200.0)], 42).await;
         world.wait_until_received(200).await;
         world.emulator.faults().hide_stream(STREAM);
@@ -109,7 +113,7 @@ async fn a_stream_that_is_deleted_and_made_again_is_gone_on_with() {
         world.pipeline("events", json!({})).await;
         let to_other = json!({"stream_name": "other"});
         world.pipeline("others", to_other).await;
-        let relay = world.relay_with(&[OFTEN]).await;
+        let relay = world.relay_with(&[OFTEN, LONG_LEASE]).await;
         let before = world.publish_many("events", 300, 20, 10).await;
         let verdict = world.judge(&before).await;
         assert!(
@@ -172,7 +176,7 @@ async fn with_puts_alone_allowed_the_shards_are_learnt() {
         let world = World::new(3).await;
         world.emulator.faults().account().allow_only_puts(PUT_ONLY);
         world.pipeline("events", json!({})).await;
-        let put_only = [OFTEN, ("AWS_ACCESS_KEY_ID", PUT_ONLY)];
+        let put_only = [OFTEN, LONG_LEASE, ("AWS_ACCESS_KEY_ID", PUT_ONLY)];
         let relay = world.relay_with(&put_only).await;
         let load = world.load(vec![load(400.0)], 43).await;
         let shards = Shards::of(&world).await;

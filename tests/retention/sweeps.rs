@@ -214,7 +214,7 @@ async fn a_pooler_in_transaction_mode_will_do() {
 /// Pages a sweeping statement touches.
 async fn pages(fixture: &Fixture, statement: &str, types: &str, arguments: &str) -> i64 {
     let mut transaction = fixture.begin().await;
-    let (_, sql) = PgOutboxStore::READING_STATEMENTS
+    let (_, sql) = PgOutboxStore::EXPLAINED_STATEMENTS
         .into_iter()
         .find(|(name, _)| *name == statement)
         .expect("a statement");
