@@ -39,9 +39,14 @@ sim: deps ## Simulate SEEDS seeds (1000) from FIRST (1) on, and say how many a s
 scaling: ## Count what coordination costs at 10, 100 and 1,000 nodes: the table of docs/scaling.md
 	$(CARGO) test --release --locked --features demo --test scaling -- --ignored --exact table --nocapture
 
-bench: ## Measure the relay against its limit (CASES=goal/drain,steady to run some; half an hour for all)
+# Building the benchmark puts a relay with the feature demo where the release binary was,
+# so that one is set aside first.
+bench: ## Measure the release binary against its limit (CASES=goal/drain,steady for some; RELAY=BINARY; 35 minutes for all)
 	@scripts/install-deps --demo
-	$(CARGO) bench --locked --features demo --bench relay
+	$(if $(RELAY),,$(CARGO) build --release --locked)
+	$(if $(RELAY),,install -D $(TARGET_DIR)/release/tidegate $(TARGET_DIR)/bench-relay/tidegate)
+	RELAY="$(or $(RELAY),$(TARGET_DIR)/bench-relay/tidegate)" \
+		$(CARGO) bench --locked --features demo --bench relay
 
 screenshots: deps ## Draw docs/images/status-*.png of real relays: idle, busy and in trouble
 	$(CARGO) test --locked --features demo --test status_page -- --ignored --nocapture --test-threads=1 screenshots

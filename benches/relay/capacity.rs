@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use crate::Failure;
 use crate::case::{MANY_KEYS, Settings};
-use crate::figures::{Figures, Report, number};
+use crate::figures::{Figures, number};
 use crate::null_kinesis::{NullKinesis, NullOptions, ShardLimit};
 use crate::relay::Relay;
+use crate::report::Report;
 use crate::stage::{Backlog, Stage};
 
 const CASE: &str = "cluster/capacity";
@@ -54,9 +55,14 @@ struct Passed {
 }
 
 pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
-    if !settings.wants(CASE) {
-        return Ok(());
+    if settings.wants(CASE) {
+        let done = capacity(settings, report).await;
+        report.ended(CASE, done)?;
     }
+    Ok(())
+}
+
+async fn capacity(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     let half = settings.watch / 2;
     let stage = Stage::start(false).await?;
     let database = stage.database("app").await?;

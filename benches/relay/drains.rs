@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::case::{Case, Settings, USUAL};
-use crate::figures::{Figures, Report, median, number};
+use crate::figures::{Figures, median, number};
 use crate::null_kinesis::{NullKinesis, NullOptions};
 use crate::reference::{Kind, ReferenceOptions, ReferenceResult, run_reference};
 use crate::relay::{BUDGET_LIFTED, Run, drain};
+use crate::report::Report;
 use crate::stage::{Backlog, Database, Stage};
 
 /// How often what is compared is measured, one after the other; medians count.
@@ -32,14 +33,17 @@ struct Drained {
 
 pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     if settings.wants(DRAIN) || settings.wants(DRAIN_KPL) {
-        goals(settings, report).await?;
+        let done = goals(settings, report).await;
+        report.ended(DRAIN, done)?;
     }
     if settings.wants(FAILING) {
-        failing(settings, report).await?;
+        let done = failing(settings, report).await;
+        report.ended(FAILING, done)?;
     }
     for case in Case::matrix() {
         if settings.wants(&case.name()) {
-            one(settings, report, case).await?;
+            let done = one(settings, report, case).await;
+            report.ended(&case.name(), done)?;
         }
     }
     Ok(())
@@ -166,7 +170,7 @@ impl Drained {
         let Self {
             stage, database, ..
         } = self;
-        let run = drain(stage, database, sink, BUDGET_LIFTED, self.rows, MOST).await?;
+        let run = drain(stage, database, sink, BUDGET_LIFTED, Some(self.rows), MOST).await?;
         self.database.delete_pipelines().await?;
         Ok(run)
     }

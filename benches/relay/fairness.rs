@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::case::{MANY_KEYS, Settings};
-use crate::figures::{Figures, Report, number};
+use crate::figures::{Figures, number};
 use crate::null_kinesis::{NullKinesis, NullOptions, SERVICE_LIMIT};
 use crate::relay::Relay;
+use crate::report::Report;
 use crate::stage::{Backlog, Stage};
 use crate::steady::publish;
 
@@ -30,9 +31,14 @@ const FLOOD_RATE: u64 = 10_000;
 const LAST: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
-    if !settings.wants(CASE) {
-        return Ok(());
+    if settings.wants(CASE) {
+        let done = fairness(settings, report).await;
+        report.ended(CASE, done)?;
     }
+    Ok(())
+}
+
+async fn fairness(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     let stage = Stage::start(false).await?;
     let database = stage.database("app").await?;
     for name in SMALL {

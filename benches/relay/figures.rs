@@ -1,12 +1,7 @@
-//! What was measured, as lines of JSON and as tables.
-
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::PathBuf;
+//! What was measured.
 
 use serde::Serialize;
 
-use crate::Failure;
 use crate::null_kinesis::Counts;
 use crate::reference::ReferenceResult;
 use crate::relay::Run;
@@ -45,26 +40,16 @@ pub(crate) struct Figures {
     /// Records of the service for each call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) records_per_call: Option<f64>,
+    /// Rows for each record of the service: above 1 where they are aggregated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rows_per_record: Option<f64>,
+    /// Time was up before all rows were delivered: what follows from the others is of
+    /// those that were.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_incomplete: bool,
     /// What else a case measures.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) more: Vec<(String, f64)>,
-}
-
-/// A goal and what was reached.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct Goal {
-    pub(crate) case: String,
-    pub(crate) goal: String,
-    pub(crate) reached: f64,
-    pub(crate) is_met: bool,
-}
-
-/// Where results go: the terminal and a file.
-#[derive(Debug)]
-pub(crate) struct Report {
-    file: File,
-    path: PathBuf,
-    goals: Vec<Goal>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of rows and bytes")]
@@ -84,7 +69,9 @@ impl Figures {
             postgres_cpu_per_million: Some(run.postgres / millions),
             sink_cpu_per_million: Some(run.sink / millions),
             resident_mib: Some(run.resident_mib),
+            is_incomplete: !run.is_complete,
             records_per_call: Some(number(counts.records) / number(counts.calls).max(1.0)),
+            rows_per_record: Some(number(run.rows) / number(counts.records).max(1.0)),
             ..Self::of_rate(case, "relay", run.rows, counts.bytes, counts.seconds)
         }
     }
@@ -132,18 +119,23 @@ impl Figures {
         self
     }
 
-    fn line(&self) -> String {
+    /// The line of the table.
+    pub(crate) fn line(&self) -> String {
         let cell = |value: Option<f64>, width: usize, digits: usize| {
             value.map_or_else(
                 || format!("{:>width$}", "-"),
                 |value| format!("{value:>width$.digits$}"),
             )
         };
-        let more: Vec<String> = self
+        let mut more: Vec<String> = self
             .more
             .iter()
             .map(|(name, figure)| format!("{name} {figure:.3}"))
             .collect();
+        if self.is_incomplete {
+            let rows = self.rows.unwrap_or_default();
+            more.push(format!("INCOMPLETE: time was up after {rows} rows"));
+        }
         format!(
             "{:<34} {:<14} {} {} {} {} {} {} {} {} {}  {}",
             self.case,
@@ -159,86 +151,6 @@ impl Figures {
             cell(self.resident_mib, 6, 0),
             more.join(", "),
         )
-    }
-}
-
-// === impl Report ===
-
-impl Report {
-    /// Into a file in the target directory, with the head of the table.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub(crate) fn begin() -> Result<Self, Failure> {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        fs::create_dir_all(&folder)?;
-        let path = folder.join("bench.jsonl");
-        println!(
-            "{:<34} {:<14} {:>9} {:>7} {:>7} {:>7} {:>7} {:>6} {:>6} {:>6} {:>6}",
-            "case",
-            "who",
-            "rows/s",
-            "MB/s",
-            "cpu/M",
-            "pg/M",
-            "sink/M",
-            "p50",
-            "p99",
-            "p99.9",
-            "MiB"
-        );
-        Ok(Self {
-            file: File::create(&path)?,
-            path,
-            goals: Vec::new(),
-        })
-    }
-
-    /// Notes figures.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub(crate) fn figures(&mut self, figures: &Figures) -> Result<(), Failure> {
-        println!("{}", figures.line());
-        writeln!(self.file, "{}", serde_json::to_string(figures)?)?;
-        Ok(())
-    }
-
-    /// Notes what was reached of a goal: at least `least`, or below it.
-    ///
-    /// # Errors
-    /// The file cannot be written.
-    pub(crate) fn goal(
-        &mut self,
-        case: &str,
-        goal: &str,
-        reached: f64,
-        is_met: bool,
-    ) -> Result<(), Failure> {
-        let goal = Goal {
-            case: case.to_owned(),
-            goal: goal.to_owned(),
-            reached,
-            is_met,
-        };
-        writeln!(self.file, "{}", serde_json::to_string(&goal)?)?;
-        self.goals.push(goal);
-        Ok(())
-    }
-
-    /// Prints what was reached of the goals.
-    pub(crate) fn end(self) {
-        println!();
-        for goal in &self.goals {
-            println!(
-                "{:<24} {:<58} {:>8.3} {}",
-                goal.case,
-                goal.goal,
-                goal.reached,
-                if goal.is_met { "met" } else { "MISSED" }
-            );
-        }
-        println!("lines of JSON: {}", self.path.display());
     }
 }
 

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::case::Settings;
-use crate::figures::{Figures, Report};
+use crate::figures::Figures;
 use crate::null_kinesis::{NullKinesis, NullOptions};
 use crate::plot::{Curve, Plot};
 use crate::relay::Relay;
+use crate::report::Report;
 use crate::stage::Stage;
 
 /// The goal speaks of the last.
@@ -21,26 +22,16 @@ const SETTLING: Duration = Duration::from_secs(10);
 pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     let mut curves = [Curve::new("relay"), Curve::new("PostgreSQL")];
     for outboxes in OUTBOXES {
-        if !settings.wants(&format!("{CASE}-{outboxes}")) {
+        let name = format!("{CASE}-{outboxes}");
+        if !settings.wants(&name) {
             continue;
         }
-        let [relay, postgres] = idle(settings, report, outboxes).await?;
-        curves[0].add(f64::from(outboxes), relay);
-        curves[1].add(f64::from(outboxes), postgres);
-        if outboxes == 1000 {
-            report.goal(
-                CASE,
-                "relay, percent of a core, under 2",
-                relay,
-                relay < 2.0,
-            )?;
-            report.goal(
-                CASE,
-                "PostgreSQL, percent of a core, under 3",
-                postgres,
-                postgres < 3.0,
-            )?;
-        }
+        let done = idle(settings, report, &name, outboxes).await;
+        let done = done.map(|[relay, postgres]| {
+            curves[0].add(f64::from(outboxes), relay);
+            curves[1].add(f64::from(outboxes), postgres);
+        });
+        report.ended(&name, done)?;
     }
     Plot {
         title: "Idle outboxes on one database",
@@ -54,6 +45,7 @@ pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
 async fn idle(
     settings: &Settings,
     report: &mut Report,
+    name: &str,
     outboxes: u32,
 ) -> Result<[f64; 2], Failure> {
     let stage = Stage::start(false).await?;
@@ -75,7 +67,7 @@ async fn idle(
     let of_relay = 100.0 * (after.relay - before.relay) / seconds;
     let of_postgres = 100.0 * (after.postgres - before.postgres) / seconds;
     let figures = Figures {
-        case: format!("{CASE}-{outboxes}"),
+        case: name.to_owned(),
         who: "relay".to_owned(),
         resident_mib: Some(relay.resident_mib()?),
         ..Figures::default()
@@ -84,6 +76,20 @@ async fn idle(
         .with("relay % of a core", of_relay)
         .with("PostgreSQL %", of_postgres);
     report.figures(&figures)?;
+    if outboxes == 1000 {
+        report.goal(
+            CASE,
+            "relay, percent of a core, under 2",
+            of_relay,
+            of_relay < 2.0,
+        )?;
+        report.goal(
+            CASE,
+            "PostgreSQL, percent of a core, under 3",
+            of_postgres,
+            of_postgres < 3.0,
+        )?;
+    }
     relay.end().await?;
     Ok([of_relay, of_postgres])
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::case::{MANY_KEYS, Settings};
-use crate::figures::{Figures, Report, number};
+use crate::figures::{Figures, number};
 use crate::null_kinesis::{Counts, NullKinesis, NullOptions, SERVICE_LIMIT};
 use crate::relay::drain;
+use crate::report::Report;
 use crate::stage::{Backlog, Stage};
 
 /// What the sink lets through at once in the beginning is not counted, nor is the end.
@@ -78,7 +79,8 @@ const CASES: [Saturated; 5] = [
 pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), Failure> {
     for case in &CASES {
         if settings.wants(case.name) {
-            saturate(settings, report, case).await?;
+            let done = saturate(settings, report, case).await;
+            report.ended(case.name, done)?;
         }
     }
     Ok(())
@@ -125,7 +127,7 @@ async fn saturate(
     database
         .create_pipeline("saturate", "events", &config)
         .await?;
-    let run = drain(&stage, &database, &sink, "", u64::MAX, watch).await?;
+    let run = drain(&stage, &database, &sink, "", None, watch).await?;
     let (records, bytes) = rates(&run.counts);
     let used = if case.by_records { records } else { bytes } / limit;
     let offered = number(run.counts.records + run.counts.throttled).max(1.0);

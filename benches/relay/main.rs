@@ -1,9 +1,8 @@
 //! The relay against its limit, in one run on one machine: `make bench`.
 //!
-//! A private PostgreSQL, a null Kinesis on loopback ([`null_kinesis`]) and the relay, built
-//! with the feature `demo` by the profile of the benchmark unless `RELAY` names another,
-//! each a process whose cost is told apart; and in the same run what the relay is compared
-//! with ([`reference`]).
+//! A private PostgreSQL, a null Kinesis on loopback ([`null_kinesis`]) and the relay, each
+//! a process whose cost is told apart; and in the same run what the relay is compared with
+//! ([`reference`]). A case that fails is said to have, and the others are run all the same.
 //!
 //! | variable | |
 //! |---|---|
@@ -12,7 +11,8 @@
 //! | `WATCH_SECONDS` | how long what is timed is watched; 20 unless given |
 //! | `HISTORY` | the most rows of kept history; 10,000,000 unless given |
 //! | `OPEN_MINUTES` | how long a transaction stays open; 10 unless given |
-//! | `RELAY` | another binary to measure in place of the one that was built |
+//! | `RELAY` | the binary to measure: the release binary with `make bench`; with `cargo bench` alone, the one that is built with the benchmark, which has the feature `demo` |
+//! | `CONFIGURATION` | TOML added to the configuration of every relay: `CONFIGURATION='limits.pipeline_rows = 2000'` |
 //! | `PLOTS` | the folder for curves; `docs/performance` unless given |
 
 mod capacity;
@@ -28,6 +28,7 @@ mod plot;
 mod publisher;
 mod reference;
 mod relay;
+mod report;
 mod role;
 mod stage;
 mod steady;
@@ -37,7 +38,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use crate::case::Settings;
-use crate::figures::Report;
+use crate::report::Report;
 
 /// Whatever ends a benchmark.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
@@ -69,7 +70,7 @@ fn bench() -> Result<(), Failure> {
         .build()?;
     runtime.block_on(async {
         let settings = Settings::from_environment()?;
-        let mut report = Report::begin()?;
+        let mut report = Report::begin(&stage::what_is_measured()?)?;
         drains::run(&settings, &mut report).await?;
         limits::run(&settings, &mut report).await?;
         steady::run(&settings, &mut report).await?;
@@ -78,7 +79,6 @@ fn bench() -> Result<(), Failure> {
         capacity::run(&settings, &mut report).await?;
         fairness::run(&settings, &mut report).await?;
         flat::run(&settings, &mut report).await?;
-        report.end();
-        Ok(())
+        report.end()
     })
 }

@@ -18,9 +18,10 @@ use tokio::time::Instant;
 
 use crate::Failure;
 use crate::case::Settings;
-use crate::figures::{Figures, Report, median};
+use crate::figures::{Figures, median};
 use crate::null_kinesis::{NullKinesis, NullOptions};
 use crate::relay::{BUDGET_LIFTED, Relay};
+use crate::report::Report;
 use crate::stage::{Database, Stage};
 
 const CLIENTS: usize = 16;
@@ -60,7 +61,8 @@ pub(crate) async fn run(settings: &Settings, report: &mut Report) -> Result<(), 
     ];
     for (name, is_durable, with_relay) in cases {
         if settings.wants(name) {
-            measure(report, name, is_durable, with_relay).await?;
+            let done = measure(report, name, is_durable, with_relay).await;
+            report.ended(name, done)?;
         }
     }
     Ok(())

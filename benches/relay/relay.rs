@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::Failure;
 use crate::null_kinesis::{Counts, NullKinesis};
-use crate::stage::{Database, Stage, program};
+use crate::stage::{Database, Stage, added_configuration, program};
 use crate::usage::{most_resident_mib, processor_time, resident_mib};
 
 /// How long anything may take that takes seconds.
@@ -47,6 +47,8 @@ pub(crate) struct Used {
 pub(crate) struct Run {
     /// Rows delivered, by its own count.
     pub(crate) rows: u64,
+    /// Those are all that were waited for.
+    pub(crate) is_complete: bool,
     /// What the sink counted.
     pub(crate) counts: Counts,
     /// Processor seconds of each.
@@ -73,7 +75,7 @@ impl Relay {
         pipelines: usize,
     ) -> Result<Self, Failure> {
         let mut file = NamedTempFile::new()?;
-        file.write_all(configuration.as_bytes())?;
+        writeln!(file, "{}\n{configuration}", added_configuration())?;
         let environment = [
             ("DATABASE_URL", database.url.clone()),
             ("AWS_ENDPOINT_URL", sink.endpoint()),
@@ -83,7 +85,7 @@ impl Relay {
             ("TIDEGATE_CONFIG", file.path().display().to_string()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value));
-        let mut process = RelayProcess::new(program(), environment.to_vec())?;
+        let mut process = RelayProcess::new(program()?, environment.to_vec())?;
         process.start()?;
         process.wait_until_running(pipelines, PATIENCE).await?;
         Ok(Self {
@@ -168,7 +170,8 @@ impl Relay {
     }
 }
 
-/// Has a relay deliver `rows` rows, or as many as it can in `most`, and ends it.
+/// Has a relay deliver `rows` rows and ends it. When it takes longer than `most`, the run
+/// is not complete; without `rows` it lasts so long.
 ///
 /// # Errors
 /// It does not.
@@ -177,7 +180,7 @@ pub(crate) async fn drain(
     database: &Database,
     sink: &NullKinesis,
     configuration: &str,
-    rows: u64,
+    rows: Option<u64>,
     most: Duration,
 ) -> Result<Run, Failure> {
     sink.reset().await?;
@@ -195,15 +198,22 @@ pub(crate) async fn drain(
         if polls.is_multiple_of(4) {
             memory.push((started.elapsed().as_secs_f64(), relay.resident_mib()?));
         }
-        let may_be_done = records >= rows || polls.is_multiple_of(10);
-        if started.elapsed() >= most || (may_be_done && relay.delivered().await? >= rows) {
+        if let Some(rows) = rows {
+            let may_be_done = records >= rows || polls.is_multiple_of(10);
+            if may_be_done && relay.delivered().await? >= rows {
+                break;
+            }
+        }
+        if started.elapsed() >= most {
             break;
         }
         tokio::time::sleep(POLL).await;
     }
     let used = relay.used(stage, sink)?;
+    let delivered = relay.delivered().await?;
     let run = Run {
-        rows: relay.delivered().await?,
+        rows: delivered,
+        is_complete: rows.is_none_or(|rows| delivered >= rows),
         counts: sink.counts().await?,
         relay: used.relay,
         postgres: used.postgres - postgres,

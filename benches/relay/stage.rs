@@ -78,7 +78,7 @@ impl Stage {
     pub(crate) async fn database(&self, name: &str) -> Result<Database, Failure> {
         let url = self.postgres.create_database(name).await?;
         let environment = vec![("DATABASE_URL".to_owned(), url.clone())];
-        let relay = RelayProcess::new(program(), environment)?;
+        let relay = RelayProcess::new(program()?, environment)?;
         tokio::task::spawn_blocking(move || relay.command(&["migrate"])).await??;
         let options: PgConnectOptions = url.parse()?;
         let pool = PgPoolOptions::new()
@@ -99,13 +99,37 @@ impl Stage {
     }
 }
 
-/// The relay that is measured: built with the benchmark, by the same profile, unless
-/// `RELAY` names another.
-pub(crate) fn program() -> PathBuf {
-    std::env::var_os("RELAY").map_or_else(
-        || PathBuf::from(env!("CARGO_BIN_EXE_tidegate")),
-        PathBuf::from,
-    )
+/// The relay that is measured: the one `RELAY` names, or else that built with the
+/// benchmark, by the same profile.
+///
+/// # Errors
+/// There is no current directory that `RELAY` could be relative to.
+pub(crate) fn program() -> Result<PathBuf, Failure> {
+    let named = std::env::var_os("RELAY").map(PathBuf::from);
+    let program = named.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_tidegate")));
+    // It is started in a directory of its own.
+    Ok(std::path::absolute(program)?)
+}
+
+/// What is added to its configuration, as TOML.
+pub(crate) fn added_configuration() -> String {
+    std::env::var("CONFIGURATION").unwrap_or_default()
+}
+
+/// What is measured, in words.
+///
+/// # Errors
+/// Those of [`program`].
+pub(crate) fn what_is_measured() -> Result<String, Failure> {
+    let with = match std::env::var_os("RELAY") {
+        Some(_) => "",
+        None => " (built with the benchmark, feature demo)",
+    };
+    let configuration = match added_configuration() {
+        none if none.is_empty() => none,
+        added => format!(" with {added}"),
+    };
+    Ok(format!("{}{with}{configuration}", program()?.display()))
 }
 
 // === impl Database ===
