@@ -30,6 +30,8 @@ mod way;
 #[path = "common/world.rs"]
 mod world;
 
+#[path = "cluster_budget/apart.rs"]
+mod apart;
 #[path = "cluster_budget/away.rs"]
 mod away;
 #[path = "cluster_budget/pushed.rs"]

@@ -12,11 +12,15 @@
 mod database;
 #[path = "common/outbox.rs"]
 mod outbox;
+#[path = "common/proxy.rs"]
+mod proxy;
 #[path = "common/renew.rs"]
 mod renew;
 
 #[path = "ownership/beats.rs"]
 mod beats;
+#[path = "ownership/costs.rs"]
+mod costs;
 
 use std::time::Duration;
 

@@ -236,15 +236,7 @@ impl StatusBoard {
     pub fn set_database(&self, name: &Arc<str>, problem: Option<String>) {
         let mut entries = self.write();
         let before = entries.databases.remove(name);
-        let (server, cluster) =
-            before.map_or((None, None), |status| (status.server, status.cluster));
-        let status = DatabaseStatus {
-            name: name.clone(),
-            up: problem.is_none(),
-            problem,
-            server,
-            cluster,
-        };
+        let status = DatabaseStatus::told(name, problem, before);
         entries.databases.insert(name.clone(), status);
     }
 
@@ -252,6 +244,13 @@ impl StatusBoard {
     pub fn set_cluster(&self, name: &Arc<str>, cluster: ClusterStatus) {
         if let Some(status) = self.write().databases.get_mut(name) {
             status.cluster = Some(cluster);
+        }
+    }
+
+    /// Which nodes of a database on the board go by other budgets.
+    pub fn set_other_budgets(&self, name: &Arc<str>, nodes: Vec<Arc<str>>) {
+        if let Some(status) = self.write().databases.get_mut(name) {
+            status.other_budgets = nodes;
         }
     }
 

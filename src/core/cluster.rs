@@ -29,8 +29,6 @@
 //! the same pipeline: the lease's row decides.
 
 mod claimable;
-#[cfg(test)]
-mod growth;
 mod plan;
 #[cfg(test)]
 mod tests;

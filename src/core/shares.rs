@@ -19,6 +19,7 @@
 pub mod alone;
 pub mod book;
 pub mod demand;
+pub mod elsewhere;
 pub mod meter;
 pub mod missing;
 #[cfg(any(test, feature = "demo"))]

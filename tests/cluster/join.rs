@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::fleet::Fleet;
 use crate::history;
-use crate::relay::Relay;
+use crate::relay::{Relay, sum_of};
 use crate::scenario::{PATIENCE, scenario_alone};
 use crate::way::Way;
 
@@ -20,13 +20,38 @@ const COUNTED_FOR: Duration = Duration::from_secs(10);
 /// The statements that nodes send for each other's sake.
 const COORDINATION: [&str; 5] = ["beat", "claim", "release", "write_shares", "forget_shares"];
 
-fn statements(nodes: &[&Relay]) -> BTreeMap<&'static str, f64> {
-    let count = |query: &&'static str| {
-        let labels = [("query", *query)];
-        let of = |node: &&Relay| node.metric("tidegate_database_query_seconds_count", &labels);
-        (*query, nodes.iter().map(of).sum())
-    };
-    COORDINATION.iter().map(count).collect()
+/// What a node had sent at a moment.
+struct Sent {
+    at: Instant,
+    statements: BTreeMap<&'static str, f64>,
+}
+
+impl Sent {
+    /// By one answer of the node: with hundreds of pipelines it takes its time.
+    fn by(node: &Relay) -> Self {
+        let (at, metrics) = (Instant::now(), node.metrics());
+        let count = |query: &&'static str| {
+            let name = "tidegate_database_query_seconds_count";
+            (*query, sum_of(&metrics, name, &[("query", *query)]))
+        };
+        let statements = COORDINATION.iter().map(count).collect();
+        Self { at, statements }
+    }
+}
+
+/// How many statements nodes send a second.
+async fn rates(nodes: &[&Relay]) -> BTreeMap<&'static str, f64> {
+    let before: Vec<Sent> = nodes.iter().map(|node| Sent::by(node)).collect();
+    tokio::time::sleep(COUNTED_FOR).await;
+    let mut rates = BTreeMap::new();
+    for (node, before) in nodes.iter().zip(before) {
+        let after = Sent::by(node);
+        let seconds = (after.at - before.at).as_secs_f64();
+        for (query, count) in after.statements {
+            *rates.entry(query).or_default() += (count - before.statements[query]) / seconds;
+        }
+    }
+    rates
 }
 
 async fn a_joiner_takes_a_third(way: Way) {
@@ -50,13 +75,7 @@ async fn a_joiner_takes_a_third(way: Way) {
     assert_eq!(moves.len(), PIPELINES / 3, "{moves:?}");
     assert!(moves.values().all(|count| *count == 1), "{moves:?}");
 
-    let (counted, began) = (statements(&nodes), Instant::now());
-    tokio::time::sleep(COUNTED_FOR).await;
-    let seconds = began.elapsed().as_secs_f64();
-    let rates: BTreeMap<&str, f64> = statements(&nodes)
-        .into_iter()
-        .map(|(query, count)| (query, (count - counted[query]) / seconds))
-        .collect();
+    let rates = rates(&nodes).await;
     let all: f64 = rates.values().sum();
     eprintln!(
         "{way:?}: a joiner of 3 nodes with {PIPELINES} pipelines had its part after {took:?}; then {all:.2} statements a second for coordination: {rates:.2?}"

@@ -188,22 +188,18 @@ impl Relay {
         state.as_str().unwrap_or_default().to_owned()
     }
 
+    /// `/metrics`.
+    pub(crate) fn metrics(&self) -> String {
+        match self.get("/metrics") {
+            Ok((200, body)) => body,
+            other => panic!("no metrics: {other:?}"),
+        }
+    }
+
     /// The sum of the series of a metric that have all of these labels; 0 when
     /// there is none.
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let body = match self.get("/metrics") {
-            Ok((200, body)) => body,
-            other => panic!("no metrics: {other:?}"),
-        };
-        let series = body.lines().filter_map(|line| {
-            let (series, value) = line.rsplit_once(' ')?;
-            let (family, with) = series.split_once('{').unwrap_or((series, ""));
-            let has =
-                |(label, value): &(&str, &str)| with.contains(&format!("{label}=\"{value}\""));
-            let is_wanted = family == name && labels.iter().all(has);
-            is_wanted.then(|| value.parse::<f64>().expect("a number"))
-        });
-        series.sum()
+        sum_of(&self.metrics(), name, labels)
     }
 
     /// How often actors of a kind were restarted after a panic.
@@ -420,4 +416,17 @@ fn http_get(admin: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let code = head.split_whitespace().nth(1).ok_or_else(wrong)?;
     let code = code.parse().map_err(|_| wrong())?;
     Ok((code, body.to_owned()))
+}
+
+/// The sum of the series of a metric in `/metrics` that have all of these labels; 0 when
+/// there is none.
+pub(crate) fn sum_of(metrics: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let series = metrics.lines().filter_map(|line| {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (family, with) = series.split_once('{').unwrap_or((series, ""));
+        let has = |(label, value): &(&str, &str)| with.contains(&format!("{label}=\"{value}\""));
+        let is_wanted = family == name && labels.iter().all(has);
+        is_wanted.then(|| value.parse::<f64>().expect("a number"))
+    });
+    series.sum()
 }

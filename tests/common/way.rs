@@ -69,6 +69,15 @@ impl Road {
         )
     }
 
+    /// The world's database in a configuration, as JSON has it.
+    pub(crate) fn database(&self, world: &World) -> serde_json::Value {
+        serde_json::json!({
+            "name": "default",
+            "url": self.url(name_in(&world.url)),
+            "prepared_statements": self.bouncer.is_none(),
+        })
+    }
+
     /// The path of a new file of this text.
     pub(crate) fn file(&self, text: &str) -> String {
         let name = format!("{:016x}", fastrand::u64(..));
@@ -81,7 +90,12 @@ impl Road {
     /// database this way.
     pub(crate) async fn relay(&self, world: &World, more: &[(&str, &str)]) -> Relay {
         let url = self.url(name_in(&world.url));
-        let file = self.file(&self.section("default", &url));
+        self.relay_at(&url, world, more).await
+    }
+
+    /// The same by this URL of the world's database.
+    pub(crate) async fn relay_at(&self, url: &str, world: &World, more: &[(&str, &str)]) -> Relay {
+        let file = self.file(&self.section("default", url));
         let mut settings = world.settings(more);
         settings.retain(|(name, _)| name != "DATABASE_URL");
         settings.push(("TIDEGATE_CONFIG".to_owned(), file));

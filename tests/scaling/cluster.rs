@@ -1,7 +1,6 @@
 //! Nodes with the relay's own `Cluster` and `ShareBook` on one table of rows.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Sub;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +11,11 @@ use tidegate::core::ports::PipelineName;
 use tidegate::core::shard_map::ShardId;
 use tidegate::core::shares::book::ShareBook;
 use tidegate::core::shares::meter::Counted;
+use tidegate::core::shares::missing::Missing;
 use tidegate::core::shares::{ShardName, WHOLE};
 use tidegate::core::time::Moment;
 
+use crate::counts::Counts;
 use crate::rows::Rows;
 
 /// Pipelines of one stream, and its shards.
@@ -32,38 +33,16 @@ pub(crate) struct Size {
     pub(crate) nodes: usize,
     pub(crate) pipelines: usize,
     pub(crate) lease: Duration,
-}
-
-/// What was counted.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Counts {
-    pub(crate) beats: u64,
-    pub(crate) claims: u64,
-    pub(crate) share_writes: u64,
-    pub(crate) bytes_asked: u64,
-    pub(crate) bytes_answered: u64,
-    pub(crate) node_rows: u64,
-}
-
-impl Sub for Counts {
-    type Output = Self;
-
-    fn sub(self, before: Self) -> Self {
-        Self {
-            beats: self.beats - before.beats,
-            claims: self.claims - before.claims,
-            share_writes: self.share_writes - before.share_writes,
-            bytes_asked: self.bytes_asked - before.bytes_asked,
-            bytes_answered: self.bytes_answered - before.bytes_answered,
-            node_rows: self.node_rows - before.node_rows,
-        }
-    }
+    /// The pipelines are of another database than the one where nodes see each other:
+    /// a node that is gone may keep its shares until it is seen nowhere.
+    pub(crate) elsewhere: bool,
 }
 
 struct Node {
     name: Arc<str>,
     cluster: Cluster,
     book: ShareBook,
+    missing: Missing,
     held: BTreeSet<PipelineName>,
     entered: BTreeSet<ShardName>,
     due: Moment,
@@ -80,6 +59,8 @@ pub(crate) struct Simulated {
     nodes: Vec<Node>,
     wanted: BTreeMap<PipelineName, Own>,
     pub(crate) counts: Counts,
+    /// The most pipelines that were nobody's at a time since this was set to zero.
+    pub(crate) most_free: usize,
 }
 
 fn pipeline(number: usize) -> PipelineName {
@@ -101,12 +82,13 @@ impl Size {
             nodes,
             pipelines: 10_000,
             lease,
+            elsewhere: false,
         }
     }
 
-    /// How often a node beats at rest, at most.
+    /// How often a node beats, at least.
     pub(crate) fn pace(&self) -> Duration {
-        (self.lease / 4).min(Duration::from_secs(13))
+        self.lease / 4
     }
 }
 
@@ -116,6 +98,7 @@ impl Node {
         Self {
             cluster: Cluster::new(Arc::clone(&name), lease),
             book: ShareBook::new(Arc::clone(&name), now),
+            missing: Missing::default(),
             name,
             held: BTreeSet::new(),
             entered: BTreeSet::new(),
@@ -128,7 +111,7 @@ impl Node {
     }
 
     /// Its pipelines have sent since the last beat.
-    fn measure(&mut self, passed: Duration, now: Moment) {
+    fn measure(&mut self, passed: Duration, elsewhere: bool, now: Moment) {
         let mut wanted: BTreeMap<ShardName, u64> = BTreeMap::new();
         for name in &self.held {
             for shard in shards_of(name) {
@@ -147,7 +130,7 @@ impl Node {
         }
         self.entered = wanted.keys().cloned().collect();
         let streams = self.entered.iter().map(|shard| Arc::clone(&shard.stream));
-        self.book.writes_to(&streams.collect(), false);
+        self.book.writes_to(&streams.collect(), elsewhere);
         for (shard, pipelines) in wanted {
             let counted = self.counted.entry(shard.clone()).or_default();
             let millis = u64::try_from(passed.as_millis()).expect("short");
@@ -184,6 +167,7 @@ impl Simulated {
                 .map(|number| (pipeline(number), own))
                 .collect(),
             counts: Counts::default(),
+            most_free: 0,
         };
         for number in 0..size.pipelines {
             let place = number * size.nodes / size.pipelines;
@@ -279,13 +263,15 @@ impl Simulated {
             }
             self.write_shares(place);
         }
+        let free = self.size.pipelines - self.rows.leases.len();
+        self.most_free = self.most_free.max(free);
     }
 
     fn beat(&mut self, place: usize) {
         let (now, lease) = (self.now, self.size.lease);
         let node = &mut self.nodes[place];
         let passed = node.beat_at.map_or(Duration::ZERO, |at| now.since(at));
-        node.measure(passed, now);
+        node.measure(passed, self.size.elsewhere, now);
         let demand = node.book.say();
         let held: Vec<PipelineName> = node.held.iter().cloned().collect();
         let (asks, known) = (
@@ -311,11 +297,24 @@ impl Simulated {
             .filter(|other| !other.expires_in.is_zero());
         let others = others.map(|other| (&other.node, other.demand.as_str()));
         node.book.heard(now + lease * 3 / 4, others, now);
+        if self.size.elsewhere {
+            // The beat of the other database, at the same moment.
+            self.counts.beats += 1;
+            let elsewhere: Arc<str> = "elsewhere".into();
+            let lives = |name: &str| self.rows.lives(name, now);
+            node.missing.heard(&elsewhere, now, lives);
+            let gone = node.missing.gone(&[elsewhere]);
+            self.counts.share_forgets += u64::from(!gone.is_empty());
+            for one in gone {
+                self.rows.shares.forget(&one);
+            }
+        }
         let plan = node.cluster.plan(&self.wanted, 0, false, now);
         node.due = now + plan.next_in.max(STEP);
         node.target = plan.target;
         for give in plan.give {
             node.held.remove(&give.pipeline);
+            self.counts.releases += 1;
             self.rows.release(&give.pipeline);
             node.cluster.is_of(&give.pipeline, give.to, now);
         }
@@ -345,12 +344,14 @@ impl Simulated {
             return;
         };
         self.counts.share_writes += 1;
+        self.rows.count_shares(&writes, &mut self.counts);
         // Who lives is asked while the table is changed.
         let mut shares = std::mem::take(&mut self.rows.shares);
         let written = shares.write(&node.name, number, &writes, |name| {
             self.rows.lives(name, now)
         });
         self.rows.shares = shares;
+        node.missing.look_for(&written.keepers, now);
         node.book.written(number, Some(&written.granted), now);
     }
 }

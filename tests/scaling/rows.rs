@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tidegate::core::nodes::{BeatDone, LeaseSeen, NodeSeen, Renewal, TOLD_OF_FOR};
 use tidegate::core::ports::PipelineName;
+use tidegate::core::shares::ShareWrite;
 use tidegate::core::shares::model::ShareTable;
 use tidegate::core::time::Moment;
 
-use crate::cluster::Counts;
+use crate::counts::Counts;
 
 pub(crate) struct LeaseRow {
     pub(crate) owner: Arc<str>,
@@ -66,6 +67,17 @@ impl Rows {
     pub(crate) fn release(&mut self, pipeline: &PipelineName) {
         self.leases.remove(pipeline);
         self.version += 1;
+    }
+
+    /// The rows that `tide.relay_write_shares` is to write and to read for these
+    /// writes: the node's own of each shard, and all of a shard that is raised.
+    pub(crate) fn count_shares(&self, writes: &[ShareWrite], counts: &mut Counts) {
+        for write in writes {
+            counts.share_rows_written += 1;
+            if write.wants != write.uses {
+                counts.share_rows_read += self.shares.rows_of(&write.shard) as u64;
+            }
+        }
     }
 
     /// A beat; `last` is when the node's last one was: it knows the notes of then.

@@ -169,16 +169,25 @@ async fn a_relay_needs_the_rights_of_tide_relay_and_no_others_through_a_pooler()
     a_member_of_tide_relay_relays(Way::Pooled).await;
 }
 
-/// A relay without the rights says which role is missing.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_relay_without_rights_says_what_to_grant() {
+async fn a_relay_without_rights_is_told(way: Way) {
     let (house, world) = world().await;
     let login = house.login("bare", "").await;
-    let url = house.url(&login);
-    let relay = world.relay_with(&[("DATABASE_URL", url.as_str())]).await;
+    let road = Road::of_role(way, &login).await;
+    let relay = road.relay(&world, &[]).await;
     until("a hint", PATIENCE, || {
         relay.log_lines(&["permission denied", "GRANT tide_relay TO"]) > 0
     })
     .await;
     assert_eq!(relay.terminate().await, 0);
+}
+
+/// A relay without the rights says which role is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_without_rights_says_what_to_grant() {
+    a_relay_without_rights_is_told(Way::Direct).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_without_rights_says_what_to_grant_through_a_pooler() {
+    a_relay_without_rights_is_told(Way::Pooled).await;
 }

@@ -14,6 +14,7 @@ use crate::relay::program;
 use crate::roles::{House, administer, wait_for};
 use crate::scenario::{PATIENCE, until};
 use crate::statements::value;
+use crate::way::{Road, Way};
 use crate::world::World;
 
 /// The part that all secrets of these tests share.
@@ -33,8 +34,9 @@ fn assert_hidden(place: &str, text: &str) {
     assert!(lines.is_empty(), "{place} shows a secret: {lines:#?}");
 }
 
-fn with_password(url: &str, login: &str) -> String {
-    url.replace(&format!("{login}@"), &format!("{login}:{PASSWORD}@"))
+/// Of a URL that has a user and no password.
+fn with_password(url: &str) -> String {
+    url.replacen('@', &format!(":{PASSWORD}@"), 1)
 }
 
 /// Everything that is in tables of the schema, but for the column that holds the
@@ -64,8 +66,7 @@ async fn tables(owner: &PgPool) -> String {
     all
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_secret_shows_anywhere_while_a_relay_works_and_fails() {
+async fn a_relay_works_and_fails(way: Way) {
     let house = House::new().await;
     let world = World::at(house.url(OWNER), 1, EmulatorOptions::default()).await;
     let login = house.login("relay", "tide_relay").await;
@@ -99,15 +100,22 @@ async fn no_secret_shows_anywhere_while_a_relay_works_and_fails() {
         .sql("SELECT tide.outbox_publish('parks', '1'), tide.outbox_publish('no-stream', '1')")
         .await;
 
-    let url = with_password(&house.url(&login), &login);
     let settings = [
-        ("DATABASE_URL", url.as_str()),
         ("AWS_ACCESS_KEY_ID", "AKIACaNaRy0000000002"),
         ("AWS_SECRET_ACCESS_KEY", PROCESS_SECRET),
         // What somebody who looks for a mistake would set.
         ("TIDEGATE__LOG__FILTER", "trace"),
     ];
-    let relay = world.relay_with(&settings).await;
+    let road = Road::of_role(way, &login).await;
+    let url = with_password(&road.url(&house.database));
+    let relay = match way {
+        Way::Direct => {
+            let of_environment = [("DATABASE_URL", url.as_str())];
+            let all = [&of_environment[..], &settings].concat();
+            world.relay_with(&all).await
+        }
+        Way::Pooled => road.relay_at(&url, &world, &settings).await,
+    };
     let mut rows = world.publish_many("good", 50, 5, 20).await;
     rows.extend(world.publish_many("of-the-process", 50, 5, 20).await);
 
@@ -195,6 +203,16 @@ async fn no_secret_shows_anywhere_while_a_relay_works_and_fails() {
     )
     .await;
     assert!(defined.contains(SECRET), "there was something to hide");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_shows_anywhere_while_a_relay_works_and_fails() {
+    a_relay_works_and_fails(Way::Direct).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_shows_anywhere_while_a_relay_works_and_fails_through_a_pooler() {
+    a_relay_works_and_fails(Way::Pooled).await;
 }
 
 /// Commands that cannot connect, or cannot even read the URL.

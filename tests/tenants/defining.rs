@@ -21,9 +21,9 @@ fn tenant(relay: &Relay, name: &str) -> Value {
     found.cloned().unwrap_or(Value::Null)
 }
 
-fn configuration(world: &World, more: &Value) -> Value {
+fn configuration(database: &Value, more: &Value) -> Value {
     let mut all = json!({
-        "databases": [{"name": "default", "url": world.url}],
+        "databases": [database],
         "admin": {"listen": "127.0.0.1:0"},
         "cluster": {"lease": "2s"},
     });
@@ -174,69 +174,78 @@ async fn a_definition_in_the_database_is_live_within_two_seconds_and_a_bad_one_i
     scenario(2 * PATIENCE, tenants_are_defined(Way::Pooled)).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_file_stays_in_force_where_a_name_is_defined_twice_and_follows_sighup() {
-    scenario(2 * PATIENCE, async {
-        let world = World::new(1).await;
-        world.outbox("events").await;
-        let with = |tenants: Value| {
-            configuration(
-                &world,
-                &json!({
-                    "pipelines": [{"name": "events", "outbox": "events", "tenant": "acme",
-                        "stream_name": STREAM, "region": "us-east-1"}],
-                    "tenants": tenants,
-                }),
-            )
-        };
-        let file = File::with(&with(json!([{"name": "acme", "weight": 3}])));
-        let relay = file.relay(&world, &[]).await;
-        relay.wait_for_state("events", "running").await;
-        let first_epoch = epoch(&relay, "events");
-        assert_eq!(tenant(&relay, "acme")["weight"], 3);
-        world
-            .sql(r#"SELECT tide.relay_set_tenant('acme', '{"weight": 9}')"#)
-            .await;
-        world
-            .sql(r#"SELECT tide.relay_set_tenant('other', '{"weight": 5}')"#)
-            .await;
-        until("both are found", PATIENCE, || {
-            tenant(&relay, "acme")["problem"]
-                .as_str()
-                .is_some_and(|problem| problem.contains("the configuration file is in force"))
-        })
+async fn the_file_comes_first(way: Way) {
+    let world = World::new(1).await;
+    world.outbox("events").await;
+    let road = Road::new(way).await;
+    let database = road.database(&world);
+    let with = |tenants: Value| {
+        configuration(
+            &database,
+            &json!({
+                "pipelines": [{"name": "events", "outbox": "events", "tenant": "acme",
+                    "stream_name": STREAM, "region": "us-east-1"}],
+                "tenants": tenants,
+            }),
+        )
+    };
+    let file = File::with(&with(json!([{"name": "acme", "weight": 3}])));
+    let relay = file.relay(&world, &[]).await;
+    relay.wait_for_state("events", "running").await;
+    let first_epoch = epoch(&relay, "events");
+    assert_eq!(tenant(&relay, "acme")["weight"], 3);
+    world
+        .sql(r#"SELECT tide.relay_set_tenant('acme', '{"weight": 9}')"#)
         .await;
-        assert_eq!(tenant(&relay, "acme")["weight"], 3);
-        assert_eq!(tenant(&relay, "other")["weight"], 5);
-        assert_eq!(tenant(&relay, "other")["problem"], Value::Null);
-
-        let changed = json!([{
-            "name": "acme", "weight": 4, "max_messages_per_second": 50_000, "burst": 100,
-            "max_bytes_per_second": "9MiB", "max_in_flight_bytes": "1MiB",
-        }]);
-        take(&relay, &file, &with(changed)).await;
-        until("it is taken", PATIENCE, || {
-            tenant(&relay, "acme")["weight"] == 4
-        })
+    world
+        .sql(r#"SELECT tide.relay_set_tenant('other', '{"weight": 5}')"#)
         .await;
-        let acme = tenant(&relay, "acme");
-        assert_eq!(acme["burst"], 100);
-        assert_eq!(acme["max_bytes_per_second"], 9 << 20);
-        assert_eq!(acme["max_in_flight_bytes"], 1 << 20);
-        let rows = world.publish_many("events", 500, 50, 2_000).await;
-        let verdict = world.judge(&rows).await;
-        assert!(verdict.is_clean(), "{verdict:#?}");
-
-        // The file does not define it any more: that of the database is in force.
-        take(&relay, &file, &with(json!([]))).await;
-        until("it is the database's", PATIENCE, || {
-            tenant(&relay, "acme")["weight"] == 9
-        })
-        .await;
-        assert_eq!(tenant(&relay, "acme")["problem"], Value::Null);
-        assert_eq!(epoch(&relay, "events"), first_epoch);
-        assert!(reader_restarts(&relay).abs() < f64::EPSILON);
-        assert_eq!(relay.terminate().await, 0);
+    until("both are found", PATIENCE, || {
+        tenant(&relay, "acme")["problem"]
+            .as_str()
+            .is_some_and(|problem| problem.contains("the configuration file is in force"))
     })
     .await;
+    assert_eq!(tenant(&relay, "acme")["weight"], 3);
+    assert_eq!(tenant(&relay, "other")["weight"], 5);
+    assert_eq!(tenant(&relay, "other")["problem"], Value::Null);
+
+    let changed = json!([{
+        "name": "acme", "weight": 4, "max_messages_per_second": 50_000, "burst": 100,
+        "max_bytes_per_second": "9MiB", "max_in_flight_bytes": "1MiB",
+    }]);
+    take(&relay, &file, &with(changed)).await;
+    until("it is taken", PATIENCE, || {
+        tenant(&relay, "acme")["weight"] == 4
+    })
+    .await;
+    let acme = tenant(&relay, "acme");
+    assert_eq!(acme["burst"], 100);
+    assert_eq!(acme["max_bytes_per_second"], 9 << 20);
+    assert_eq!(acme["max_in_flight_bytes"], 1 << 20);
+    let rows = world.publish_many("events", 500, 50, 2_000).await;
+    let verdict = world.judge(&rows).await;
+    assert!(verdict.is_clean(), "{verdict:#?}");
+
+    // The file does not define it any more: that of the database is in force.
+    take(&relay, &file, &with(json!([]))).await;
+    until("it is the database's", PATIENCE, || {
+        tenant(&relay, "acme")["weight"] == 9
+    })
+    .await;
+    assert_eq!(tenant(&relay, "acme")["problem"], Value::Null);
+    assert_eq!(epoch(&relay, "events"), first_epoch);
+    assert!(reader_restarts(&relay).abs() < f64::EPSILON);
+    assert_eq!(relay.terminate().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_stays_in_force_where_a_name_is_defined_twice_and_follows_sighup() {
+    scenario(2 * PATIENCE, the_file_comes_first(Way::Direct)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_file_stays_in_force_where_a_name_is_defined_twice_and_follows_sighup_through_a_pooler()
+{
+    scenario(2 * PATIENCE, the_file_comes_first(Way::Pooled)).await;
 }

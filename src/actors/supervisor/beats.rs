@@ -89,6 +89,17 @@ impl DatabaseSlot {
     }
 }
 
+/// A lease is another node's: nothing to worry about if it was given to that node.
+fn say_lost(key: &PipelineKey, given_to: Option<&Arc<str>>) {
+    match given_to {
+        // The beat was under way when its reader gave the lease back.
+        Some(to) => {
+            tracing::debug!(pipeline = %key, %to, "the pipeline that was given away has a new owner");
+        }
+        None => tracing::warn!(pipeline = %key, "another node has taken the pipeline"),
+    }
+}
+
 impl Supervisor {
     /// How long before the end of a lease that could not be renewed its owner stops
     /// to begin calls: as long as a call may take, but no more than a quarter of the
@@ -257,12 +268,7 @@ impl Supervisor {
                     tracing::debug!(pipeline = %key, "the lease's row is locked; it was not renewed");
                 }
                 Renewal::Lost => {
-                    if slot.given_to.is_some() {
-                        // The beat was under way when its reader gave the lease back.
-                        tracing::debug!(pipeline = %key, "the pipeline that was given away has a new owner");
-                    } else {
-                        tracing::warn!(pipeline = %key, "another node has taken the pipeline");
-                    }
+                    say_lost(&key, slot.given_to.as_ref());
                     reader.try_send(StopAs(Exit::LeaseLost)).ok();
                 }
             }
@@ -339,5 +345,59 @@ impl Handler<BeatAnswered> for Supervisor {
     fn handle(&mut self, message: BeatAnswered, context: &mut Context<Self>) {
         fault::point("supervisor.BeatAnswered");
         self.beat_answered(message, context);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// What was logged.
+    #[derive(Debug, Default)]
+    struct Log(Mutex<Vec<u8>>);
+
+    impl Write for &Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn said(given_to: Option<&str>) -> String {
+        let log = Arc::new(Log::default());
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_ansi(false)
+            .without_time()
+            .with_writer(Arc::clone(&log))
+            .finish();
+        let key = PipelineKey {
+            database: "default".into(),
+            name: "events".into(),
+        };
+        let given_to = given_to.map(Arc::from);
+        tracing::subscriber::with_default(subscriber, || say_lost(&key, given_to.as_ref()));
+        let bytes = log.0.lock().expect("not poisoned").clone();
+        String::from_utf8(bytes).expect("text")
+    }
+
+    #[test]
+    fn a_lease_that_was_given_away_is_no_warning() {
+        let given = said(Some("other"));
+        assert!(given.trim_start().starts_with("DEBUG"), "{given}");
+        assert!(given.contains("given away has a new owner"), "{given}");
+        assert!(given.contains("to=other"), "{given}");
+        let taken = said(None);
+        assert!(taken.trim_start().starts_with("WARN"), "{taken}");
+        assert!(
+            taken.contains("another node has taken the pipeline"),
+            "{taken}"
+        );
     }
 }

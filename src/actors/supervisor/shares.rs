@@ -24,13 +24,10 @@ use crate::core::ports::StoreError;
 use crate::core::shard_map::ShardId;
 use crate::core::shares::alone::{Alone, Neighbour};
 use crate::core::shares::book::ShareBook;
+use crate::core::shares::elsewhere::{Elsewhere, is_coordinated, note};
 use crate::core::shares::missing::Missing;
 use crate::core::shares::{ShardName, Written};
 use crate::core::time::Moment;
-
-/// In a node's notes to other databases: it hears the coordination database, or keeps
-/// something of what it was granted there.
-const COORDINATED: &str = "coordinated";
 
 /// What a write of shares may take; later its answer is not waited for.
 const WRITTEN_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
@@ -39,6 +36,7 @@ const WRITTEN_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);
 pub(in crate::actors) struct NodeShares {
     book: ShareBook,
     missing: Missing,
+    elsewhere: Elsewhere,
     /// Where nodes see each other; without any database there is no other node.
     coordination: Option<Arc<str>>,
     /// What each budget goes by.
@@ -60,6 +58,7 @@ impl NodeShares {
         Self {
             book: ShareBook::new(Arc::clone(node), now),
             missing: Missing::default(),
+            elsewhere: Elsewhere::default(),
             coordination: coordination.cloned(),
             held: BTreeMap::new(),
             lives_in: None,
@@ -183,8 +182,7 @@ impl Supervisor {
         if !self.is_coordination(database) {
             let book = &self.shares.book;
             let is_coordinated = !book.has_lapsed() || book.keeps_something();
-            let note = serde_json::json!({COORDINATED: is_coordinated});
-            return (nothing, note.to_string());
+            return (nothing, note(is_coordinated));
         }
         self.measure_shards();
         (self.shares.book.say(), nothing)
@@ -199,6 +197,7 @@ impl Supervisor {
         context: &Context<Self>,
     ) {
         let lives = |node: &&NodeSeen| !node.expires_in.is_zero();
+        self.compare_coordination(database, done.nodes.iter().filter(lives));
         if !self.is_coordination(database) {
             let living: BTreeSet<&str> = done
                 .nodes
@@ -209,12 +208,9 @@ impl Supervisor {
             let missing = &mut self.shares.missing;
             missing.heard(database, asked_at, |node| living.contains(node));
             let until = asked_at + self.settings.cluster.lease.saturating_sub(self.margin());
-            let others = done.nodes.iter().filter(lives).map(|other| {
-                let note = serde_json::from_str(&other.shares).unwrap_or(serde_json::Value::Null);
-                Neighbour {
-                    age: (other.runs_since, &*other.node),
-                    has_nothing: note[COORDINATED] == false,
-                }
+            let others = done.nodes.iter().filter(lives).map(|other| Neighbour {
+                age: (other.runs_since, &*other.node),
+                has_nothing: is_coordinated(&other.shares) == Some(false),
             });
             self.shares.row_runs_since(database, done.runs_since);
             let age = (done.runs_since, &*self.node);
@@ -236,6 +232,26 @@ impl Supervisor {
         self.shares.book.heard(until, others, now);
         self.shares.lives_in = None;
         self.share_budgets(context);
+    }
+
+    /// Warns of nodes that divide the shards in another database than this one.
+    fn compare_coordination<'a>(
+        &mut self,
+        database: &Arc<str>,
+        others: impl Iterator<Item = &'a NodeSeen>,
+    ) {
+        let divides = self.is_coordination(database);
+        let notes = others.map(|other| (&other.node, other.shares.as_str()));
+        let elsewhere = &mut self.shares.elsewhere;
+        for node in elsewhere.heard(database, divides, notes) {
+            tracing::warn!(
+                %database, %node,
+                "another node divides the shards in another database: they may be offered more than they take; \
+                 name the same cluster.database on every node"
+            );
+        }
+        let nodes = elsewhere.nodes(database).cloned().collect();
+        self.board.set_other_budgets(database, nodes);
     }
 
     /// Gives back the shards that nobody here writes to any more, and measures what

@@ -10,7 +10,7 @@ export class Nodes {
       ["word", "", "word", "number", "number", ""],
       (node) => [node.name, node.database, node.state, node.beat, node.pipelines, node.tenants]);
     this.databases = tableRows(document.getElementById("database-rows"), (database) => database.name, ["word", "why", "word", "why"],
-      (database) => [database.name, database.up ? "up" : `in trouble: ${database.problem ?? ""}`, server(database), database.kept]);
+      (database) => [database.name, state(database), server(database), database.kept]);
   }
 
   show(status, filter) {
@@ -50,6 +50,11 @@ export class Nodes {
     const retention = new Map(status.retention.map((one) => [one.database, one]));
     this.databases.show(status.databases.map((one) => ({ ...one, kept: kept(retention.get(one.name)) })));
   }
+}
+
+function state({ up, problem, other_budgets: others = [] }) {
+  if (!up) return `in trouble: ${problem ?? ""}`;
+  return others.length > 0 ? `up; ${others.join(", ")} divides shards in another database: see cluster.database` : "up";
 }
 
 function server({ server }) {

@@ -21,6 +21,29 @@ pub struct DatabaseStatus {
     /// The nodes that use it, once this one has heard of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterStatus>,
+    /// Nodes of it that divide the shards in another database than this one, by name:
+    /// their `cluster.database` is another.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub other_budgets: Vec<Arc<str>>,
+}
+
+impl DatabaseStatus {
+    /// It answered, or did not and why; what else was known of it stays.
+    pub(super) fn told(name: &Arc<str>, problem: Option<String>, before: Option<Self>) -> Self {
+        let before = before.unwrap_or_else(|| Self {
+            name: Arc::clone(name),
+            up: false,
+            problem: None,
+            server: None,
+            cluster: None,
+            other_budgets: Vec::new(),
+        });
+        Self {
+            up: problem.is_none(),
+            problem,
+            ..before
+        }
+    }
 }
 
 /// A server on the board.

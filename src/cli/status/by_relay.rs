@@ -130,7 +130,22 @@ fn nodes(status: &Value) -> Vec<String> {
     if rows.is_empty() {
         return Vec::new();
     }
-    lines(&COLUMNS, &rows)
+    let mut lines = lines(&COLUMNS, &rows);
+    lines.extend(other_budgets(status));
+    lines
+}
+
+/// A line for each relay that divides the shards in another database.
+fn other_budgets(status: &Value) -> impl Iterator<Item = String> {
+    entries(status, "databases").flat_map(|database| {
+        entries(database, "other_budgets").map(|node| {
+            format!(
+                "relay {} on {} divides the shards in another database: name the same cluster.database on every node",
+                node.as_str().unwrap_or("?"),
+                string(database, "name")
+            )
+        })
+    })
 }
 
 fn pipelines(status: &Value, rates: &mut Rates) -> Vec<String> {

@@ -93,6 +93,12 @@ impl ShareTable {
         written
     }
 
+    /// How many nodes have a row of a shard.
+    #[must_use]
+    pub fn rows_of(&self, shard: &ShardName) -> usize {
+        self.rows.get(shard).map_or(0, BTreeMap::len)
+    }
+
     /// A node is over.
     pub fn forget(&mut self, node: &str) {
         for rows in self.rows.values_mut() {
