@@ -28,6 +28,8 @@ mod world;
 
 #[path = "drain/cut_off.rs"]
 mod cut_off;
+#[path = "drain/full_shards.rs"]
+mod full_shards;
 #[path = "drain/hang_up.rs"]
 mod hang_up;
 #[path = "drain/moments.rs"]

@@ -164,6 +164,12 @@ async fn a_position_is_kept_as_written() {
                 id: i64::MAX,
             },
         }],
+        ahead: [(42, 7), (42, i64::MAX), (45, 1)]
+            .map(|(window, id)| Seq {
+                window: WindowNumber(window),
+                id,
+            })
+            .to_vec(),
         keyed_by: "tenant {dedup_key}".to_owned(),
     };
     for _ in 0..2 {

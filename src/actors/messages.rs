@@ -39,6 +39,8 @@ pub struct RoutedRow {
     pub ticket: Ticket,
     /// Why it is sent.
     pub purpose: Purpose,
+    /// It was in a call of which nobody knows what it did.
+    pub in_doubt: bool,
 }
 
 /// Why a row is sent.
@@ -69,6 +71,14 @@ impl Sendable for RoutedRow {
 
     fn is_of_key_of(&self, other: &Self) -> bool {
         self.envelope.key == other.envelope.key
+    }
+
+    fn doubt(&mut self) {
+        self.in_doubt = true;
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        self.in_doubt
     }
 }
 
@@ -110,8 +120,9 @@ pub struct GivenBack {
 
 // === Outcomes: writer -> reader ===
 
-/// What became of rows of one flow. Writer to reader.
-#[derive(Debug, Message)]
+/// What became of rows of one flow. Writer to reader, or, of rows that are recalled on
+/// their way to a writer, router to reader.
+#[derive(Debug, Default, Message)]
 #[rtype(result = "()")]
 pub struct Outcomes {
     /// Rows that are in the stream, with their hash keys.
@@ -121,6 +132,9 @@ pub struct Outcomes {
     /// Rows behind a rejected one of their key: they were not sent
     /// (`on_poison = block_key`).
     pub unsent: Vec<RoutedRow>,
+    /// Rows that are certainly not in the stream and were taken back, since their
+    /// reader hands its pipeline over ([`Recall`]).
+    pub recalled: Vec<RoutedRow>,
 }
 
 /// A row the service refused by itself.
@@ -199,9 +213,16 @@ pub struct ShardsChanged {
 
 /// Read nothing more, let what was handed settle, write the position, release
 /// the lease, stop. Supervisor to reader.
-#[derive(Debug, Message)]
+#[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
-pub struct Drain;
+pub struct Drain {
+    /// When [`GiveUp`] is to be expected.
+    pub until: Moment,
+    /// All that was handed is sent: its definition changes, and what goes on under
+    /// the new one may have other keys. Otherwise rows that are in no call after a
+    /// moment are recalled and left to whoever owns the pipeline next.
+    pub sends_all: bool,
+}
 
 /// The grace of a drain is over: write the position, with whatever is settled,
 /// release the lease, stop. Supervisor to reader.
@@ -286,6 +307,13 @@ pub struct Orders {
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct PurgeVoid;
+
+/// Give the rows of flows that are recalled back to their readers: those that are
+/// certainly not in the stream. Reader to router, router to writer, when a pipeline
+/// is handed over; what comes later of such a flow goes back as it comes.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Recall;
 
 // === Probe ===
 

@@ -9,6 +9,7 @@
 
 mod changing;
 mod ending;
+mod leaving;
 mod letters;
 mod limits;
 mod news;
@@ -23,6 +24,7 @@ mod taking;
 mod waiting;
 mod work;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -127,6 +129,8 @@ pub struct OutboxReader {
     /// Held by whoever is to tell of news.
     watch_pledge: Weak<()>,
     draining: bool,
+    /// Rows that came back unsent, for the next owner.
+    left: usize,
     /// The drain is cut off.
     giving_up: bool,
     releasing: bool,
@@ -180,6 +184,7 @@ impl OutboxReader {
             on_poison: spec.on_poison,
             rejected_keys: RejectedKeys::default(),
             patience: Patience::default(),
+            recalled: AtomicBool::new(false),
         });
         let limits = IntakeLimits {
             rows: parts.most_rows,
@@ -247,6 +252,7 @@ impl OutboxReader {
             nothing_new_at: None,
             watch_pledge: Weak::new(),
             draining: false,
+            left: 0,
             giving_up: false,
             releasing: false,
             rejected: None,
@@ -289,7 +295,7 @@ impl OutboxReader {
         }
         self.paused_until = None;
         let handed_again = self.resend.handed() + self.letters.handed();
-        if self.draining && self.intake.nothing_handed() && handed_again == 0 {
+        if self.draining && self.intake.under_way() + handed_again == 0 {
             if self.intake.letters() > 0 {
                 self.save(context);
             } else if self.letters.has_outcomes() {

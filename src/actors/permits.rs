@@ -324,6 +324,8 @@ pub struct FlowTag {
     pub rejected_keys: RejectedKeys,
     /// How long its rows may wait for company.
     pub patience: Patience,
+    /// Whether its pipeline is handed over: no more of it is sent than must be.
+    pub recalled: AtomicBool,
 }
 
 /// How long rows of a flow may wait for others to share a call with, see
@@ -399,6 +401,12 @@ impl FlowTag {
     #[must_use]
     pub fn is_void(&self) -> bool {
         self.void.is_void()
+    }
+
+    /// Whether its rows go back unsent, see [`super::messages::Recall`].
+    #[must_use]
+    pub fn is_recalled(&self) -> bool {
+        self.recalled.load(Ordering::Acquire)
     }
 }
 

@@ -171,7 +171,7 @@ impl Supervisor {
         }
         slot.retired = false;
         slot.attempt = attempt;
-        if slot.drain(until) {
+        if slot.finish(until) {
             // The new definition starts when its reader has ended.
             self.replace_spec(key, Arc::clone(spec), context);
             return;

@@ -2,7 +2,7 @@
 //! or removed, or its database is replaced.
 //!
 //! ```text
-//! asked -> grace (what was sent is waited for)
+//! asked -> grace (what was sent is waited for; what was not is taken back)
 //!   grace over -> last acts (it writes what is settled and gives the lease back)
 //!     last acts over (a database that does not answer) -> it is stopped
 //! ```
@@ -38,11 +38,23 @@ impl PipelineSlot {
     /// Has its reader finish what it has, if it runs, within a grace: a stream
     /// that takes nothing must not hold a changed definition up for ever.
     pub(super) fn drain(&mut self, until: Moment) -> bool {
+        let sends_all = false;
+        self.drain_by(Drain { until, sends_all })
+    }
+
+    /// The same before a new definition: nothing is taken back.
+    pub(super) fn finish(&mut self, until: Moment) -> bool {
+        let sends_all = true;
+        self.drain_by(Drain { until, sends_all })
+    }
+
+    fn drain_by(&mut self, drain: Drain) -> bool {
+        let until = drain.until;
         let Run::Running { reader, .. } = &self.run else {
             return false;
         };
         if self.drain.is_none() {
-            reader.try_send(Drain).ok();
+            reader.try_send(drain).ok();
             self.drain = Some(ReaderDrain::Grace(until));
             legal(self.life.drains(until));
         }

@@ -8,6 +8,7 @@
 mod handing_over;
 mod limits;
 mod orders;
+mod recalling;
 mod records;
 mod settling;
 mod showing;
@@ -120,6 +121,7 @@ impl ShardWriter {
 
     fn go_on(&mut self, context: &mut Context<Self>) {
         self.purge_void();
+        self.give_back_recalled();
         if let Some(handover) = self.giving_back {
             self.give_back(handover);
             return;
@@ -283,7 +285,8 @@ fn tell(tag: &Arc<FlowTag>, mut outcomes: Outcomes) {
         return;
     }
     let rejected = outcomes.rejected.iter_mut().map(|one| &mut one.row);
-    for row in rejected.chain(&mut outcomes.unsent) {
+    let back = outcomes.unsent.iter_mut().chain(&mut outcomes.recalled);
+    for row in rejected.chain(back) {
         row.ticket.leave();
     }
     if tag.reader.try_send(outcomes).is_err() {
@@ -331,9 +334,8 @@ impl Handler<Batch> for ShardWriter {
         let (unsent, rows): (Vec<_>, Vec<_>) = batch.rows.into_iter().partition(is_unsent);
         if !unsent.is_empty() {
             let outcomes = Outcomes {
-                stored: Vec::new(),
-                rejected: None,
                 unsent,
+                ..Outcomes::default()
             };
             tell(&batch.tag, outcomes);
         }

@@ -19,6 +19,7 @@ mod examination;
 mod key;
 mod knowledge;
 mod learning;
+mod recalling;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -241,7 +242,9 @@ impl Handler<Batch> for StreamRouter {
     fn handle(&mut self, batch: Batch, _: &mut Self::Context) {
         fault::point("stream_router.Batch");
         fault::strike("stream_router", self.parts.stream.name());
-        if !batch.tag.is_void() {
+        if batch.tag.is_recalled() {
+            recalling::give_back(&batch.tag, batch.rows);
+        } else if !batch.tag.is_void() {
             self.with_routing(|routing| routing.route(&batch.tag, batch.rows));
         }
     }

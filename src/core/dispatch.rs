@@ -128,6 +128,12 @@ impl<T: Sendable> Dispatch<T> {
         void.into_iter().map(|flow| self.queue.purge(flow)).sum()
     }
 
+    /// Takes the rows of a flow out that are certainly not in the stream, see
+    /// [`SendQueue::recall`].
+    pub fn recall(&mut self, flow: FlowId) -> Vec<T> {
+        self.queue.recall(flow)
+    }
+
     /// Takes everything out that waits, of each flow in order for each key; `None`
     /// while a call is in flight: what becomes of its rows is not known yet.
     pub fn hand_over(&mut self) -> Option<Vec<(FlowId, Vec<T>)>> {
@@ -289,7 +295,7 @@ impl<T: Sendable> Dispatch<T> {
         now: Moment,
         random: f64,
     ) -> Answer<T> {
-        let sent = std::mem::take(&mut self.in_flight);
+        let mut sent = std::mem::take(&mut self.in_flight);
         self.budget().answered(self.call, now);
         match answer {
             Ok(outcomes) if outcomes.len() == sent.len() => {
@@ -298,9 +304,15 @@ impl<T: Sendable> Dispatch<T> {
             }
             Ok(outcomes) => {
                 let reason = format!("{} results for {} records", outcomes.len(), sent.len());
+                sent.iter_mut().for_each(Parcel::doubt);
                 self.answered_none(sent, CallFailure::Unknown { reason }, now, random)
             }
-            Err(failure) => self.answered_none(sent, failure, now, random),
+            Err(failure) => {
+                if matches!(failure, CallFailure::Unknown { .. }) {
+                    sent.iter_mut().for_each(Parcel::doubt);
+                }
+                self.answered_none(sent, failure, now, random)
+            }
         }
     }
 
@@ -316,13 +328,14 @@ impl<T: Sendable> Dispatch<T> {
         let mut throttled_bytes = 0;
         let mut answer = Answer::nothing();
         let mut stored_rows = 0;
-        for (parcel, outcome) in sent.into_iter().zip(outcomes) {
+        for (mut parcel, outcome) in sent.into_iter().zip(outcomes) {
             match outcome {
                 RecordOutcome::Stored { shard, sequence } => {
                     if shard != self.shard {
                         answer.surprise = Some(shard.clone());
                     }
                     if self.is_misplaced(&parcel, &shard) {
+                        parcel.doubt();
                         answer.misplaced += parcel.len();
                         self.rows_apart_until = Some(now + ROWS_APART_FOR);
                         self.queue.failed(parcel, Turn::Next);

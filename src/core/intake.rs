@@ -17,6 +17,7 @@
 //!   row of them was handed and no mark lies inside. The merged rows take the
 //!   highest number; the position is written before any of them is handed.
 
+mod leaving;
 pub mod parking;
 mod record;
 mod resent;
@@ -202,12 +203,6 @@ impl Intake {
             && self.first_unsettled().is_none()
     }
 
-    /// Whether no handed row is waited for.
-    #[must_use]
-    pub fn nothing_handed(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.handed() == 0)
-    }
-
     /// Whether the probe should watch for news: all known rows have been read.
     #[must_use]
     pub fn wants_news(&self) -> bool {
@@ -389,12 +384,6 @@ impl Intake {
     #[must_use]
     pub fn handed(&self) -> usize {
         self.lanes.iter().map(Lane::handed).sum()
-    }
-
-    /// Rows handed whose outcomes have not come.
-    #[must_use]
-    pub fn unsettled(&self) -> usize {
-        self.lanes.iter().map(Lane::unsettled).sum()
     }
 
     /// Rows remembered by id alone.

@@ -30,7 +30,18 @@ struct Handed {
     seq: Seq,
     hash: u128,
     visible_since: Moment,
-    settled: bool,
+    fate: Fate,
+}
+
+/// What has become of a handed row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It waits in the writer, or is in a call.
+    UnderWay,
+    /// It is in the stream, or parked.
+    Settled,
+    /// It came back unsent.
+    Back,
 }
 
 /// One lane.
@@ -40,6 +51,8 @@ pub struct Lane {
     handed: VecDeque<Handed>,
     last_handed: Option<Seq>,
     unsettled: usize,
+    /// Of the unsettled rows, those that came back.
+    back: usize,
     /// Windows that handed rows lie in.
     windows: usize,
     stash: Stash,
@@ -58,6 +71,7 @@ impl Lane {
             handed: VecDeque::new(),
             last_handed: None,
             unsettled: 0,
+            back: 0,
             windows: 0,
             stash: Stash::default(),
             share: (2 * LEAST_SHARE).min(most_share),
@@ -90,14 +104,15 @@ impl Lane {
         for row in self.handed {
             let place = pieces.partition_point(|piece| piece.range.last < row.hash);
             if let Some(piece) = pieces.get_mut(place)
-                && !(row.settled && piece.handed.is_empty())
+                && !(row.fate == Fate::Settled && piece.handed.is_empty())
             {
                 let last = piece.handed.back();
                 piece.windows +=
                     usize::from(last.is_none_or(|last| last.seq.window != row.seq.window));
                 piece.handed.push_back(row);
                 piece.last_handed = Some(row.seq);
-                piece.unsettled += usize::from(!row.settled);
+                piece.unsettled += usize::from(row.fate != Fate::Settled);
+                piece.back += usize::from(row.fate == Fate::Back);
             }
         }
         (pieces, self.stash)
@@ -172,6 +187,24 @@ impl Lane {
         self.unsettled
     }
 
+    /// Rows handed of which it is yet to be heard what became of them.
+    #[must_use]
+    pub const fn under_way(&self) -> usize {
+        self.unsettled - self.back
+    }
+
+    /// Rows that are settled although an earlier one of the lane is not, in order.
+    pub fn settled_ahead(&self) -> impl Iterator<Item = Seq> + '_ {
+        let settled = self.handed.iter().filter(|row| row.fate == Fate::Settled);
+        settled.map(|row| row.seq)
+    }
+
+    /// The handed rows that are not settled, in order.
+    pub fn handed_unsettled(&self) -> impl Iterator<Item = Seq> + '_ {
+        let unsettled = self.handed.iter().filter(|row| row.fate != Fate::Settled);
+        unsettled.map(|row| row.seq)
+    }
+
     /// The row handed last.
     #[must_use]
     pub const fn last_handed(&self) -> Option<&Seq> {
@@ -199,7 +232,7 @@ impl Lane {
             seq,
             hash,
             visible_since,
-            settled: false,
+            fate: Fate::UnderWay,
         });
     }
 
@@ -219,20 +252,35 @@ impl Lane {
         self.fit_share(now);
         let place = self.handed.binary_search_by_key(&seq, |row| row.seq).ok()?;
         let row = self.handed.get_mut(place)?;
-        if row.settled {
-            return None;
+        match row.fate {
+            Fate::Settled => return None,
+            Fate::Back => self.back -= 1,
+            Fate::UnderWay => {}
         }
-        row.settled = true;
+        row.fate = Fate::Settled;
         self.unsettled -= 1;
         let visible_since = row.visible_since;
         self.settled_since_fit += 1;
-        while let Some(first) = self.handed.pop_front_if(|row| row.settled) {
+        while let Some(first) = self.handed.pop_front_if(|row| row.fate == Fate::Settled) {
             let next = self.handed.front();
             if next.is_none_or(|next| next.seq.window != first.seq.window) {
                 self.windows -= 1;
             }
         }
         Some(visible_since)
+    }
+
+    /// Notes that a handed row came back unsent: it stays unsettled, and nothing more
+    /// will be heard of it. Answers whether it was waited for.
+    pub fn came_back(&mut self, seq: Seq) -> bool {
+        let place = self.handed.binary_search_by_key(&seq, |row| row.seq);
+        let row = place.ok().and_then(|place| self.handed.get_mut(place));
+        let Some(row) = row.filter(|row| row.fate == Fate::UnderWay) else {
+            return false;
+        };
+        row.fate = Fate::Back;
+        self.back += 1;
+        true
     }
 
     /// The first handed row that is not settled.

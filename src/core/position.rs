@@ -82,6 +82,10 @@ pub struct Mark {
     pub settled: Seq,
 }
 
+/// The most rows a position names one by one: what all lanes of a pipeline have
+/// handed is seldom a tenth of it. Rows beyond are sent again.
+pub const MOST_AHEAD: usize = 32_768;
+
 /// The durable position of one pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
@@ -95,6 +99,10 @@ pub struct Position {
     pub settled_id: RowId,
     /// What is settled ahead of that, by rising range; the ranges do not overlap.
     pub marks: Vec<Mark>,
+    /// Rows that are settled although neither the prefix nor a mark says so, in order:
+    /// their shard took them before earlier ones of other keys. Written when a
+    /// pipeline is handed over; see [`MOST_AHEAD`].
+    pub ahead: Vec<Seq>,
     /// What the hash keys of the marks were made from: with another partition key
     /// template they say nothing. Empty when there are no marks.
     pub keyed_by: String,
@@ -111,6 +119,7 @@ impl Position {
             open: Vec::new(),
             settled_id: 0,
             marks: Vec::new(),
+            ahead: Vec::new(),
             keyed_by: String::new(),
             last_number: WindowNumber(0),
         }
@@ -151,11 +160,18 @@ impl Position {
         }
     }
 
+    /// Whether a row is among those that were settled out of their turn.
+    #[must_use]
+    pub fn has_settled_ahead(&self, seq: Seq) -> bool {
+        self.ahead.binary_search(&seq).is_ok()
+    }
+
     /// Whether a row was settled when this position was written.
     #[must_use]
     pub fn has_settled(&self, seq: Seq, hash: u128) -> bool {
         self.has_settled_all_before(seq)
             || self.mark_of(hash).is_some_and(|mark| seq <= mark.settled)
+            || self.has_settled_ahead(seq)
     }
 }
 

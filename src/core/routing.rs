@@ -231,6 +231,27 @@ impl<G: Clone, T: Sendable> Routing<G, T> {
         }
     }
 
+    /// Takes out the rows of some flows that wait for a writer or for a hand-over:
+    /// those that are certainly not in the stream.
+    pub fn recall(&mut self, is_recalled: impl Fn(&G) -> bool) -> Vec<(G, Vec<T>)> {
+        let mut recalled = Vec::new();
+        for slot in self.slots.values_mut() {
+            for groups in [&mut slot.returned, &mut slot.waiting] {
+                for (tag, rows) in groups.iter_mut().filter(|(tag, _)| is_recalled(tag)) {
+                    let (stay, go): (Vec<T>, Vec<T>) = std::mem::take(rows)
+                        .into_iter()
+                        .partition(Sendable::is_in_doubt);
+                    *rows = stay;
+                    if !go.is_empty() {
+                        recalled.push((tag.clone(), go));
+                    }
+                }
+                groups.retain(|(_, rows)| !rows.is_empty());
+            }
+        }
+        recalled
+    }
+
     fn begin(&mut self, map: Arc<ShardMap>, change: Change, steps: &mut Vec<Step<G, T>>) {
         let old = std::mem::replace(&mut self.map, map);
         let is_same =

@@ -55,6 +55,10 @@ pub enum Bug {
     ReplayPassesLetters,
     /// Rows of an aggregated record that went to another shard count as delivered.
     MisplacedIsDelivered,
+    /// A pipeline that is handed over does not say which rows were settled out of turn.
+    AheadIsForgotten,
+    /// A drain waits for all that lies in the writers, however full the shards are.
+    DrainWaitsForFullShards,
     /// A node whose leases could not be renewed goes on.
     ExpiredLeaseKept,
     /// A node goes on with its share of a shard although its row may have expired.

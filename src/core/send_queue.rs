@@ -18,6 +18,8 @@
 mod call;
 mod going_back;
 mod parcel;
+mod recall;
+mod sendable;
 mod shares;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -32,23 +34,11 @@ use call::CallInMaking;
 
 pub use going_back::Turn;
 pub use parcel::Parcel;
+pub use sendable::Sendable;
 pub use shares::Shares;
 
 /// One incarnation of a pipeline's reader; never used twice in a process.
 pub type FlowId = u64;
-
-/// A row on its way.
-pub trait Sendable {
-    /// The hash key of its partition key. Two keys with one hash are treated as
-    /// one key, which only makes them wait for each other.
-    fn hash(&self) -> u128;
-    /// Data plus partition key, in bytes.
-    fn weight(&self) -> usize;
-    /// The partition key, in bytes.
-    fn key_bytes(&self) -> usize;
-    /// Whether both have the same partition key, not only the same hash key.
-    fn is_of_key_of(&self, other: &Self) -> bool;
-}
 
 /// Whose rows they are.
 #[derive(Debug, Clone)]

@@ -5,11 +5,16 @@
 //! side by side name only where they begin, and neighbours that have settled the
 //! same are written as one. JSON numbers hold no hash key: those are hexadecimal
 //! texts.
+//!
+//! Beside them stand the rows that are settled ahead of all marks, if there are any:
+//! [`super::ahead`]. A relay that does not know of them passes over the member, and
+//! sends those rows again.
 
 use std::num::ParseIntError;
 
 use serde::{Deserialize, Serialize};
 
+use super::ahead;
 use crate::core::position::{Mark, Position, RowId, Seq, WindowNumber};
 use crate::core::shard_map::HashRange;
 
@@ -21,6 +26,8 @@ pub(super) enum MarksRecord {
     Keyed {
         keyed_by: String,
         ranges: Vec<MarkRecord>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        ahead: String,
     },
     /// None.
     Empty([u8; 0]),
@@ -44,7 +51,7 @@ pub(super) enum MarkRecord {
 
 impl MarksRecord {
     pub(super) fn of(position: &Position) -> Self {
-        if position.marks.is_empty() {
+        if position.marks.is_empty() && position.ahead.is_empty() {
             return Self::Empty([]);
         }
         let joined = join(&position.marks);
@@ -64,14 +71,19 @@ impl MarksRecord {
         Self::Keyed {
             keyed_by: position.keyed_by.clone(),
             ranges,
+            ahead: ahead::write(&position.ahead),
         }
     }
 
-    /// What the hash keys were made from, and the marks.
-    pub(super) fn read(self) -> Result<(String, Vec<Mark>), ParseIntError> {
-        let (keyed_by, ranges) = match self {
-            Self::Keyed { keyed_by, ranges } => (keyed_by, ranges),
-            Self::Empty(_) => (String::new(), Vec::new()),
+    /// Makes them part of a position.
+    pub(super) fn read_into(self, position: &mut Position) -> Result<(), ParseIntError> {
+        let Self::Keyed {
+            keyed_by,
+            ranges,
+            ahead,
+        } = self
+        else {
+            return Ok(());
         };
         let mut marks: Vec<Mark> = Vec::with_capacity(ranges.len());
         // From the last one on: a range may end where the next one begins.
@@ -96,7 +108,10 @@ impl MarksRecord {
             marks.push(Mark { range, settled });
         }
         marks.reverse();
-        Ok((keyed_by, marks))
+        position.keyed_by = keyed_by;
+        position.marks = marks;
+        position.ahead = ahead::read(&ahead)?;
+        Ok(())
     }
 }
 
@@ -130,17 +145,42 @@ mod tests {
         }
     }
 
+    fn read(text: &str) -> Position {
+        let record: MarksRecord = serde_json::from_str(text).expect("what was written");
+        let mut position = Position::start();
+        record.read_into(&mut position).expect("numbers");
+        position
+    }
+
     fn written_and_read(marks: Vec<Mark>) -> Vec<Mark> {
         let text = serde_json::to_string(&MarksRecord::of(&position(marks))).expect("json");
-        let record: MarksRecord = serde_json::from_str(&text).expect("what was written");
-        record.read().expect("hash keys").1
+        read(&text).marks
+    }
+
+    #[test]
+    fn rows_that_are_ahead_are_written_without_marks_too() {
+        let seq = |window, id| Seq {
+            window: WindowNumber(window),
+            id,
+        };
+        let written = Position {
+            ahead: vec![seq(3, 7), seq(3, 12), seq(4, 2)],
+            ..position(Vec::new())
+        };
+        let text = serde_json::to_string(&MarksRecord::of(&written)).expect("json");
+        assert_eq!(
+            text,
+            r#"{"keyed_by":"default {dedup_key}","ranges":[],"ahead":"3:7,5;4:2"}"#
+        );
+        assert_eq!(read(&text), written);
     }
 
     #[test]
     fn what_was_written_at_first_is_read() {
         let text = r#"{"keyed_by":"k","ranges":[{"first":"0","last":"ff","window":3,"id":7},{"first":"200","last":"2ff","window":4,"id":9}]}"#;
-        let record: MarksRecord = serde_json::from_str(text).expect("json");
-        let (keyed_by, marks) = record.read().expect("hash keys");
+        let Position {
+            keyed_by, marks, ..
+        } = read(text);
         assert_eq!(keyed_by, "k");
         let lasts: Vec<u128> = marks.iter().map(|mark| mark.range.last).collect();
         assert_eq!(lasts, [0xff, 0x2ff]);

@@ -9,6 +9,7 @@
 //!   that a connection pooler may stand in between;
 //! - `xid8` and `pg_snapshot` travel as text.
 
+mod ahead;
 pub mod catalog;
 pub mod checkup;
 mod error;

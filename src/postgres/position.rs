@@ -136,19 +136,20 @@ pub(super) async fn take(
         });
     }
     let marks: MarksRecord = serde_json::from_str(&marks).map_err(|error| unreadable(&error))?;
-    let (keyed_by, marks) = marks.read().map_err(|error| unreadable(&error))?;
     let last_number = u64::try_from(last_number).map_err(|error| unreadable(&error))?;
+    let mut position = Position {
+        base: base.parse().map_err(|error| unreadable(&error))?,
+        open,
+        settled_id,
+        last_number: WindowNumber(last_number),
+        ..Position::start()
+    };
+    let marks = marks.read_into(&mut position);
+    marks.map_err(|error| unreadable(&error))?;
     Ok(StoredPosition {
         outbox: OutboxId(outbox),
         is_here,
-        position: Position {
-            base: base.parse().map_err(|error| unreadable(&error))?,
-            open,
-            settled_id,
-            marks,
-            keyed_by,
-            last_number: WindowNumber(last_number),
-        },
+        position,
         began_after: u64::try_from(began_after).map_err(|error| unreadable(&error))?,
     })
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tidegate::demo::verdict::judge;
+
 use crate::pushed::{NARROW, PIPELINES, SHARDS, backlog, between, mark, push, since};
 use crate::relay::Relay;
 use crate::scenario::{PATIENCE, scenario_alone, until};
@@ -85,6 +87,9 @@ async fn three_nodes_push(way: Way, length: Length) {
         "{shares:?}"
     );
     eprintln!("a call takes {:.0} ms", call_millis(&first));
+    // Full shards or not: who joins sends what it was left, and nothing else.
+    let so_far = judge(&rows, &world.delivered(), &world.consumer.ranges());
+    assert_eq!(so_far.duplicates, 0, "{so_far:#?}");
 
     let killing = mark(&world);
     second.kill();

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
+use tidegate::core::shard_map::HashRange;
+use tidegate::demo::faults::Refused;
 use tidegate::demo::load::OutboxLoad;
 use tokio::time::Instant;
 
@@ -78,6 +80,9 @@ const MISSING: [Panic; 3] = [
 ];
 /// While shards are learnt.
 const LEARNING: [Panic; 1] = [("stream_router.WentTo", 3)];
+
+/// While a pipeline is handed over and its shards are full, twice.
+const RECALL: [Panic; 2] = [("stream_router.Recall", 1), ("shard_writer.Recall", 1)];
 
 /// While rows are to be sent again.
 const RESEND: [Panic; 1] = [("outbox_reader.LookForResends", 1)];
@@ -241,6 +246,7 @@ fn every_point_of_panic_is_tested() {
         &RESHARD_SUPERVISOR,
         &MISSING,
         &LEARNING,
+        &RECALL,
         &RESEND,
         &BOTH,
         &crate::retention::PANICS,
@@ -342,6 +348,32 @@ async fn a_router_that_panics_while_it_learns_is_restarted() {
         let put_only = [("AWS_ACCESS_KEY_ID", PUT_ONLY)];
         let run = Run::start_with(&LEARNING, "panic", &put_only).await;
         run.finish(&LEARNING).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn actors_that_panic_while_rows_are_recalled_are_restarted() {
+    scenario(3 * PATIENCE, async {
+        let run = Run::start(&RECALL, "panic").await;
+        run.world.wait_until_received(100).await;
+        let faults = run.world.emulator.faults();
+        for (point, _) in RECALL {
+            faults.refuse(Refused::Range(HashRange::ALL));
+            until("rows wait", PATIENCE, || {
+                run.relay.metric("tidegate_shard_queued_rows", &[]) > 0.0
+            })
+            .await;
+            let pause = "SELECT tide.relay_pause('pipeline', 'events')";
+            run.world.sql(pause).await;
+            run.wait_for(point).await;
+            faults.admit_all();
+            let resume = "SELECT tide.relay_resume('pipeline', 'events')";
+            run.world.sql(resume).await;
+            let received = run.world.consumer.received();
+            run.world.wait_until_received(received + 50).await;
+        }
+        run.finish(&RECALL).await;
     })
     .await;
 }

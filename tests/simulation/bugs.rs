@@ -19,7 +19,7 @@ enum Look {
 }
 
 /// Each mistake, and within how many seeds it must be found.
-const WITHIN: [(Bug, Look, u64); 25] = [
+const WITHIN: [(Bug, Look, u64); 27] = [
     (Bug::TwoOfAKeyInACall, Look::All, 5),
     (Bug::RefundThrottled, Look::All, 10),
     (Bug::CommitBeforeConfirm, Look::All, 10),
@@ -66,6 +66,16 @@ const WITHIN: [(Bug, Look, u64); 25] = [
     (
         Bug::RaisedWithoutRegard,
         Look::Own("shared_shard", Plan::shared_shard),
+        10,
+    ),
+    (
+        Bug::AheadIsForgotten,
+        Look::Own("handed_over", Plan::handed_over),
+        10,
+    ),
+    (
+        Bug::DrainWaitsForFullShards,
+        Look::Own("handed_over", Plan::handed_over),
         10,
     ),
     (

@@ -145,6 +145,8 @@ pub(crate) struct Plan {
     pub(crate) poison: PoisonPlan,
     /// The nodes see each other in a database of its own, which nothing happens to.
     pub(crate) coordinates_apart: bool,
+    /// Nodes that come and go are no reason to send anything twice.
+    pub(crate) hands_over_whole: bool,
 }
 
 impl Plan {
@@ -216,6 +218,7 @@ impl Plan {
             events: Vec::new(),
             poison: PoisonPlan::of(seed),
             coordinates_apart: false,
+            hands_over_whole: false,
         };
         if calm {
             // Only what must not cause a repeat.
@@ -402,9 +405,9 @@ impl Plan {
             self.panics,
             self.forgets,
         ];
+        let has_hard_events = self.nodes > 1 || self.events.iter().any(|one| one.causes_repeats());
         chances.iter().any(|chance| *chance > 0.0)
-            || self.nodes > 1
             || self.poison.may_repeat()
-            || self.events.iter().any(|event| event.causes_repeats())
+            || (has_hard_events && !self.hands_over_whole)
     }
 }

@@ -40,14 +40,16 @@ impl OutboxReader {
         self.releasing = true;
         self.busy_since = self.now();
         // No letter is left to be written: see `go_on`.
-        let position = self.intake.position_to_save(self.now());
+        let (position, letters) = self.intake.to_save_last(self.now());
+        self.report_violations();
+        self.say_left();
         let work = self.work.clone();
         let replay = self.resend.last_progress();
         let node = Arc::clone(&self.node);
         let last_acts = async move {
             let (store, pipeline, epoch) = (work.store, work.pipeline, work.epoch);
             let fenced = store
-                .save_position(&pipeline, epoch, &position, &[])
+                .save_position(&pipeline, epoch, &position, &letters)
                 .await?;
             if let Some(replay) = replay {
                 store.save_replay(&pipeline, epoch, &replay).await?;
@@ -88,7 +90,7 @@ impl OutboxReader {
             Some(rejected) => Exit::Blocked(rejected.reason.clone()),
             None => Exit::Stopped,
         };
-        let (position, letters) = self.intake.to_save(self.now());
+        let (position, letters) = self.intake.to_save_last(self.now());
         self.tag.make_void();
         let (work, node) = (self.work.clone(), Arc::clone(&self.node));
         let last_acts = async move {
@@ -141,7 +143,7 @@ impl OutboxReader {
     ) {
         self.releasing = true;
         self.busy_since = self.now();
-        let (position, letters) = self.intake.to_save(self.now());
+        let (position, letters) = self.intake.to_save_last(self.now());
         let last_act = self
             .workers
             .spawn(self.work.clone().save(position, letters));
@@ -177,10 +179,11 @@ impl Handler<FlowBecameVoid> for OutboxReader {
 impl Handler<Drain> for OutboxReader {
     type Result = ();
 
-    fn handle(&mut self, _: Drain, context: &mut Self::Context) {
+    fn handle(&mut self, drain: Drain, context: &mut Self::Context) {
         fault::point("outbox_reader.Drain");
         self.draining = true;
         self.intake.stop_reading();
+        self.will_recall(drain, context);
         self.go_on(context);
         context.run_later(BLOCKED_DRAIN, Self::give_up_if_blocked);
     }
@@ -192,7 +195,8 @@ impl Handler<GiveUp> for OutboxReader {
     fn handle(&mut self, message: GiveUp, context: &mut Self::Context) {
         fault::point("outbox_reader.GiveUp");
         let again = self.resend.handed() + self.letters.handed();
-        let rows = self.intake.handed() + self.intake.stashed() + self.intake.letters() + again;
+        // What came back, or is remembered by id, was not sent.
+        let rows = self.intake.under_way() + self.intake.letters() + again;
         message.left.store(rows as u64, Ordering::Relaxed);
         self.giving_up = true;
         self.go_on(context);

@@ -67,6 +67,7 @@ impl OutboxReader {
             envelope,
             ticket,
             purpose,
+            ..
         } in unsent
         {
             ticket.settle();

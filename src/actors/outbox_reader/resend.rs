@@ -134,6 +134,9 @@ impl OutboxReader {
         let Some(rows) = self.opened_again.take() else {
             return;
         };
+        if self.tag.is_recalled() {
+            return;
+        }
         let is_stale = has_parked || self.intake.letters() > 0;
         if rows.letters.is_none() && is_stale && !sabotage::is(Bug::ReplayPassesLetters) {
             return;

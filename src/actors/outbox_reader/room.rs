@@ -128,6 +128,10 @@ impl OutboxReader {
     /// Room for rows that have been read, now that nothing is reserved for them any
     /// more.
     pub(super) fn room_for(&self, rows: usize) -> Room {
+        if self.tag.is_recalled() {
+            // They are remembered by id.
+            return Room { rows: 0, bytes: 0 };
+        }
         let tag = &self.tag;
         let is_alone = self.pass.is_some();
         let free = tag.own.free_bytes().min(tag.shared.free_bytes());

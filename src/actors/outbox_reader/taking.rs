@@ -175,6 +175,10 @@ impl OutboxReader {
     fn take_back(&mut self, lane: StashOf, asked: &[Seq], rows: Rendered) {
         self.end_reservation();
         self.note_live(&rows);
+        if self.tag.is_recalled() {
+            // They stay where they are.
+            return;
+        }
         let mut room = self.room_for(rows.items.len());
         let mut items = rows.items.into_iter().peekable();
         let mut handed = Vec::new();
@@ -255,6 +259,7 @@ impl OutboxReader {
             ticket: Ticket::take_with(tag, envelope.memory(), pass.take()),
             envelope,
             purpose,
+            in_doubt: false,
         });
         let batch = Batch {
             tag: Arc::clone(tag),
@@ -309,6 +314,7 @@ impl Handler<Outcomes> for OutboxReader {
                 entry.delivered_rows += stored;
             });
         self.take_rejected(outcomes.rejected, outcomes.unsent);
+        self.take_recalled(outcomes.recalled);
         self.free_rejected_keys();
         self.go_on(context);
     }

@@ -61,6 +61,6 @@ impl OutboxReader {
     /// Every row that is on its way has its ticket somewhere. Rows that are waited
     /// for and have none: their outcomes were told, and did not come here.
     fn has_lost_outcomes(&self) -> bool {
-        self.intake.unsettled() > self.tag.own.rows()
+        self.intake.under_way() > self.tag.own.rows()
     }
 }

@@ -74,8 +74,7 @@ impl ShardWriter {
                 &tag,
                 Outcomes {
                     stored,
-                    rejected: None,
-                    unsent: Vec::new(),
+                    ..Outcomes::default()
                 },
             );
         }
@@ -115,9 +114,9 @@ impl ShardWriter {
             shown: format!("Kinesis refuses the record ({code})"),
         };
         let outcomes = Outcomes {
-            stored: Vec::new(),
             rejected: Some(rejected),
             unsent,
+            ..Outcomes::default()
         };
         tell(&tag, outcomes);
     }

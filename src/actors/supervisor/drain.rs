@@ -1,7 +1,7 @@
 //! Stopping in order.
 //!
 //! ```text
-//! asked -> reading has stopped, what was sent is waited for
+//! asked -> reading has stopped, what was sent is waited for, what was not is taken back
 //!   all settled, positions written, leases given back -------------> drained
 //!   grace over -> readers write what is settled and give leases back -> cut off
 //!     last acts over (a database that does not answer) -------------> cut off
@@ -68,7 +68,8 @@ impl Supervisor {
         let until = self.clock.now() + grace;
         for (key, slot) in &mut self.pipelines {
             if let Run::Running { reader, .. } = &slot.run {
-                if reader.try_send(Drain).is_err() {
+                let sends_all = false;
+                if reader.try_send(Drain { until, sends_all }).is_err() {
                     tracing::debug!(pipeline = %key, "a reader is gone");
                 }
                 legal(slot.life.drains(until));

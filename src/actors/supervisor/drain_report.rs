@@ -20,7 +20,7 @@ pub struct DrainReport {
 pub struct LeftBehind {
     /// The pipeline.
     pub pipeline: PipelineKey,
-    /// Rows that were read and not settled, where that is known.
+    /// Rows that were sent and are not settled, where that is known.
     pub rows: Option<u64>,
     /// Why it was cut off.
     pub why: String,

@@ -23,6 +23,12 @@ impl Sendable for Row {
     fn is_of_key_of(&self, _: &Self) -> bool {
         true
     }
+
+    fn doubt(&mut self) {}
+
+    fn is_in_doubt(&self) -> bool {
+        false
+    }
 }
 
 fn writer(keys: u128) -> Dispatch<Row> {

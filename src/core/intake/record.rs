@@ -16,17 +16,23 @@ const MARKS_AFTER: Duration = Duration::from_secs(1);
 impl Intake {
     /// The position to write down now, after closing and merging what can be.
     pub fn position_to_save(&mut self, now: Moment) -> Position {
+        self.position_to_write(now, false)
+    }
+
+    /// `is_last`: nothing more will be written, so it says all that is known.
+    pub(super) fn position_to_write(&mut self, now: Moment, is_last: bool) -> Position {
         self.dirty = false;
         self.close_settled();
         self.join_empty_lanes();
         if self.position.open.len() > self.limits.merge_above && self.backlogs.is_empty() {
             self.merge_windows();
         }
-        self.position.marks = if self.needs_marks(now) {
+        self.position.marks = if is_last || self.needs_marks(now) {
             self.marks()
         } else {
             Vec::new()
         };
+        self.position.ahead = if is_last { self.ahead() } else { Vec::new() };
         self.position.keyed_by = if self.position.marks.is_empty() {
             String::new()
         } else {
@@ -55,9 +61,15 @@ impl Intake {
         let position = &self.position;
         let mut found = std::mem::take(&mut self.violations);
         for lane in &self.lanes {
-            let passed = self
-                .first_unsettled_of(lane)
-                .filter(|row| position.has_settled(*row, lane.range().first));
+            let first = self.first_unsettled_of(lane);
+            let passed = first.filter(|row| position.has_settled(*row, lane.range().first));
+            // Only rows that are named one by one lie behind the first.
+            let named = || {
+                lane.handed_unsettled()
+                    .find(|row| position.has_settled_ahead(*row))
+            };
+            let names_any = !position.ahead.is_empty();
+            let passed = passed.or_else(|| names_any.then(named).flatten());
             let holds = invariants::passes_only_settled(passed.is_some(), false);
             found.check(Invariant::Loss, holds, || {
                 format!("the position to be written passes row {passed:?}, which is not settled")
@@ -145,6 +157,10 @@ impl Intake {
             let floor = settled_before.map_or(0, |_| self.recorded.settled_id);
             self.position.settled_id = row.id.saturating_sub(1).max(floor);
         }
+        // What was named one by one has been read when the prefix has come past it.
+        let position = &self.position;
+        let named = &mut self.recorded.ahead;
+        named.drain(..named.partition_point(|row| position.has_settled_all_before(*row)));
     }
 
     fn needs_marks(&self, now: Moment) -> bool {

@@ -12,6 +12,7 @@ use super::*;
 use crate::core::position::RowId;
 use crate::core::snapshot::Xid;
 
+mod handing_over;
 mod resharding;
 mod stuck_lane;
 
@@ -176,9 +177,13 @@ impl World {
     }
 
     fn save(&mut self) {
-        let before = self.durable.clone();
-        self.durable = self.intake.position_to_save(self.now);
+        let position = self.intake.position_to_save(self.now);
+        self.written(position);
         self.intake.saved(self.now);
+    }
+
+    fn written(&mut self, position: Position) {
+        let before = std::mem::replace(&mut self.durable, position);
         self.most_windows = self.most_windows.max(self.durable.open.len());
         assert!(self.durable.base.covers(&before.base), "the base went back");
         for row in &self.database.rows {
@@ -324,6 +329,7 @@ enum Step {
     Pass { millis: u64 },
     Reshard { cuts: BTreeSet<usize> },
     Crash,
+    HandOver,
 }
 
 fn step(crashes: u32, reshards: u32) -> impl Strategy<Value = Step> {
@@ -398,6 +404,7 @@ fn run(steps: Vec<Step>, limits: IntakeLimits, stuck: bool) -> World {
             Step::Pass { millis } => world.now = world.now + Duration::from_millis(millis),
             Step::Reshard { cuts } => world.reshard(&cuts),
             Step::Crash => world.crash(),
+            Step::HandOver => world.hand_over(),
         }
     }
     world

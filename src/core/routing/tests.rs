@@ -11,6 +11,9 @@ struct Row {
     serial: usize,
 }
 
+/// Rows from here on may be in the stream.
+const IN_DOUBT: usize = 1000;
+
 impl Sendable for Row {
     fn hash(&self) -> u128 {
         self.hash
@@ -26,6 +29,12 @@ impl Sendable for Row {
 
     fn is_of_key_of(&self, _: &Self) -> bool {
         true
+    }
+
+    fn doubt(&mut self) {}
+
+    fn is_in_doubt(&self) -> bool {
+        self.serial >= IN_DOUBT
     }
 }
 
@@ -179,4 +188,38 @@ fn the_newest_map_waits_for_the_end_of_a_hand_over() {
     assert_eq!(routing.map().shards()[0].id, "d".into());
     let steps = routing.writer_ready(&"d".into());
     assert_eq!(steps, [deliver("d", 'f', vec![row(1, 1)])]);
+}
+
+#[test]
+fn a_recall_takes_what_waits_and_was_in_no_call() {
+    let mut routing = ready(&[(0, "a"), (100, "z")]);
+    assert_eq!(routing.writer_gone(&"z".into()), []);
+    let halves = map(&[(0, "b"), (50, "c"), (100, "z")]);
+    assert_eq!(routing.reshard(halves, Change::Reshard), [ask("a", 1)]);
+    for tag in ['f', 'g'] {
+        let waiting = vec![row(60, 2), row(200, 2)];
+        assert_eq!(routing.route(&tag, waiting), []);
+    }
+    assert_eq!(routing.writer_ready(&"b".into()), []);
+    let back = vec![('f', vec![row(60, IN_DOUBT), row(60, 1)])];
+    assert_eq!(routing.given_back(&"a".into(), 1, back), [retire("a")]);
+
+    let recalled = routing.recall(|tag| *tag == 'f');
+    let rows = recalled.into_iter().flat_map(|(tag, rows)| {
+        assert_eq!(tag, 'f');
+        rows
+    });
+    let mut rows: Vec<(u128, usize)> = rows.map(|row| (row.hash, row.serial)).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, [(60, 1), (60, 2), (200, 2)]);
+    assert_eq!(routing.recall(|tag| *tag == 'f'), [], "once");
+
+    let steps = routing.writer_ready(&"c".into());
+    let expected = [
+        deliver("c", 'f', vec![row(60, IN_DOUBT)]),
+        deliver("c", 'g', vec![row(60, 2)]),
+    ];
+    assert_eq!(steps, expected, "what may be in the stream goes on");
+    let steps = routing.writer_ready(&"z".into());
+    assert_eq!(steps, [deliver("z", 'g', vec![row(200, 2)])]);
 }

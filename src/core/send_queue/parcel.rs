@@ -76,6 +76,12 @@ impl<T: Sendable> Parcel<T> {
         iter::once(&self.first).chain(&self.rest)
     }
 
+    /// It may be in the stream.
+    pub(in crate::core) fn doubt(&mut self) {
+        self.first.doubt();
+        self.rest.iter_mut().for_each(Sendable::doubt);
+    }
+
     /// Its rows, in order.
     pub fn into_rows(self) -> impl DoubleEndedIterator<Item = T> {
         iter::once(self.first).chain(self.rest)

@@ -1,4 +1,5 @@
 mod packing;
+mod recall;
 
 use std::collections::HashSet;
 
@@ -28,6 +29,12 @@ impl Sendable for Row {
 
     fn is_of_key_of(&self, _: &Self) -> bool {
         true
+    }
+
+    fn doubt(&mut self) {}
+
+    fn is_in_doubt(&self) -> bool {
+        false
     }
 }
 

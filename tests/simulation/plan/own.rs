@@ -109,7 +109,28 @@ impl Plan {
         }
     }
 
-    /// The same, and nodes see each other in another database than the pipelines': who is
+    /// Nodes join and leave while the shard that they share is full, and nothing else
+    /// happens: nothing comes twice.
+    pub(crate) fn handed_over(seed: u64) -> Self {
+        let plan = Self::shared_shard(seed);
+        let dice = &mut Dice::new(seed ^ 0x4a4d_ed0e);
+        Self {
+            // Busy keys have many rows behind others of other keys.
+            keys: 2 + dice.below(10),
+            event_every_millis: 3_000.0,
+            events: vec![Event::RestartNode],
+            store: StoreFaults::default(),
+            put: PutFaults {
+                record_fails: 0.05,
+                throttled: 0.05,
+                ..PutFaults::default()
+            },
+            hands_over_whole: true,
+            ..plan
+        }
+    }
+
+    /// As for several nodes, and nodes see each other in another database than the pipelines': who is
     /// cut off from these still has its share of the shards.
     pub(crate) fn coordinated_apart(seed: u64) -> Self {
         Self {

@@ -29,6 +29,12 @@ impl Sendable for Keyed {
     fn is_of_key_of(&self, _: &Self) -> bool {
         true
     }
+
+    fn doubt(&mut self) {}
+
+    fn is_in_doubt(&self) -> bool {
+        false
+    }
 }
 
 fn unlimited() -> SharedBudget {
