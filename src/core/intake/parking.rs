@@ -227,15 +227,15 @@ impl Intake {
 
     /// The position to write down now, and the letters to write with it.
     pub fn to_save(&mut self, now: Moment) -> (Position, Vec<DeadLetter>) {
-        self.to_write(now, false)
+        self.take_to_write(now, false)
     }
 
     /// The last position this reader writes down, and the letters to write with it.
     pub fn to_save_last(&mut self, now: Moment) -> (Position, Vec<DeadLetter>) {
-        self.to_write(now, true)
+        self.take_to_write(now, true)
     }
 
-    fn to_write(&mut self, now: Moment, is_last: bool) -> (Position, Vec<DeadLetter>) {
+    fn take_to_write(&mut self, now: Moment, is_last: bool) -> (Position, Vec<DeadLetter>) {
         self.parking.take_along();
         let position = self.position_to_write(now, is_last);
         self.dirty = !self.parking.to_write.is_empty();

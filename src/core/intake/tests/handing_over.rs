@@ -25,9 +25,12 @@ impl World {
 
 /// Nothing that would cause a repeat by itself.
 fn calm(reshards: u32) -> impl Strategy<Value = Step> {
-    let step = step(0, reshards).prop_map(|step| match step {
-        Step::Send { hash, .. } => Step::Send { hash, told: true },
-        other => other,
+    let step = step(0, reshards).prop_map(|step| {
+        if let Step::Send { hash, .. } = step {
+            Step::Send { hash, told: true }
+        } else {
+            step
+        }
     });
     prop_oneof![
         40 => step,
