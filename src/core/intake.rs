@@ -76,6 +76,8 @@ pub struct Ready {
 pub struct Intake {
     limits: IntakeLimits,
     keyed_by: String,
+    /// Settled rows that the last position had no room to name.
+    unnamed: usize,
     recorded: Position,
     position: Position,
     opened_at: Vec<(WindowNumber, Moment)>,
@@ -129,6 +131,7 @@ impl Intake {
         Self {
             limits,
             keyed_by: keyed_by.to_owned(),
+            unnamed: 0,
             position: recorded.clone(),
             opened_at: recorded
                 .open

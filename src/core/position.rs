@@ -82,9 +82,10 @@ pub struct Mark {
     pub settled: Seq,
 }
 
-/// The most rows a position names one by one: what all lanes of a pipeline have
-/// handed is seldom a tenth of it. Rows beyond are sent again.
-pub const MOST_AHEAD: usize = 32_768;
+/// The most rows a position names one by one. A lane may have as many behind a slow key as
+/// its share, two seconds of its shard's rate: 2,000 for each of 64 full shards. Rows
+/// beyond are sent again.
+pub const MOST_AHEAD: usize = 131_072;
 
 /// The durable position of one pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -89,7 +89,7 @@ async fn judge(fleet: &Fleet, rows: &[Committed]) {
 async fn two_begin_at_once(way: Way) {
     let fleet = Fleet::new(way, SHARDS, PIPELINES).await;
     assert_eq!(fleet.world.number(TRACES).await, 0, "nobody has been here");
-    let mut rows = publish(&fleet, 200).await;
+    let mut rows = publish(&fleet, 400).await;
     let watch = Watch::begin(fleet.pool().clone());
     let (first, second) = tokio::join!(fleet.node(), fleet.node());
     fleet.balanced(&[&first, &second]).await;

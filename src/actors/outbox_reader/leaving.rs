@@ -68,7 +68,11 @@ impl OutboxReader {
     pub(super) fn say_left(&mut self) {
         let rows = std::mem::take(&mut self.left);
         if rows > 0 {
-            tracing::info!(pipeline = %self.key, rows, "its shards are full: rows that were not sent are left to the next owner");
+            tracing::info!(pipeline = %self.key, rows, "rows that were not sent are left to the next owner");
+        }
+        let rows = self.intake.unnamed();
+        if rows > 0 {
+            tracing::warn!(pipeline = %self.key, rows, "more rows were sent out of turn than a position can name; these will be sent again");
         }
     }
 }

@@ -22,6 +22,12 @@ impl Intake {
         self.lanes.iter().map(Lane::under_way).sum()
     }
 
+    /// Rows that the last position had no room to name: they will come again.
+    #[must_use]
+    pub const fn unnamed(&self) -> usize {
+        self.unnamed
+    }
+
     /// A handed row came back unsent: it stays unsettled and is waited for no more.
     /// Answers whether it was.
     pub fn came_back(&mut self, seq: Seq, hash: u128) -> bool {
@@ -33,7 +39,7 @@ impl Intake {
     /// The rows that are settled and that neither prefix nor marks cover, as far as
     /// they may be named. What an earlier incarnation named and this one has not
     /// come past stays named.
-    pub(super) fn ahead(&self) -> Vec<Seq> {
+    pub(super) fn ahead(&mut self) -> Vec<Seq> {
         if sabotage::is(Bug::AheadIsForgotten) {
             return Vec::new();
         }
@@ -45,6 +51,7 @@ impl Intake {
         ahead.retain(|row| !letters.contains(row));
         ahead.sort_unstable();
         ahead.dedup();
+        self.unnamed = ahead.len().saturating_sub(MOST_AHEAD);
         ahead.truncate(MOST_AHEAD);
         ahead
     }

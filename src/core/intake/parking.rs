@@ -129,7 +129,9 @@ impl Intake {
         }
         let settled = match &letter.key {
             Some(key) => self.recorded.has_settled(seq, hash_key(key)),
-            None => self.recorded.has_settled_all_before(seq),
+            None => {
+                self.recorded.has_settled_all_before(seq) || self.recorded.has_settled_ahead(seq)
+            }
         };
         if settled {
             return false;
@@ -326,6 +328,20 @@ mod tests {
             blocks_key: key.is_some(),
             weight,
         }
+    }
+
+    /// Its definition made a record of it then, and does not now.
+    #[test]
+    fn a_row_without_key_that_was_sent_out_of_turn_gets_no_letter() {
+        let (mut before, window) = intake(OnPoison::Park);
+        let mut recorded = before.position_to_save(LATER);
+        let row = |id| Seq { window, id };
+        recorded.ahead = vec![row(2)];
+        let whole = [crate::core::shard_map::HashRange::ALL];
+        let limits = before.limits;
+        let mut next = Intake::new(recorded, "k", &whole, limits, LATER);
+        assert!(!next.park_read(letter(row(2), None, 1)), "it was sent");
+        assert!(next.park_read(letter(row(3), None, 1)));
     }
 
     #[test]

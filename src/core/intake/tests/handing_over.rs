@@ -141,5 +141,6 @@ fn a_position_names_no_more_rows_than_it_may() {
     assert!(next.came_back(row(1), 5));
     let (position, _) = next.to_save_last(Moment::ORIGIN);
     assert_eq!(position.ahead.len(), MOST_AHEAD);
+    assert_eq!(next.unnamed(), 1, "and how many are not is known");
     assert_eq!(position.ahead.first(), Some(&row(2)), "the first are kept");
 }
