@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate::core::shard_map::HashRange;
-use tidegate::demo::faults::Refused;
+use tidegate::demo::faults::{Applied, CallFault, Often, Operation};
 use tidegate::demo::load::OutboxLoad;
 use tokio::time::Instant;
 
@@ -76,16 +75,23 @@ async fn drained_relays_repeat_nothing() {
     .await;
 }
 
-/// All hash keys.
-const EVERYTHING: HashRange = HashRange {
-    first: 0,
-    last: u128::MAX,
-};
+/// Of no call it is known what became of it: a drain waits for that. (What is refused
+/// for certain is left to the next owner.)
+async fn world_of_silence() -> World {
+    let world = World::new(1).await;
+    world.pipeline("events", json!({})).await;
+    let silence = CallFault::Hang {
+        hold: PATIENCE,
+        applied: Applied::Never,
+    };
+    let faults = world.emulator.faults();
+    faults.inject(Operation::PutRecords, Often::Always, silence);
+    world
+}
 
-/// Waits until rows are in flight that the service does not take.
-async fn wait_for_refusals(relay: &Relay) {
-    until("rows are refused", PATIENCE, || {
-        relay.metric("tidegate_records_throttled_total", &[]) > 0.0
+async fn wait_for_a_call(world: &World) {
+    until("a call is not answered", PATIENCE, || {
+        world.emulator.tally().calls(Operation::PutRecords) > 0
     })
     .await;
 }
@@ -93,12 +99,10 @@ async fn wait_for_refusals(relay: &Relay) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_a_drain_at_once() {
     scenario(2 * PATIENCE, async {
-        let world = World::new(1).await;
-        world.pipeline("events", json!({})).await;
-        world.emulator.faults().refuse(Refused::Range(EVERYTHING));
+        let world = world_of_silence().await;
         let rows = world.publish_many("events", 50, 10, 10).await;
         let relay = world.relay().await;
-        wait_for_refusals(&relay).await;
+        wait_for_a_call(&world).await;
         relay.signal("TERM");
         until("it drains", PATIENCE, || {
             relay.status()["phase"] == "draining"
@@ -111,7 +115,7 @@ async fn a_second_signal_ends_a_drain_at_once() {
         let took = asked.elapsed();
         assert!(took < Duration::from_secs(2), "{took:?}");
 
-        world.emulator.faults().admit_all();
+        world.emulator.faults().heal();
         let relay = world.relay().await;
         let verdict = world.judge(&rows).await;
         assert!(verdict.is_clean(), "{verdict:#?}");
@@ -123,13 +127,11 @@ async fn a_second_signal_ends_a_drain_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_ends_when_its_grace_is_over() {
     scenario(2 * PATIENCE, async {
-        let world = World::new(1).await;
-        world.pipeline("events", json!({})).await;
-        world.emulator.faults().refuse(Refused::Range(EVERYTHING));
+        let world = world_of_silence().await;
         let rows = world.publish_many("events", 50, 10, 10).await;
         let short = [("TIDEGATE__LIMITS__DRAIN_GRACE", "1s")];
         let relay = world.relay_with(&short).await;
-        wait_for_refusals(&relay).await;
+        wait_for_a_call(&world).await;
         let asked = Instant::now();
         relay.signal("TERM");
         let what = "it gives up";
@@ -142,7 +144,7 @@ async fn a_drain_ends_when_its_grace_is_over() {
         let grace = Duration::from_secs(1);
         assert!(took >= grace && took < 5 * grace, "{took:?}");
 
-        world.emulator.faults().admit_all();
+        world.emulator.faults().heal();
         let relay = world.relay().await;
         let verdict = world.judge(&rows).await;
         assert!(verdict.is_clean(), "{verdict:#?}");
@@ -154,22 +156,20 @@ async fn a_drain_ends_when_its_grace_is_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_supervisor_that_panics_while_it_drains_still_ends() {
     scenario(2 * PATIENCE, async {
-        let world = World::new(1).await;
-        world.pipeline("events", json!({})).await;
-        world.emulator.faults().refuse(Refused::Range(EVERYTHING));
+        let world = world_of_silence().await;
         let rows = world.publish_many("events", 50, 10, 10).await;
         let settings = [
             ("TIDEGATE_TEST_FAULTS", "supervisor.Tick=60"),
             ("TIDEGATE__LIMITS__DRAIN_GRACE", "10m"),
         ];
         let relay = world.relay_with(&settings).await;
-        wait_for_refusals(&relay).await;
+        wait_for_a_call(&world).await;
         relay.signal("TERM");
         until("it drains", PATIENCE, || relay.log_lines(&["draining"]) > 0).await;
         assert_eq!(relay.log_lines(&["asked for a panic"]), 0, "too early");
         assert_eq!(relay.exit_code(PATIENCE).await, 1);
 
-        world.emulator.faults().admit_all();
+        world.emulator.faults().heal();
         let relay = world.relay().await;
         let verdict = world.judge(&rows).await;
         assert!(verdict.is_clean(), "{verdict:#?}");
@@ -182,9 +182,7 @@ async fn a_supervisor_that_panics_while_it_drains_still_ends() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_panics_when_it_is_cut_off_holds_no_drain() {
     scenario(2 * PATIENCE, async {
-        let world = World::new(1).await;
-        world.pipeline("events", json!({})).await;
-        world.emulator.faults().refuse(Refused::Range(EVERYTHING));
+        let world = world_of_silence().await;
         let rows = world.publish_many("events", 50, 10, 10).await;
         let fault = PANICS.map(|(point, pass)| format!("{point}={pass}"))[0].clone();
         let settings = [
@@ -193,13 +191,13 @@ async fn a_reader_that_panics_when_it_is_cut_off_holds_no_drain() {
             ("TIDEGATE__CLUSTER__LEASE", "1h"),
         ];
         let mut relay = world.relay_with(&settings).await;
-        wait_for_refusals(&relay).await;
+        wait_for_a_call(&world).await;
         relay.signal("TERM");
         assert_eq!(relay.end(PATIENCE).await, 0);
         let words = ["the drain was cut off", "it panicked"];
         assert_eq!(relay.log_lines(&words), 1, "{}", relay.log());
 
-        world.emulator.faults().admit_all();
+        world.emulator.faults().heal();
         let relay = world.relay().await;
         let verdict = world.judge(&rows).await;
         assert!(verdict.is_clean(), "{verdict:#?}");
