@@ -7,7 +7,7 @@ use tidegate::demo::faults::{Applied, CallFault, Often, Operation};
 use tidegate::demo::load::OutboxLoad;
 use tokio::time::Instant;
 
-use crate::relay::{Relay, program};
+use crate::relay::program;
 use crate::scenario::{PATIENCE, scenario, until};
 use crate::world::World;
 
