@@ -41,6 +41,8 @@ fn in_two_regions(relay: &Relay) -> Value {
     let shards = streams[0]["shards"].as_array_mut().expect("shards");
     for shard in shards.iter_mut().take(2) {
         shard["waits"] = json!({"waits_for": "kinesis", "seconds": 130.0});
+        shard["records_utilisation"] = json!(0.0);
+        shard["bytes_utilisation"] = json!(0.0);
     }
     streams[0]["shards"][0]["records_utilisation"] = json!(0.5);
     status["streams"] = json!(streams);
