@@ -79,6 +79,10 @@ async fn judge(fleet: &Fleet, rows: &[Committed]) {
     assert!(verdict.is_clean(), "{verdict:#?}");
     assert_eq!(verdict.duplicates, 0, "{verdict:#?}");
     let counts = fleet.world.emulator.tally().total(STREAM);
+    eprintln!(
+        "{} of {} records throttled",
+        counts.throttled_records, counts.offered_records
+    );
     assert!(
         counts.throttled_records * 200 <= counts.offered_records,
         "{counts:?}"
