@@ -1,8 +1,9 @@
 //! Every message between the actors: who sends it, who handles it, and what
 //! follows. Data goes one way (reader, router, writer); what runs back are
-//! outcomes and dropped tickets, and one thing more: when a shard is gone, its
+//! outcomes and dropped tickets, and two things more: when a shard is gone, its
 //! writer gives the rows that wait in it back to the router, which sends them on
-//! to the writers of the shards that took its place.
+//! to the writers of the shards that took its place; and when a pipeline is handed
+//! over, its rows that are in no call go back to its reader.
 //!
 //! No message has an answer: two actors that wait for each other deadlock.
 //! Every send is a `try_send`; a closed mailbox means that the receiver died,
