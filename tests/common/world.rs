@@ -18,6 +18,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 use tidegate::demo::consumer::{Arrived, StreamConsumer};
 use tidegate::demo::delivered::{Delivered, EventId};
 use tidegate::demo::emulator::{Emulator, EmulatorOptions};
+use tidegate::demo::faults::{Applied, CallFault, Often, Operation};
 use tidegate::demo::load::{Load, LoadOptions, LoadReport, OutboxLoad};
 use tidegate::demo::verdict::{Committed, Verdict, consume_by_seq, judge};
 use tokio::time::Instant;
@@ -222,6 +223,18 @@ impl World {
     /// Has the last words of a relay that was started otherwise compared, too.
     pub(crate) fn keeps_book_of(&self, relay: Relay) -> Relay {
         relay.in_ledger(&self.ledger)
+    }
+
+    /// Has no PutRecords call answered until the faults are healed, nor applied: what
+    /// becomes of its rows is in doubt, which a drain waits for. (What is refused for
+    /// certain is left to the next owner.)
+    pub(crate) fn answer_no_puts(&self) {
+        let silence = CallFault::Hang {
+            hold: PATIENCE,
+            applied: Applied::Never,
+        };
+        let faults = self.emulator.faults();
+        faults.inject(Operation::PutRecords, Often::Always, silence);
     }
 
     /// Starts publishers.

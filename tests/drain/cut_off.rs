@@ -39,16 +39,11 @@ async fn a_stream_that_answers_nothing_holds_no_drain_beyond_its_grace() {
         let world = World::new(1).await;
         world.pipeline("events", json!({})).await;
         world.pipeline("idle", json!({})).await;
-        let silence = CallFault::Hang {
-            hold: PATIENCE,
-            applied: Applied::Never,
-        };
         let mut rows = world.publish_many("events", 1, 1, 10).await;
         let mut relay = world.relay_with(&[SHORT_GRACE, LONG_LEASE]).await;
         relay.wait_for_state("idle", "running").await;
         world.wait_until_received(1).await;
-        let faults = world.emulator.faults();
-        faults.inject(Operation::PutRecords, Often::Always, silence);
+        world.answer_no_puts();
         // Each has a key of its own, and the shard has had nothing to do: all go in one
         // call. What was in none would be left to the next owner.
         rows.extend(world.publish_many("events", 50, 50, 10).await);
@@ -104,13 +99,8 @@ async fn what_is_settled_is_written_when_the_grace_is_over() {
         .await;
         // Of what is refused it is known that it was not stored: it would be left to
         // the next owner. So that there is something to wait for, nothing is answered.
-        let silence = CallFault::Hang {
-            hold: PATIENCE,
-            applied: Applied::Never,
-        };
-        let faults = world.emulator.faults();
         let calls = world.emulator.tally().calls(Operation::PutRecords);
-        faults.inject(Operation::PutRecords, Often::Always, silence);
+        world.answer_no_puts();
         until("a call is not answered", PATIENCE, || {
             world.emulator.tally().calls(Operation::PutRecords) > calls
         })
@@ -136,12 +126,7 @@ async fn a_second_signal_ends_the_process_at_once() {
         let world = World::new(1).await;
         world.pipeline("events", json!({})).await;
         // What is refused for certain would be left to the next owner within a second.
-        let silence = CallFault::Hang {
-            hold: PATIENCE,
-            applied: Applied::Never,
-        };
-        let faults = world.emulator.faults();
-        faults.inject(Operation::PutRecords, Often::Always, silence);
+        world.answer_no_puts();
         let rows = world.publish_many("events", 50, 10, 10).await;
         for (first, second) in [("TERM", "INT"), ("INT", "TERM")] {
             let mut relay = world.relay().await;

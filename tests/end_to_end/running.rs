@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate::demo::faults::{Applied, CallFault, Often, Operation};
+use tidegate::demo::faults::Operation;
 use tidegate::demo::load::OutboxLoad;
 use tokio::time::Instant;
 
@@ -80,12 +80,7 @@ async fn drained_relays_repeat_nothing() {
 async fn world_of_silence() -> World {
     let world = World::new(1).await;
     world.pipeline("events", json!({})).await;
-    let silence = CallFault::Hang {
-        hold: PATIENCE,
-        applied: Applied::Never,
-    };
-    let faults = world.emulator.faults();
-    faults.inject(Operation::PutRecords, Often::Always, silence);
+    world.answer_no_puts();
     world
 }
 

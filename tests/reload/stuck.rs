@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use tidegate::core::shard_map::HashRange;
-use tidegate::demo::faults::{Applied, CallFault, Often, Operation, Refused};
+use tidegate::demo::faults::Refused;
 
 use crate::configured::{File, take};
 use crate::relay::Relay;
@@ -59,12 +59,7 @@ async fn unanswered(world: &World, file: &File) -> Relay {
     relay.wait_for_state("events", "running").await;
     let rows = world.publish_many("events", 20, 5, 10).await;
     world.wait_for(&rows, PATIENCE).await;
-    let silence = CallFault::Hang {
-        hold: PATIENCE,
-        applied: Applied::Never,
-    };
-    let faults = world.emulator.faults();
-    faults.inject(Operation::PutRecords, Often::Always, silence);
+    world.answer_no_puts();
     // Each has a key of its own, and the shard has nothing to do: all go in one call.
     world.publish_many("events", 50, 50, 10).await;
     until("rows are on their way", PATIENCE, || {
