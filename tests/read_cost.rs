@@ -13,6 +13,8 @@ mod beats;
 mod database;
 #[path = "common/outbox.rs"]
 mod outbox;
+#[path = "read_cost/positions.rs"]
+mod positions;
 
 use futures::TryStreamExt;
 use sqlx::postgres::PgRow;

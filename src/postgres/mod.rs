@@ -31,6 +31,7 @@ mod removed;
 pub mod replay;
 mod retention;
 mod roles;
+mod saved_places;
 pub mod schema;
 pub mod server;
 mod session;

@@ -3,7 +3,9 @@
 //! A save names its epoch, and the row's epoch decides, under the row's lock,
 //! whether it is written: what a superseded owner sends late changes nothing. It
 //! does not wait for the disk (`synchronous_commit` is off for that one
-//! statement).
+//! statement). It finds the row where it left it (`saved_places`), and by its key when
+//! it is not there any more: what it costs does not rise while old versions of the row
+//! cannot be cleared away (decision 27).
 //!
 //! A crash of the server may take the last saves back, and with them transaction
 //! ids whose log was not flushed: those are handed out again, so a snapshot that
@@ -54,16 +56,32 @@ SET epoch = excluded.epoch, outbox_id = coalesce(p.outbox_id, excluded.outbox_id
 RETURNING p.outbox_id, p.base::text, p.last_number, p.open_windows::text, p.settled_id, p.marks::text,
     p.began_after, p.place = $6::text::uuid OR tide.relay_is_here(p.place)";
 
-const SAVE: &str = "
+/// Writes a position if the row found is still of this epoch, before this number and in
+/// this life of the server; gives its new place.
+macro_rules! save {
+    ($found:literal) => {
+        concat!(
+            "
 UPDATE tide.relay_position AS p
 SET base = $3::text::pg_snapshot, last_number = $4, open_windows = $5::text::jsonb,
     settled_id = $6, marks = $7::text::jsonb, save_number = $8, updated_at = clock_timestamp(),
     highest_id = greatest(p.highest_id, $9)
 FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unflushed (setting)
-WHERE p.pipeline = $1 AND p.epoch = $2 AND p.save_number < $8
+WHERE ",
+            $found,
+            "p.pipeline = $1 AND p.epoch = $2 AND p.save_number < $8
     AND p.server_started = pg_postmaster_start_time()
     AND p.server_life = (SELECT s.life FROM tide.relay_server_life AS s)
-    AND unflushed.setting = 'off'";
+    AND unflushed.setting = 'off'
+RETURNING p.ctid::text"
+        )
+    };
+}
+
+const SAVE: &str = save!("");
+
+/// $10 the place. It may miss the row; that nothing can be written is what [`SAVE`] says.
+pub(super) const SAVE_AT_PLACE: &str = save!("p.ctid = $10::text::tid AND ");
 
 /// An open window as `open_windows` has it.
 #[derive(Serialize, Deserialize)]
@@ -198,24 +216,37 @@ pub(super) async fn save(
     } else {
         store.transaction().await?
     };
-    let result = sqlx::query(SAVE)
-        .bind(pipeline)
-        .bind(epoch.0)
-        .bind(position.base.to_string())
-        .bind(last_number)
-        .bind(open_windows)
-        .bind(position.settled_id)
-        .bind(marks)
-        .bind(store.next_save_number())
-        .bind(store.highest_read_for(pipeline))
-        .persistent(store.prepares())
-        .execute(session.connection())
-        .await?;
-    if result.rows_affected() == 0 {
+    let base = position.base.to_string();
+    let number = store.next_save_number();
+    let highest = store.highest_read_for(pipeline);
+    let save = |statement: &'static str| {
+        sqlx::query_scalar(statement)
+            .bind(pipeline)
+            .bind(epoch.0)
+            .bind(base.as_str())
+            .bind(last_number)
+            .bind(open_windows.as_str())
+            .bind(position.settled_id)
+            .bind(marks.as_str())
+            .bind(number)
+            .bind(highest)
+            .persistent(store.prepares())
+    };
+    let mut place: Option<String> = None;
+    if let Some(known) = store.saved_places().of(pipeline) {
+        let at_place = save(SAVE_AT_PLACE).bind(known);
+        place = at_place.fetch_optional(session.connection()).await?;
+    }
+    if place.is_none() {
+        place = save(SAVE).fetch_optional(session.connection()).await?;
+    }
+    let Some(place) = place else {
+        store.saved_places().forget(pipeline);
         session.finish().await?;
         return Ok(Fenced::Stale);
-    }
+    };
     letters::park(store, session.connection(), pipeline, letters).await?;
     session.finish().await?;
+    store.saved_places().saved(pipeline, place);
     Ok(Fenced::Written)
 }

@@ -14,6 +14,7 @@ use super::error::is_of_the_session;
 use super::highest_read::HighestRead;
 use super::node_notes::NodeNotes;
 use super::quiet::QuietTimes;
+use super::saved_places::SavedPlaces;
 use super::server::ServerWatch;
 use super::session::{Manners, Session};
 use super::{fields, lease, letters, nodes, position, probe, replay, retention, shares, windows};
@@ -57,6 +58,7 @@ pub struct PgOutboxStore {
     statement_timeout: Duration,
     save_number: Arc<AtomicI64>,
     highest_read: Arc<HighestRead>,
+    saved_places: Arc<SavedPlaces>,
     quiet_times: Arc<Mutex<QuietTimes>>,
     node_notes: Arc<NodeNotes>,
     watch: ServerWatch,
@@ -72,9 +74,9 @@ impl PgOutboxStore {
     /// [`Self::with_statement_timeout`] says otherwise.
     const DEFAULT_STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-    /// The statements that read, sweep and renew, by name, for whoever wants to EXPLAIN
-    /// them.
-    pub const EXPLAINED_STATEMENTS: [(&'static str, &'static str); 8] = [
+    /// The statements that read, sweep, save and renew, by name, for whoever wants to
+    /// EXPLAIN them.
+    pub const EXPLAINED_STATEMENTS: [(&'static str, &'static str); 9] = [
         ("open_window", windows::OPEN),
         ("reopen_window", windows::REOPEN),
         ("read_page", windows::READ_PAGE),
@@ -82,6 +84,7 @@ impl PgOutboxStore {
         ("probe", probe::PROBE),
         ("sweep", retention::SWEEP),
         ("fetch_late", retention::FETCH),
+        ("save_position", position::SAVE_AT_PLACE),
         ("beat", nodes::BEAT),
     ];
 
@@ -124,6 +127,7 @@ impl PgOutboxStore {
             statement_timeout: Self::DEFAULT_STATEMENT_TIMEOUT,
             save_number: Arc::new(AtomicI64::new(0)),
             highest_read: Arc::default(),
+            saved_places: Arc::default(),
             quiet_times: Arc::default(),
             node_notes: Arc::default(),
             watch: ServerWatch::default(),
@@ -193,6 +197,11 @@ impl PgOutboxStore {
 
     pub(super) fn highest_read_for(&self, pipeline: &str) -> RowId {
         self.highest_read.of(pipeline)
+    }
+
+    /// Where positions were saved last.
+    pub(super) fn saved_places(&self) -> &SavedPlaces {
+        &self.saved_places
     }
 
     /// The pauses that the node goes by.
