@@ -9,6 +9,10 @@
 //! - what it costs rises with the leases, not with their square: nothing in it joins two
 //!   lists that are in no table. The planner takes such a list for a few rows and runs
 //!   through the whole of one for each row of the other;
+//! - leases are found by reading their table once, and then by their places in it: while
+//!   a transaction stays open each beat leaves a version of each behind, and every search
+//!   by key walks over all of that key's (decision 27). A row that somebody changes
+//!   between two looks of the statement may count as locked then, until the next beat;
 //! - the list of leases is sent only when it has changed. Epochs never fall, so their
 //!   sum and the number of those that run tell two states apart, but for leases that
 //!   ran out and were renewed late: hence the hashes of those that run;
@@ -83,13 +87,14 @@ FROM state"
 
 pub(super) const BEAT: &str = beat!(
     "own AS MATERIALIZED (
-    SELECT l.pipeline, l.epoch
-    FROM unnest($3::text[], $4::bigint[]) AS held (pipeline, epoch)
-    JOIN tide.relay_lease AS l ON l.pipeline = held.pipeline
-    WHERE l.epoch = held.epoch AND l.owner = $1
+    SELECT l.pipeline, l.epoch, l.ctid AS place
+    FROM tide.relay_lease AS l
+    WHERE l.owner = $1
+        AND ((SELECT jsonb_object($3::text[], $4::bigint[]::text[])) ->> l.pipeline)::bigint = l.epoch
 ), free AS MATERIALIZED (
-    SELECT l.pipeline, l.epoch
-    FROM own JOIN tide.relay_lease AS l ON l.pipeline = own.pipeline AND l.epoch = own.epoch
+    SELECT l.pipeline, l.epoch, own.place
+    FROM own JOIN tide.relay_lease AS l
+        ON l.ctid = own.place AND l.pipeline = own.pipeline AND l.epoch = own.epoch
     WHERE l.owner = $1
     FOR NO KEY UPDATE OF l SKIP LOCKED
 ), locked AS (
@@ -99,7 +104,7 @@ pub(super) const BEAT: &str = beat!(
     SET expires_at = clock_timestamp() + $2::bigint * interval '1 microsecond'
     FROM free
     JOIN tide.relay_position AS p ON p.pipeline = free.pipeline
-    WHERE l.pipeline = free.pipeline AND l.epoch = free.epoch AND l.owner = $1
+    WHERE l.ctid = free.place AND l.pipeline = free.pipeline AND l.epoch = free.epoch AND l.owner = $1
         AND p.server_started = pg_postmaster_start_time()
         AND p.server_life = (SELECT s.life FROM tide.relay_server_life AS s)
     RETURNING l.pipeline, l.epoch
