@@ -35,6 +35,8 @@ mod events;
 mod fairness;
 #[path = "simulation/frozen.rs"]
 mod frozen;
+#[path = "simulation/idle.rs"]
+mod idle;
 #[path = "simulation/kinesis.rs"]
 mod kinesis;
 #[path = "simulation/ledger.rs"]

@@ -164,15 +164,18 @@ pub struct FlowBecameVoid;
 #[rtype(result = "()")]
 pub struct Wake;
 
-/// There is nothing new up to a snapshot. Probe to reader, at most once a second.
+/// There has been nothing new for a second: the first word of that is where the
+/// reader hears it ([`Watch::heard`]). Those that follow, once a second, are only left
+/// there. Probe to reader.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub struct NothingNew {
-    /// The probe's snapshot.
-    pub snapshot: Snapshot,
-    /// When it was taken.
-    pub taken_at: Moment,
-}
+pub struct NothingNew;
+
+/// What vouched for you while you rested does not any more. Supervisor to reader, once a
+/// second until it stirs.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct LookAtYourself;
 
 /// Something is to be sent again for this pipeline. Supervisor to reader, once a
 /// second while it is so.
@@ -333,6 +336,8 @@ pub struct Watch {
     pub reader: actix::Addr<super::outbox_reader::OutboxReader>,
     /// Kept until the reader was told of news: so it can see that it will be.
     pub pledge: Arc<()>,
+    /// Where word is left that there is nothing new.
+    pub heard: Arc<super::rest::Heard>,
 }
 
 // === Supervisor ===

@@ -22,6 +22,7 @@ pub mod pulse;
 mod reader_drain;
 mod reader_restart;
 pub mod reservation;
+mod rest;
 pub mod retention;
 pub mod shard_writer;
 pub mod stage;

@@ -18,6 +18,7 @@ mod parts;
 mod rendering;
 mod resend;
 mod resharding;
+mod resting;
 mod room;
 mod showing;
 mod taking;
@@ -38,6 +39,7 @@ use super::permits::{AlonePass, FlowTag, Patience, Pool, RejectedKeys};
 use super::pipeline_rate::PipelineRate;
 use super::probe::Probe;
 use super::pulse::Pulse;
+use super::rest::Heard;
 use super::stream_router::StreamRouter;
 use super::stream_watch::StreamWatch;
 use super::tenants::QuotaSeat;
@@ -57,6 +59,7 @@ use crate::core::time::Moment;
 pub(super) use changing::rate_limits;
 use parking::ComingBack;
 use resend::Again;
+use resting::Rounds;
 use room::{Reading, ReadingRoom};
 use work::{Done, Fetched, Work};
 
@@ -124,8 +127,8 @@ pub struct OutboxReader {
     /// The row that is about to be handed goes alone.
     pass: Option<AlonePass>,
     watching: bool,
-    /// When the probe said last that there is nothing new.
-    nothing_new_at: Option<Moment>,
+    /// Where the probe says that there is nothing new.
+    heard: Arc<Heard>,
     /// Held by whoever is to tell of news.
     watch_pledge: Weak<()>,
     draining: bool,
@@ -150,7 +153,7 @@ pub struct OutboxReader {
     backoff: Backoff,
     paused_until: Option<Moment>,
     timer: Option<(Moment, SpawnHandle)>,
-    reports: u32,
+    rounds: Rounds,
     pulse: Pulse,
     workers: Handle,
 }
@@ -249,7 +252,7 @@ impl OutboxReader {
             reading_room: ReadingRoom::default(),
             pass: None,
             watching: false,
-            nothing_new_at: None,
+            heard: Arc::default(),
             watch_pledge: Weak::new(),
             draining: false,
             left: 0,
@@ -266,7 +269,7 @@ impl OutboxReader {
             backoff: Backoff::new(DATABASE_PAUSES.0, DATABASE_PAUSES.1),
             paused_until: None,
             timer: None,
-            reports: 0,
+            rounds: Rounds::new(now),
             pulse: parts.pulse,
             workers: parts.workers,
         }
@@ -279,6 +282,7 @@ impl OutboxReader {
     // === Deciding what to do ===
 
     fn go_on(&mut self, context: &mut Context<Self>) {
+        self.stir(context);
         if self.busy || self.releasing {
             return;
         }
@@ -286,6 +290,7 @@ impl OutboxReader {
             self.give_up(context);
             return;
         }
+        self.hear();
         self.follow_shards();
         self.follow_retune();
         let now = self.now();
@@ -468,7 +473,7 @@ impl Drop for OutboxReader {
                 entry.in_flight_bytes = 0;
                 entry.open_windows = 0;
                 entry.deferred_rows = 0;
-                entry.waits = None;
+                entry.shows_wait(None, false);
             });
     }
 }
@@ -486,8 +491,7 @@ impl Actor for OutboxReader {
             }
         };
         context.spawn(watch.into_actor(self));
-        context.run_later(BLOCKED_RETRY, Self::look_again);
-        self.report(context);
+        self.go_round(context);
         self.go_on(context);
     }
 }

@@ -4,7 +4,7 @@
 //! moment ago is asked for every few milliseconds, one that stays quiet ever more
 //! seldom. No NOTIFY is needed, which would serialise the publishers' commits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::fault;
 use super::messages::{NothingNew, ProbeAtPace, StopNow, Wake, Watch};
 use super::outbox_reader::OutboxReader;
 use super::pulse::Pulse;
+use super::rest::Heard;
 use crate::admin::metrics::Metrics;
 use crate::admin::status::StatusBoard;
 use crate::core::backoff::Backoff;
@@ -33,6 +34,10 @@ use crate::core::wait::{Doing, Wait, judge_timer};
 
 /// A quiet outbox is asked for this much later each time.
 const SLOW_DOWN: f64 = 1.25;
+
+/// The part of its pause by which an outbox may be asked for too early. Half of it: the
+/// dues of two groups are never further apart, so that they become one.
+const SOON: u32 = 2;
 
 /// How often the probe gives a sign of life.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
@@ -69,7 +74,8 @@ pub struct ProbeParts {
 
 struct Watched {
     _pledge: Arc<()>,
-    number: u64,
+    heard: Arc<Heard>,
+    pipeline: PipelineName,
     outbox: OutboxId,
     seen: Snapshot,
     reader: Addr<OutboxReader>,
@@ -82,7 +88,9 @@ struct Watched {
 pub struct Probe {
     parts: ProbeParts,
     note: ExitNote,
-    watched: BTreeMap<PipelineName, Watched>,
+    /// By the number of each watch, which no later one has.
+    watched: BTreeMap<u64, Watched>,
+    numbers: HashMap<PipelineName, u64>,
     last_number: u64,
     asking: bool,
     asked_at: Moment,
@@ -101,6 +109,7 @@ impl Probe {
             parts,
             note,
             watched: BTreeMap::new(),
+            numbers: HashMap::new(),
             last_number: 0,
             asking: false,
             timer: None,
@@ -169,15 +178,16 @@ impl Probe {
         self.timer = Some((due, handle));
     }
 
-    /// Asks for all that is due, and what soon will be: fewer queries.
+    /// Asks for all that is due, and what soon will be: fewer queries. Outboxes that are
+    /// asked for equally often come together so, in one question for all.
     fn ask(&mut self, now: Moment, context: &mut Context<Self>) {
         self.asking = true;
         self.asked_at = now;
         let mut asked = Vec::new();
         let mut targets = Vec::new();
-        for (pipeline, watched) in &self.watched {
-            if watched.due <= now + watched.pause / 4 {
-                asked.push((Arc::clone(pipeline), watched.number));
+        for (number, watched) in &self.watched {
+            if watched.due <= now + watched.pause / SOON {
+                asked.push(*number);
                 targets.push(ProbeTarget {
                     outbox: watched.outbox,
                     seen: watched.seen.clone(),
@@ -205,7 +215,7 @@ impl Probe {
 
     fn answered(
         &mut self,
-        asked: &[(PipelineName, u64)],
+        asked: &[u64],
         taken_at: Moment,
         answer: Result<ProbeReport, StoreError>,
     ) {
@@ -239,40 +249,35 @@ impl Probe {
             }
         };
         let now = self.parts.clock.now();
-        for ((pipeline, number), has_news) in asked.iter().zip(report.news) {
-            // An answer to an earlier watch says nothing of a later one.
-            if self
-                .watched
-                .get(pipeline)
-                .is_none_or(|watched| watched.number != *number)
-            {
-                continue;
-            }
+        // An answer to an earlier watch says nothing of a later one, which has another
+        // number.
+        for (number, has_news) in asked.iter().zip(report.news) {
             if has_news {
-                self.wake(pipeline);
+                self.wake(*number);
             } else {
                 let seen = report.looked.then_some(&report.snapshot);
-                self.nothing_new(pipeline, seen, taken_at, now);
+                self.nothing_new(*number, seen, taken_at, now);
             }
         }
     }
 
-    fn wake(&mut self, pipeline: &PipelineName) {
-        if let Some(watched) = self.watched.remove(pipeline)
+    fn wake(&mut self, number: u64) {
+        if let Some(watched) = self.forget(number)
             && watched.reader.try_send(Wake).is_err()
         {
+            let pipeline = watched.pipeline;
             tracing::debug!(%pipeline, "news for a reader that is gone");
         }
     }
 
-    fn nothing_new(
-        &mut self,
-        pipeline: &PipelineName,
-        seen: Option<&Snapshot>,
-        taken_at: Moment,
-        now: Moment,
-    ) {
-        let Some(watched) = self.watched.get_mut(pipeline) else {
+    fn forget(&mut self, number: u64) -> Option<Watched> {
+        let watched = self.watched.remove(&number)?;
+        self.numbers.remove(&watched.pipeline);
+        Some(watched)
+    }
+
+    fn nothing_new(&mut self, number: u64, seen: Option<&Snapshot>, taken_at: Moment, now: Moment) {
+        let Some(watched) = self.watched.get_mut(&number) else {
             return;
         };
         if let Some(seen) = seen.filter(|seen| seen.covers(&watched.seen)) {
@@ -284,12 +289,14 @@ impl Probe {
             return;
         }
         watched.told_at = now;
-        let message = NothingNew {
-            snapshot: watched.seen.clone(),
-            taken_at,
+        let is_first = watched.heard.nothing_new(watched.seen.clone(), taken_at);
+        let is_gone = if is_first {
+            watched.reader.try_send(NothingNew).is_err()
+        } else {
+            !watched.reader.connected()
         };
-        if watched.reader.try_send(message).is_err() {
-            self.watched.remove(pipeline);
+        if is_gone {
+            self.forget(number);
         }
     }
 }
@@ -314,7 +321,8 @@ impl Handler<Watch> for Probe {
         }
         let watched = Watched {
             _pledge: watch.pledge,
-            number: self.last_number,
+            heard: watch.heard,
+            pipeline: watch.pipeline,
             outbox: watch.outbox,
             seen: watch.seen,
             reader: watch.reader,
@@ -322,7 +330,11 @@ impl Handler<Watch> for Probe {
             due: now + self.parts.least_pause,
             told_at: now,
         };
-        self.watched.insert(watch.pipeline, watched);
+        let pipeline = Arc::clone(&watched.pipeline);
+        if let Some(earlier) = self.numbers.insert(pipeline, self.last_number) {
+            self.watched.remove(&earlier);
+        }
+        self.watched.insert(self.last_number, watched);
         self.go_on(context);
     }
 }

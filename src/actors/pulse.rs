@@ -4,12 +4,14 @@
 //! it is doing. It gives a sign of life unless it finds itself with work that waits
 //! while nothing is under way, or with a wait that nobody will end. So a count that
 //! stands still means a blocked thread or a lost wake-up; waiting for PostgreSQL,
-//! AWS, permits or news does not stop it.
+//! AWS, permits or news does not stop it. For a reader that rests others give it
+//! ([`super::rest`]).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::rest::Rest;
 use crate::core::time::Moment;
 use crate::core::wait::{Doing, Patience, Wait};
 
@@ -19,6 +21,8 @@ struct Signs {
     progressed: AtomicBool,
     /// What it said last, and since when it has said the same.
     doing: Mutex<Option<(Doing, Moment)>>,
+    /// Who vouches for it while it rests.
+    rest: Mutex<Option<Rest>>,
     patience: Patience,
 }
 
@@ -34,6 +38,7 @@ impl Pulse {
             beats: AtomicU64::new(0),
             progressed: AtomicBool::new(false),
             doing: Mutex::default(),
+            rest: Mutex::default(),
             patience,
         }))
     }
@@ -54,6 +59,27 @@ impl Pulse {
         };
         *said = Some((doing, since));
         (doing, now.since(since))
+    }
+
+    /// The actor looks at itself no more until it stirs.
+    pub fn rests(&self, rest: Rest) {
+        *self.rest() = Some(rest);
+    }
+
+    /// The actor looks at itself again.
+    pub fn stirs(&self) {
+        *self.rest() = None;
+    }
+
+    /// A sign of life of an actor that rests, from those who vouch for it. Answers
+    /// whether it has to look at itself, since they do not.
+    #[must_use]
+    pub fn must_look(&self, now: Moment) -> bool {
+        let holds = self.rest().as_ref().map(|rest| rest.holds(now));
+        if holds == Some(true) {
+            self.0.beats.fetch_add(1, Ordering::Relaxed);
+        }
+        holds == Some(false)
     }
 
     /// Something was done that the actor is there for.
@@ -90,6 +116,11 @@ impl Pulse {
     pub fn waits_for(&self, wait: Wait, now: Moment) -> Option<Duration> {
         let (doing, since) = self.said()?;
         (doing == Doing::Waits(wait)).then(|| now.since(since))
+    }
+
+    // A panic while it was locked leaves it as it was.
+    fn rest(&self) -> MutexGuard<'_, Option<Rest>> {
+        self.0.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn said(&self) -> Option<(Doing, Moment)> {

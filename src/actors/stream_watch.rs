@@ -199,10 +199,16 @@ impl StreamService for WatchedStream {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::actors::pulse::Pulse;
+    use crate::actors::rest::{Heard, Rest};
     use crate::admin::metrics::Metrics;
     use crate::config::client_spec::{ClientSpec, CredentialSource};
     use crate::config::pipeline::{StreamRef, StreamTarget};
+    use crate::core::snapshot::Snapshot;
+    use crate::core::wait::Patience;
     use prometheus::Registry;
 
     /// The watch of stream `s` through one client.
@@ -279,5 +285,46 @@ mod tests {
                 ("s", "us-east-1/123456789012/s", 1)
             ]
         );
+    }
+
+    #[tokio::test]
+    async fn who_rests_has_to_look_when_nobody_vouches_for_it() {
+        let metrics = Metrics::new(Registry::new()).expect("fresh names");
+        let board = Arc::new(StatusBoard::new("node".into()));
+        let stream = Arc::new(watch("us-east-1", "one", &metrics, &board));
+        let pledge = Arc::new(());
+        let heard = Arc::new(Heard::default());
+        let now = stream.clock.now();
+        heard.nothing_new(Snapshot::nothing(), now);
+        let pulse = Pulse::new(Patience::of_timeout(Duration::ZERO));
+        assert!(!pulse.must_look(now), "it looks by itself");
+        assert_eq!(pulse.signs(), 0);
+        pulse.rests(Rest {
+            pledge: Arc::downgrade(&pledge),
+            heard: Arc::clone(&heard),
+            stream: Arc::clone(&stream),
+        });
+        assert!(!pulse.must_look(now));
+        assert_eq!(pulse.signs(), 1, "all vouch for it");
+
+        let denied = CallFailure::Operator {
+            code: "AccessDeniedException".to_owned(),
+            message: "no".to_owned(),
+        };
+        stream.note(Action::PutRecords, Ended::Badly(&denied), now);
+        assert!(pulse.must_look(now), "its stream takes nothing");
+        stream.note(Action::PutRecords, Ended::Well, stream.clock.now());
+        assert!(!pulse.must_look(now));
+        let later = now + Duration::from_secs(3);
+        assert!(pulse.must_look(later), "the probe is silent");
+        heard.nothing_new(Snapshot::nothing(), later);
+        assert!(!pulse.must_look(later));
+        assert_eq!(pulse.signs(), 3);
+        drop(pledge);
+        assert!(pulse.must_look(later), "the probe does not look");
+        assert!(pulse.must_look(later), "until it stirs");
+        assert_eq!(pulse.signs(), 3, "no sign of life meanwhile");
+        pulse.stirs();
+        assert!(!pulse.must_look(later));
     }
 }

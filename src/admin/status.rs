@@ -373,6 +373,7 @@ impl StatusBoard {
     #[must_use]
     pub fn status(&self) -> Status {
         let entries = self.read();
+        let pipelines = entries.pipelines.values();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             node: self.node.clone(),
@@ -382,7 +383,7 @@ impl StatusBoard {
             heartbeat_age_seconds: self.heartbeat_age().as_secs_f64(),
             config: entries.config.clone(),
             databases: entries.databases.values().cloned().collect(),
-            pipelines: entries.pipelines.values().cloned().collect(),
+            pipelines: pipelines.map(PipelineStatus::now).collect(),
             streams: entries.streams.values().cloned().collect(),
             tenants: entries.tenants.clone(),
             retention: entries.retention.values().cloned().collect(),

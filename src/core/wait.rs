@@ -3,7 +3,8 @@
 //! An actor that does nothing either waits for somebody who will wake it, or has
 //! lost its wake-up. Each actor says about once a second which it is, from its own
 //! state: it names the one who will wake it ([`Wait`]) and since when it has
-//! waited, or finds that nobody will ([`Doing::Stalled`]).
+//! waited, or finds that nobody will ([`Doing::Stalled`]). Of a reader that rests, since
+//! there is nothing to do, others see it (`actors/rest.rs`).
 //!
 //! A wait is *protected*: however long PostgreSQL, AWS or permits take, the actor
 //! is not stuck. A single call is protected for as long as its time-outs could

@@ -7,8 +7,8 @@ use actix::{ActorContext, ActorFutureExt, AsyncContext, Context, Handler, WrapFu
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::OutboxReader;
 use super::work::Done;
-use super::{BLOCKED_RETRY, OutboxReader};
 use crate::actors::child::Exit;
 use crate::actors::fault;
 use crate::actors::messages::{Drain, FlowBecameVoid, GiveUp, StopAs, StopNow};
@@ -30,7 +30,6 @@ impl OutboxReader {
             self.intake.resume_reading();
             self.go_on(context);
         }
-        context.run_later(BLOCKED_RETRY, Self::look_again);
     }
 
     /// The last acts of a drain: write the position, give the lease back. While the

@@ -17,12 +17,14 @@ impl OutboxReader {
         }
         let pledge = Arc::new(());
         self.watch_pledge = Arc::downgrade(&pledge);
+        self.heard = Arc::default();
         let watch = Watch {
             pipeline: Arc::clone(&self.work.pipeline),
             outbox: self.work.renderer.outbox.id,
             seen: self.intake.head().clone(),
             reader: context.address(),
             pledge,
+            heard: Arc::clone(&self.heard),
         };
         self.watching = self.probe.try_send(watch).is_ok();
         if !self.watching {
@@ -35,13 +37,29 @@ impl OutboxReader {
 }
 
 impl OutboxReader {
+    /// Goes on from where the probe has said last that there is nothing new.
+    pub(super) fn hear(&mut self) {
+        if self.busy || !self.watching {
+            return;
+        }
+        if let Some((snapshot, taken_at)) = self.heard.take() {
+            self.intake.advance_head(snapshot, taken_at);
+        }
+    }
+
+    /// There may be news.
+    fn look_for_news(&mut self, context: &mut Context<Self>) {
+        self.hear();
+        self.watching = false;
+        self.intake.wake();
+        self.go_on(context);
+    }
+
     /// A probe that has died tells nothing: until there is another one, the reader
     /// looks by itself, however long that takes.
     pub(super) fn miss_a_dead_probe(&mut self, context: &mut Context<Self>) {
         if self.watching && self.watch_pledge.strong_count() == 0 && !self.probe.connected() {
-            self.watching = false;
-            self.intake.wake();
-            self.go_on(context);
+            self.look_for_news(context);
         }
     }
 }
@@ -51,9 +69,7 @@ impl Handler<Wake> for OutboxReader {
 
     fn handle(&mut self, _: Wake, context: &mut Self::Context) {
         fault::point("outbox_reader.Wake");
-        self.watching = false;
-        self.intake.wake();
-        self.go_on(context);
+        self.look_for_news(context);
     }
 }
 
@@ -63,20 +79,16 @@ impl Handler<ProbeReady> for OutboxReader {
     fn handle(&mut self, message: ProbeReady, context: &mut Self::Context) {
         fault::point("outbox_reader.ProbeReady");
         self.probe = message.probe;
-        self.watching = false;
-        self.intake.wake();
-        self.go_on(context);
+        self.look_for_news(context);
     }
 }
 
 impl Handler<NothingNew> for OutboxReader {
     type Result = ();
 
-    fn handle(&mut self, message: NothingNew, _: &mut Self::Context) {
+    fn handle(&mut self, _: NothingNew, context: &mut Self::Context) {
         fault::point("outbox_reader.NothingNew");
-        self.nothing_new_at = Some(message.taken_at);
-        if !self.busy {
-            self.intake.advance_head(message.snapshot, message.taken_at);
-        }
+        self.hear();
+        self.rest_if_idle(context);
     }
 }

@@ -66,8 +66,9 @@ impl Handler<ShardsChanged> for OutboxReader {
 impl Handler<StreamStopped> for OutboxReader {
     type Result = ();
 
-    fn handle(&mut self, message: StreamStopped, _: &mut Context<Self>) {
+    fn handle(&mut self, message: StreamStopped, context: &mut Context<Self>) {
         fault::point("outbox_reader.StreamStopped");
+        self.stir(context);
         // What is known of the trouble says more than that there is one.
         let known = self.stream.keeps_waiting();
         let reason = known.unwrap_or_else(|| message.reason.clone());

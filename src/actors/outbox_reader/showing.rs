@@ -1,7 +1,6 @@
 //! What a reader shows of itself: its state, gauges and backlog.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use actix::{ActorFutureExt, AsyncContext, Context, WrapFuture};
 
@@ -11,15 +10,6 @@ use crate::admin::status::{PipelineState, ReplayStatus, WaitStatus};
 use crate::core::ports::Backlog;
 use crate::core::position::Seq;
 use crate::core::render::Poison;
-
-/// How often gauges are brought up to date.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
-
-/// How often the backlog is counted, in reports.
-const BACKLOG_EVERY: u32 = 5;
-
-/// How long the probe's word holds, which it gives once a second.
-const BELIEVED_FOR: Duration = Duration::from_secs(3);
 
 /// Counting a backlog stops here: it must be cheap at any size.
 const BACKLOG_BOUND: u32 = 10_000;
@@ -119,8 +109,10 @@ impl OutboxReader {
         self.state = state;
     }
 
-    pub(super) fn report(&mut self, context: &mut Context<Self>) {
+    /// Brings what is shown up to date.
+    pub(super) fn show(&mut self, context: &mut Context<Self>) {
         self.miss_a_dead_probe(context);
+        self.hear();
         let now = self.now();
         self.note_limit(self.limited.map(|(by, _)| by), now);
         let doing = self.doing(now);
@@ -148,27 +140,17 @@ impl OutboxReader {
                 entry.open_windows = windows as u64;
                 entry.deferred_rows = stashed as u64;
                 entry.replay = replay;
-                entry.waits = Some(waits);
+                entry.shows_wait(Some(waits), false);
             });
-        if self.reports.is_multiple_of(BACKLOG_EVERY) {
-            self.count_backlog(context);
-            if self.has_letters && !self.draining {
-                self.letters_due = true;
-                self.go_on(context);
-            }
-        }
-        self.reports = self.reports.wrapping_add(1);
-        context.run_later(REPORT_EVERY, Self::report);
     }
 
     /// Whether the probe, which looks for all readers of the database at once, has said
     /// of late that there is nothing to read.
     fn hears_of_nothing(&self) -> bool {
-        let heard = self.nothing_new_at;
-        self.watching && heard.is_some_and(|at| self.now().since(at) < BELIEVED_FOR)
+        self.watching && self.heard.is_fresh(self.now())
     }
 
-    fn count_backlog(&self, context: &mut Context<Self>) {
+    pub(super) fn count_backlog(&mut self, context: &mut Context<Self>) {
         if self.hears_of_nothing() {
             self.show_backlog(&Backlog::default());
             return;
@@ -178,7 +160,9 @@ impl OutboxReader {
         let count = self
             .workers
             .spawn(async move { store.backlog(outbox, &seen, BACKLOG_BOUND).await });
+        self.rounds.counting = true;
         context.spawn(count.into_actor(self).map(|counted, reader, _| {
+            reader.rounds.counting = false;
             let Ok(Ok(unread)) = counted else {
                 return;
             };
@@ -187,7 +171,7 @@ impl OutboxReader {
     }
 
     /// `unread`: what has not been read yet.
-    fn show_backlog(&self, unread: &Backlog) {
+    pub(super) fn show_backlog(&self, unread: &Backlog) {
         let now = self.now();
         let known = self.intake.oldest().and_then(|(_, since)| since);
         let oldest = known.map_or(unread.oldest, |since| now.since(since).max(unread.oldest));

@@ -10,7 +10,7 @@ use actix::Context;
 
 use super::Supervisor;
 use crate::actors::child::{ChildId, Exit, legal};
-use crate::actors::messages::StopNow;
+use crate::actors::messages::{LookAtYourself, StopNow};
 use crate::actors::pipeline_slot::Run;
 use crate::actors::pulse::Pulse;
 use crate::actors::stage::Stage;
@@ -32,10 +32,15 @@ pub(super) fn running(now: Moment) -> Life {
 
 /// Whether an actor still waits for a stream that has been there for long: the
 /// word of it was lost.
-fn missed_the_stream(pulse: &Pulse, ready_for: Option<Duration>, now: Moment) -> bool {
+fn missed_the_stream(
+    pulse: &Pulse,
+    ready_for: impl FnOnce() -> Option<Duration>,
+    now: Moment,
+) -> bool {
     let waits = pulse.waits_for(Wait::Stream, now);
-    let both = waits.zip(ready_for);
-    both.is_some_and(|(waits, ready)| waits.min(ready) >= STUCK_AFTER)
+    waits.is_some_and(|waits| {
+        waits >= STUCK_AFTER && ready_for().is_some_and(|ready| ready >= STUCK_AFTER)
+    })
 }
 
 impl StreamSlot {
@@ -137,7 +142,7 @@ impl Supervisor {
             stuck.extend(router.map(|one| (ChildId::Router(stream.clone()), one)));
             let ready_for = slot.ready_for(now);
             for (shard, writer) in &mut slot.writers {
-                let missed = missed_the_stream(&writer.pulse, ready_for, now);
+                let missed = missed_the_stream(&writer.pulse, || ready_for, now);
                 let missed = missed.then_some(writer.incarnation);
                 let child = || ChildId::Writer(stream.clone(), shard.clone());
                 stuck.extend(writer.is_stuck(now).or(missed).map(|one| (child(), one)));
@@ -145,6 +150,7 @@ impl Supervisor {
         }
         for (key, slot) in &mut self.pipelines {
             let Run::Running {
+                reader,
                 pulse,
                 incarnation,
                 stream,
@@ -153,8 +159,10 @@ impl Supervisor {
             else {
                 continue;
             };
-            let stream = self.streams.get(stream);
-            let ready_for = stream.and_then(|stream| stream.ready_for(now));
+            if pulse.must_look(now) && reader.try_send(LookAtYourself).is_err() {
+                tracing::debug!(pipeline = %key, "a reader that rests is gone");
+            }
+            let ready_for = || self.streams.get(stream)?.ready_for(now);
             if slot.life.is_stuck(pulse.signs(), now) || missed_the_stream(pulse, ready_for, now) {
                 stuck.push((ChildId::Reader(key.clone()), *incarnation));
             }

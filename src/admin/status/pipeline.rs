@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::core::position::RowId;
 use crate::core::wait::Doing;
@@ -103,6 +104,9 @@ pub struct PipelineStatus {
     pub replay: Option<ReplayStatus>,
     /// What its reader waits for, while there is one.
     pub waits: Option<WaitStatus>,
+    /// Since when its reader has said no more, while it rests: it waits on.
+    #[serde(skip)]
+    rests_since: Option<Instant>,
 }
 
 /// What an actor waits for, as it said about a second ago.
@@ -227,7 +231,23 @@ impl PipelineStatus {
             blocked_keys: 0,
             replay: None,
             waits: None,
+            rests_since: None,
         }
+    }
+
+    /// Its reader waits for this, and says no more of it while it rests.
+    pub fn shows_wait(&mut self, waits: Option<WaitStatus>, rests: bool) {
+        self.waits = waits;
+        self.rests_since = rests.then(Instant::now);
+    }
+
+    /// What is shown of it now.
+    pub(super) fn now(&self) -> Self {
+        let mut status = self.clone();
+        if let Some((waits, since)) = status.waits.as_mut().zip(self.rests_since) {
+            waits.seconds += since.elapsed().as_secs_f64();
+        }
+        status
     }
 
     /// What waits is not known here any more.
