@@ -233,8 +233,21 @@ impl World {
             hold: PATIENCE,
             applied: Applied::Never,
         };
+        self.emulator.tally().log_calls(1_000, false);
         let faults = self.emulator.faults();
         faults.inject(Operation::PutRecords, Often::Always, silence);
+    }
+
+    /// How many rows are in the calls since then, each a record of its own with a key of
+    /// its own. Rows of one statement may go in two calls, and the second is not made
+    /// before the first is answered.
+    pub(crate) fn unanswered_rows(&self) -> usize {
+        let calls = self.emulator.tally().logged_calls();
+        let puts = calls
+            .iter()
+            .filter(|call| call.operation == Operation::PutRecords && !call.answered);
+        let keys = puts.flat_map(|call| call.records.iter().map(|record| &record.key));
+        keys.collect::<std::collections::BTreeSet<_>>().len()
     }
 
     /// Starts publishers.

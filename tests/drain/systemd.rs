@@ -4,7 +4,6 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use serde_json::json;
-use tidegate::demo::faults::Refused;
 use tokio::time::Instant;
 
 use crate::relay::Relay;
@@ -166,11 +165,9 @@ async fn the_watchdog_is_fed_while_it_drains() {
     scenario(PATIENCE, async {
         let world = World::new(1).await;
         world.pipeline("events", json!({})).await;
-        let everything = tidegate::core::shard_map::HashRange {
-            first: 0,
-            last: u128::MAX,
-        };
-        world.emulator.faults().refuse(Refused::Range(everything));
+        // What is refused for certain is left to the next owner; what is not answered is
+        // waited for, as long as the grace is.
+        world.answer_no_puts();
         world.publish_many("events", 50, 10, 10).await;
         let mut manager = Manager::new();
         let settings = [
