@@ -89,12 +89,15 @@ impl DatabaseSlot {
     }
 }
 
-/// A lease is another node's: nothing to worry about if it was given to that node.
-fn say_lost(key: &PipelineKey, given_to: Option<&Arc<str>>) {
+/// A lease is not this node's any more: nothing to worry about if it was given to another
+/// node, or given back. The beat was under way when its reader did that.
+fn say_lost(key: &PipelineKey, given_to: Option<&Arc<str>>, is_draining: bool) {
     match given_to {
-        // The beat was under way when its reader gave the lease back.
         Some(to) => {
             tracing::debug!(pipeline = %key, %to, "the pipeline that was given away has a new owner");
+        }
+        None if is_draining => {
+            tracing::info!(pipeline = %key, "the pipeline drains, and its lease is not this node's any more");
         }
         None => tracing::warn!(pipeline = %key, "another node has taken the pipeline"),
     }
@@ -239,6 +242,7 @@ impl Supervisor {
         asked_at: Moment,
     ) {
         let lease = self.settings.cluster.lease;
+        let is_draining = self.is_draining();
         for ((name, asked_epoch), renewal) in held.into_iter().zip(&done.held) {
             let key = PipelineKey {
                 database: Arc::clone(database),
@@ -268,7 +272,8 @@ impl Supervisor {
                     tracing::debug!(pipeline = %key, "the lease's row is locked; it was not renewed");
                 }
                 Renewal::Lost => {
-                    say_lost(&key, slot.given_to.as_ref());
+                    let drains = is_draining || slot.drain.is_some();
+                    say_lost(&key, slot.given_to.as_ref(), drains);
                     reader.try_send(StopAs(Exit::LeaseLost)).ok();
                 }
             }
@@ -369,7 +374,7 @@ mod tests {
         }
     }
 
-    fn said(given_to: Option<&str>) -> String {
+    fn said(given_to: Option<&str>, is_draining: bool) -> String {
         let log = Arc::new(Log::default());
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::DEBUG)
@@ -382,18 +387,26 @@ mod tests {
             name: "events".into(),
         };
         let given_to = given_to.map(Arc::from);
-        tracing::subscriber::with_default(subscriber, || say_lost(&key, given_to.as_ref()));
+        tracing::subscriber::with_default(subscriber, || {
+            say_lost(&key, given_to.as_ref(), is_draining)
+        });
         let bytes = log.0.lock().expect("not poisoned").clone();
         String::from_utf8(bytes).expect("text")
     }
 
     #[test]
     fn a_lease_that_was_given_away_is_no_warning() {
-        let given = said(Some("other"));
+        let given = said(Some("other"), false);
         assert!(given.trim_start().starts_with("DEBUG"), "{given}");
         assert!(given.contains("given away has a new owner"), "{given}");
         assert!(given.contains("to=other"), "{given}");
-        let taken = said(None);
+        let back = said(None, true);
+        assert!(back.trim_start().starts_with("INFO"), "{back}");
+        assert!(
+            back.contains("its lease is not this node's any more"),
+            "{back}"
+        );
+        let taken = said(None, false);
         assert!(taken.trim_start().starts_with("WARN"), "{taken}");
         assert!(
             taken.contains("another node has taken the pipeline"),
