@@ -22,23 +22,23 @@ struct Held {
 }
 
 impl Holder {
-    /// A row of this flow is handed to the writer. Should that be given up already,
-    /// the row is lost.
-    pub fn enter(&self, flow: FlowId, void: &Void) {
+    /// So many rows of this flow are handed to the writer. Should that be given up
+    /// already, they are lost.
+    pub fn enter(&self, flow: FlowId, rows: usize, void: &Void) {
         let mut held = self.held();
         if held.given_up {
             void.make_void();
         }
         let entry = held.flows.entry(flow);
-        entry.or_insert_with(|| (0, void.clone())).0 += 1;
+        entry.or_insert_with(|| (0, void.clone())).0 += rows;
     }
 
-    /// A row of this flow has left: it is settled, given back or dropped.
-    pub fn leave(&self, flow: FlowId) {
+    /// So many rows of this flow have left: they are settled, given back or dropped.
+    pub fn leave(&self, flow: FlowId, rows: usize) {
         let mut held = self.held();
-        if let Some((rows, _)) = held.flows.get_mut(&flow) {
-            *rows -= 1;
-            if *rows == 0 {
+        if let Some((there, _)) = held.flows.get_mut(&flow) {
+            *there -= rows;
+            if *there == 0 {
                 held.flows.remove(&flow);
             }
         }
@@ -70,14 +70,15 @@ mod tests {
         let holder = Holder::default();
         let voids: [Void; 4] = std::array::from_fn(|_| Void::default());
         let [stays, left, none, late] = &voids;
-        holder.enter(1, stays);
-        holder.enter(1, stays);
-        holder.leave(1);
-        holder.enter(2, left);
-        holder.leave(2);
+        holder.enter(1, 1, stays);
+        holder.enter(1, 2, stays);
+        holder.leave(1, 2);
+        holder.enter(2, 2, left);
+        holder.leave(2, 1);
+        holder.leave(2, 1);
         assert_eq!(holder.give_up(), 1);
-        holder.enter(4, late);
-        holder.leave(4);
+        holder.enter(4, 1, late);
+        holder.leave(4, 1);
         let harmed: Vec<bool> = [stays, left, none, late].map(Void::is_void).into();
         assert_eq!(harmed, [true, false, false, true]);
     }

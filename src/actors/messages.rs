@@ -15,8 +15,9 @@ use std::sync::Arc;
 
 use actix::Message;
 
-use super::permits::{FlowTag, Ticket};
+use super::permits::FlowTag;
 use super::shard_writer::ShardWriter;
+use super::ticket::Ticket;
 use crate::core::nodes::BeatDone;
 use crate::core::ports::{Claim, PipelineName, StoreError};
 use crate::core::position::Seq;

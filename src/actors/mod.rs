@@ -31,4 +31,5 @@ mod stream_slot;
 pub mod stream_watch;
 pub mod supervisor;
 pub mod tenants;
+pub mod ticket;
 mod violations;

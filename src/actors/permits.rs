@@ -19,7 +19,6 @@ use std::time::Duration;
 use actix::Recipient;
 use tokio::sync::Notify;
 
-use super::holder::Holder;
 use super::messages::Outcomes;
 use super::tenants::Tenant;
 use crate::admin::metrics::{MemoryMetrics, PipelineMetrics};
@@ -27,7 +26,6 @@ use crate::core::dead_letter::OnPoison;
 use crate::core::invariants;
 use crate::core::permit_shares::{PartyId, PermitShares, TenantPart};
 use crate::core::ports::{Epoch, PipelineName};
-use crate::core::sabotage::{self, Bug};
 use crate::core::send_queue::Flow;
 
 /// Rows and bytes in use, and the most of both.
@@ -107,13 +105,13 @@ impl Pool {
             && invariants::within_bound(self.bytes(), bytes, last_row)
     }
 
-    fn take(&self, bytes: usize) {
-        self.rows.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn take(&self, rows: usize, bytes: usize) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    fn give_back(&self, bytes: usize) {
-        self.rows.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn give_back(&self, rows: usize, bytes: usize) {
+        self.rows.fetch_sub(rows, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
@@ -378,11 +376,17 @@ impl RejectedKeys {
         });
     }
 
+    /// Whether there is no such key.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
     /// Whether nothing of this key is to be sent. Costs no lock while there is no
     /// such key.
     #[must_use]
     pub fn contains(&self, hash: u128) -> bool {
-        self.count.load(Ordering::Acquire) > 0
+        !self.is_empty()
             && self
                 .keys
                 .lock()
@@ -407,85 +411,5 @@ impl FlowTag {
     #[must_use]
     pub fn is_recalled(&self) -> bool {
         self.recalled.load(Ordering::Acquire)
-    }
-}
-
-/// The permit of one row on its way.
-#[derive(Debug)]
-pub struct Ticket {
-    tag: Arc<FlowTag>,
-    bytes: usize,
-    settled: bool,
-    /// The writer it was handed to.
-    holder: Option<Arc<Holder>>,
-    /// Its row goes beside what all others have.
-    alone: Option<AlonePass>,
-}
-
-impl Ticket {
-    /// Takes a permit for a row of `bytes` bytes.
-    #[must_use]
-    pub fn take(tag: &Arc<FlowTag>, bytes: usize) -> Self {
-        Self::take_with(tag, bytes, None)
-    }
-
-    /// Takes a permit for a row that may have a pass to go alone.
-    #[must_use]
-    pub fn take_with(tag: &Arc<FlowTag>, bytes: usize, alone: Option<AlonePass>) -> Self {
-        tag.own.take(bytes);
-        if alone.is_none() {
-            tag.shared.take(bytes);
-        }
-        Self {
-            tag: Arc::clone(tag),
-            bytes,
-            settled: false,
-            holder: None,
-            alone,
-        }
-    }
-
-    /// Whose row it is.
-    #[must_use]
-    pub const fn tag(&self) -> &Arc<FlowTag> {
-        &self.tag
-    }
-
-    /// The row is handed to a writer.
-    pub fn enter(&mut self, holder: &Arc<Holder>) {
-        self.leave();
-        holder.enter(self.tag.flow.id, &self.tag.void);
-        self.holder = Some(Arc::clone(holder));
-    }
-
-    /// The row leaves the writer it was handed to.
-    pub fn leave(&mut self) {
-        if let Some(holder) = self.holder.take() {
-            holder.leave(self.tag.flow.id);
-        }
-    }
-
-    /// The row is settled: its reader is told by message, and the permit is free.
-    pub fn settle(mut self) -> Arc<FlowTag> {
-        self.settled = true;
-        Arc::clone(&self.tag)
-    }
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.leave();
-        self.tag.own.give_back(self.bytes);
-        if self.alone.is_none() {
-            self.tag.shared.give_back(self.bytes);
-        }
-        if self.settled {
-            return;
-        }
-        // Counted here and nowhere else: a row is either confirmed or given up.
-        self.tag.metrics.rows_returned(1);
-        if !sabotage::is(Bug::LostRowsIgnored) {
-            self.tag.make_void();
-        }
     }
 }

@@ -280,6 +280,23 @@ impl ShardWriter {
     }
 }
 
+/// What of these rows may be sent: rows of rejected keys go back to their reader.
+fn without_rejected(tag: &Arc<FlowTag>, rows: Vec<RoutedRow>) -> Vec<RoutedRow> {
+    if tag.rejected_keys.is_empty() {
+        return rows;
+    }
+    let is_unsent = |row: &RoutedRow| tag.rejected_keys.contains(row.envelope.hash);
+    let (unsent, rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_unsent);
+    if !unsent.is_empty() {
+        let outcomes = Outcomes {
+            unsent,
+            ..Outcomes::default()
+        };
+        tell(tag, outcomes);
+    }
+    rows
+}
+
 fn tell(tag: &Arc<FlowTag>, mut outcomes: Outcomes) {
     if fault::forgets("shard_writer.tell") {
         return;
@@ -330,15 +347,7 @@ impl Handler<Batch> for ShardWriter {
         if batch.tag.is_void() {
             return;
         }
-        let is_unsent = |row: &RoutedRow| batch.tag.rejected_keys.contains(row.envelope.hash);
-        let (unsent, rows): (Vec<_>, Vec<_>) = batch.rows.into_iter().partition(is_unsent);
-        if !unsent.is_empty() {
-            let outcomes = Outcomes {
-                unsent,
-                ..Outcomes::default()
-            };
-            tell(&batch.tag, outcomes);
-        }
+        let rows = without_rejected(&batch.tag, batch.rows);
         let is_live = rows.iter().all(|row| row.purpose == Purpose::Live);
         let patience = if is_live {
             batch.tag.patience.get()

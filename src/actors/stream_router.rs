@@ -40,6 +40,7 @@ use super::messages::{
 use super::permits::FlowTag;
 use super::pulse::Pulse;
 use super::shard_writer::ShardWriter;
+use super::ticket::Ticket;
 use crate::admin::status::StatusBoard;
 use crate::core::backoff::Backoff;
 use crate::core::ports::StreamService;
@@ -203,9 +204,7 @@ impl StreamRouter {
     /// A closed mailbox drops the rows: their tickets tell their reader.
     fn deliver(&self, shard: &ShardId, tag: Arc<FlowTag>, mut rows: Vec<RoutedRow>) {
         let sent = self.writers.get(shard).map(|seat| {
-            for row in &mut rows {
-                row.ticket.enter(&seat.holder);
-            }
+            Ticket::enter_all(rows.iter_mut().map(|row| &mut row.ticket), &seat.holder);
             seat.writer.try_send(Batch { tag, rows })
         });
         if !matches!(sent, Some(Ok(()))) {

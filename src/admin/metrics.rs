@@ -18,6 +18,7 @@ mod memory;
 mod pipeline;
 mod retention;
 mod shard;
+mod stored_records;
 mod stream;
 mod tenant;
 
@@ -35,6 +36,7 @@ pub use memory::{MemoryMetrics, show_process};
 pub use pipeline::{PipelineMetrics, ResentSource, RetryReason, labels_of};
 pub use retention::{HeldRows, KeptRows};
 pub use shard::{CallOutcome, ShardMetrics};
+pub use stored_records::StoredRecords;
 pub use stream::StreamMetrics;
 pub use tenant::{MOST_TENANTS, TenantMetrics};
 

@@ -132,7 +132,7 @@ fn read_limits(mut table: Table<'_, '_>) -> LimitSettings {
             .unwrap_or(ByteSize::from_mib(256)),
         pipeline_rows: table
             .integer("pipeline_rows", 1..=10_000_000)
-            .unwrap_or(20_000),
+            .unwrap_or(40_000),
         pipeline_bytes: table
             .size("pipeline_bytes", least)
             .unwrap_or(ByteSize::from_mib(32)),

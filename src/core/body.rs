@@ -15,13 +15,13 @@
 //! Payload and headers are spliced in as the database printed them, never
 //! parsed. A body is written into one buffer of the size it will have.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::str::FromStr;
 
 use super::json_scalar::scalar_at;
 use super::position::Seq;
 use super::row::OutboxRow;
-use super::timestamp::Timestamp;
+use super::short_text::ShortText;
 
 /// The `type` of a CloudEvent whose row names none.
 pub const DEFAULT_EVENT_TYPE: &str = "tidegate.outbox.event";
@@ -115,20 +115,16 @@ enum Piece<'a> {
     Text(&'a str),
     /// A part of a URI's path, to be percent-encoded.
     PathSegment(&'a str),
-    /// A number.
-    Integer(i64),
-    /// A time; it needs no escape.
-    Time(Timestamp),
-    /// A sequence text; it needs no escape.
-    Seq(Seq),
 }
 
 fn native(row: &OutboxRow, context: &BodyContext<'_>) -> String {
+    let (id, seq) = (ShortText::of(row.id), ShortText::of(context.seq));
+    let created_at = ShortText::of(row.created_at);
     join(&[
         Piece::Json("{\"id\":"),
-        Piece::Integer(row.id),
+        Piece::Json(id.as_str()),
         Piece::Json(",\"seq\":\""),
-        Piece::Seq(context.seq),
+        Piece::Json(seq.as_str()),
         Piece::Json("\",\"event_id\":\""),
         Piece::Text(context.event_id),
         Piece::Json("\",\"outbox\":\""),
@@ -136,7 +132,7 @@ fn native(row: &OutboxRow, context: &BodyContext<'_>) -> String {
         Piece::Json("\",\"key\":\""),
         Piece::Text(context.key),
         Piece::Json("\",\"created_at\":\""),
-        Piece::Time(row.created_at),
+        Piece::Json(created_at.as_str()),
         Piece::Json("\",\"headers\":"),
         Piece::Json(&row.headers),
         Piece::Json(",\"payload\":"),
@@ -154,6 +150,8 @@ fn cloud_event(row: &OutboxRow, context: &BodyContext<'_>) -> String {
     let event_type = header("ce_type")
         .or_else(|| header("type"))
         .unwrap_or(DEFAULT_EVENT_TYPE.into());
+    let (id, seq) = (ShortText::of(row.id), ShortText::of(context.seq));
+    let created_at = ShortText::of(row.created_at);
     join(&[
         Piece::Json("{\"specversion\":\"1.0\",\"id\":\""),
         Piece::Text(context.event_id),
@@ -164,98 +162,100 @@ fn cloud_event(row: &OutboxRow, context: &BodyContext<'_>) -> String {
         Piece::Json("\",\"subject\":\""),
         Piece::Text(context.key),
         Piece::Json("\",\"time\":\""),
-        Piece::Time(row.created_at),
+        Piece::Json(created_at.as_str()),
         Piece::Json("\",\"datacontenttype\":\"application/json\",\"seq\":\""),
-        Piece::Seq(context.seq),
+        Piece::Json(seq.as_str()),
         Piece::Json("\",\"outboxid\":\""),
-        Piece::Integer(row.id),
+        Piece::Json(id.as_str()),
         Piece::Json("\",\"data\":"),
         Piece::Json(&row.payload),
         Piece::Json("}"),
     ])
 }
 
+/// The text of all pieces, in a buffer of its exact size: it becomes the record's data
+/// without being copied.
 fn join(pieces: &[Piece<'_>]) -> String {
-    let mut measure = Measure(0);
     let mut body = String::new();
-    // Neither a counter nor a String ever refuses a write.
-    let written = pieces
-        .iter()
-        .try_for_each(|piece| piece.write_to(&mut measure))
-        .and_then(|()| {
-            body.reserve_exact(measure.0);
-            pieces
-                .iter()
-                .try_for_each(|piece| piece.write_to(&mut body))
-        });
-    debug_assert_eq!(written, Ok(()));
-    body
-}
-
-/// Counts bytes instead of keeping them.
-struct Measure(usize);
-
-impl Write for Measure {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.0 += text.len();
-        Ok(())
+    body.reserve_exact(pieces.iter().map(Piece::length).sum());
+    for piece in pieces {
+        piece.push_to(&mut body);
     }
+    body
 }
 
 // === impl Piece ===
 
 impl Piece<'_> {
-    fn write_to(&self, out: &mut impl Write) -> fmt::Result {
+    /// How many bytes it is written as.
+    fn length(&self) -> usize {
         match self {
-            Self::Json(json) => out.write_str(json),
-            Self::Text(text) => write_escaped(out, text),
-            Self::PathSegment(text) => write_percent_encoded(out, text),
-            Self::Integer(number) => write!(out, "{number}"),
-            Self::Time(time) => write!(out, "{time}"),
-            Self::Seq(seq) => write!(out, "{seq}"),
+            Self::Json(json) => json.len(),
+            Self::Text(text) => text.bytes().map(escaped_length).sum(),
+            Self::PathSegment(text) => text
+                .bytes()
+                .map(|byte| if is_unreserved(byte) { 1 } else { 3 })
+                .sum(),
+        }
+    }
+
+    fn push_to(&self, body: &mut String) {
+        match self {
+            Self::Json(json) => body.push_str(json),
+            Self::Text(text) => push_escaped(body, text),
+            Self::PathSegment(text) => push_percent_encoded(body, text),
         }
     }
 }
 
-/// Writes the inside of a JSON string (RFC 8259, section 7): quotes, backslashes
-/// and control characters are escaped, everything else stays UTF-8.
-fn write_escaped(out: &mut impl Write, text: &str) -> fmt::Result {
-    let needs_escape = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+/// How many bytes a byte of a text takes in a JSON string.
+const fn escaped_length(byte: u8) -> usize {
+    match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    }
+}
+
+fn push_escaped(body: &mut String, text: &str) {
     let mut clean_from = 0;
     for (index, byte) in text.bytes().enumerate() {
-        if !needs_escape(&byte) {
+        if escaped_length(byte) == 1 {
             continue;
         }
-        out.write_str(&text[clean_from..index])?;
+        body.push_str(&text[clean_from..index]);
         clean_from = index + 1;
         match byte {
-            b'"' => out.write_str("\\\"")?,
-            b'\\' => out.write_str("\\\\")?,
-            b'\n' => out.write_str("\\n")?,
-            b'\r' => out.write_str("\\r")?,
-            b'\t' => out.write_str("\\t")?,
-            control => write!(out, "\\u{control:04x}")?,
+            b'"' => body.push_str("\\\""),
+            b'\\' => body.push_str("\\\\"),
+            b'\n' => body.push_str("\\n"),
+            b'\r' => body.push_str("\\r"),
+            b'\t' => body.push_str("\\t"),
+            control => body.push_str(ShortText::of(format_args!("\\u{control:04x}")).as_str()),
         }
     }
-    out.write_str(&text[clean_from..])
+    body.push_str(&text[clean_from..]);
 }
 
-/// Writes a segment of a URI's path (RFC 3986, section 2.3): everything but
-/// unreserved characters is percent-encoded.
-fn write_percent_encoded(out: &mut impl Write, text: &str) -> fmt::Result {
-    text.bytes().try_for_each(|byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.write_char(byte.into())
+const fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
+}
+
+fn push_percent_encoded(body: &mut String, text: &str) {
+    for byte in text.bytes() {
+        if is_unreserved(byte) {
+            body.push(byte.into());
         } else {
-            write!(out, "%{byte:02X}")
+            body.push_str(ShortText::of(format_args!("%{byte:02X}")).as_str());
         }
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::position::WindowNumber;
+    use crate::core::timestamp::Timestamp;
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use std::time::Duration;

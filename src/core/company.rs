@@ -8,7 +8,7 @@
 //! - at most [`MOST`], or [`MOST_OF_MANY`] where there are many shards, after the last
 //!   call began: a shard that was quiet sends at once;
 //! - a pipeline's rows in flight bound what it delivers while they wait: never so long
-//!   that it would fall below [`LEAST_RATE`];
+//!   that it would fall below [`LEAST_RATE`], or [`LEAST_RATE_OF_MANY`];
 //! - rows that are sent again (dead letters, replays) do not wait: each of a key may be
 //!   handed only once the one before has arrived;
 //! - not when the call is full anyway, or a record of rows that share one, and not when rows are left behind by calls: then
@@ -29,7 +29,10 @@ pub const MOST_OF_MANY: Duration = Duration::from_millis(400);
 const MANY: usize = 200;
 
 /// What waiting never takes a pipeline below, in rows a second.
-pub const LEAST_RATE: u32 = 100_000;
+pub const LEAST_RATE: u32 = 400_000;
+
+/// The same where there are `MANY` shards: calls with few rows are what costs there.
+pub const LEAST_RATE_OF_MANY: u32 = 150_000;
 
 /// The part of its age that a row may wait.
 const PART_OF_AGE: u32 = 20;
@@ -42,9 +45,13 @@ const FULL_BYTES: usize = 256 * 1024;
 /// in flight, to so many shards.
 #[must_use]
 pub fn patience(age: Duration, rows_in_flight: usize, shards: usize) -> Duration {
-    let most = if shards < MANY { MOST } else { MOST_OF_MANY };
+    let (most, least_rate) = if shards < MANY {
+        (MOST, LEAST_RATE)
+    } else {
+        (MOST_OF_MANY, LEAST_RATE_OF_MANY)
+    };
     let rows = u32::try_from(rows_in_flight).unwrap_or(u32::MAX);
-    let at_least_rate = Duration::from_secs(1) / LEAST_RATE * rows;
+    let at_least_rate = Duration::from_secs(1) / least_rate * rows;
     (age / PART_OF_AGE).min(most).min(at_least_rate)
 }
 
@@ -116,13 +123,15 @@ mod tests {
     fn only_late_rows_wait() {
         assert_eq!(patience(Duration::ZERO, 20_000, 64), Duration::ZERO);
         assert_eq!(patience(ms(100), 20_000, 64), ms(5));
-        assert_eq!(patience(HOUR, 20_000, 64), MOST);
-        assert_eq!(patience(HOUR, 40_000, 500), MOST_OF_MANY);
+        assert_eq!(patience(HOUR, 80_000, 64), MOST);
+        assert_eq!(patience(HOUR, 80_000, 500), MOST_OF_MANY);
     }
 
     #[test]
     fn a_pipeline_with_few_rows_in_flight_waits_less() {
-        assert_eq!(patience(HOUR, 1000, 64), ms(10));
+        assert_eq!(patience(HOUR, 40_000, 64), ms(100));
+        assert_eq!(patience(HOUR, 4000, 64), ms(10));
+        assert_eq!(patience(HOUR, 3000, 500), Duration::from_nanos(6666 * 3000));
         assert_eq!(patience(HOUR, usize::MAX, 64), MOST);
     }
 

@@ -157,6 +157,10 @@ impl HotKeys {
 
 /// The key as it is shown.
 fn shown(key: &Arc<str>) -> Arc<str> {
+    // A character has at least one byte: most keys need no count.
+    if key.len() <= MOST_SHOWN {
+        return Arc::clone(key);
+    }
     match key.char_indices().nth(MOST_SHOWN) {
         None => Arc::clone(key),
         Some((end, _)) => format!("{}...", &key[..end]).into(),

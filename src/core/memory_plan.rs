@@ -12,7 +12,7 @@
 
 /// What the process takes without rows, in bytes: its code, the runtime, connections,
 /// clients, and a hundred pipelines.
-pub const PROCESS_MEMORY: usize = 52 * 1024 * 1024;
+pub const PROCESS_MEMORY: usize = 60 * 1024 * 1024;
 
 /// What a budgeted byte costs in resident memory at worst.
 const COST_OF_A_BYTE: usize = 5;
@@ -65,7 +65,7 @@ mod tests {
         }
         assert_eq!(
             MemoryPlan::under(72 * MIB).rows,
-            (20 * MIB - 20 * MIB / 8) / 5
+            (12 * MIB - 12 * MIB / 8) / 5
         );
     }
 

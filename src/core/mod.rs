@@ -42,6 +42,7 @@ pub mod sabotage;
 pub mod send_queue;
 pub mod shard_map;
 pub mod shares;
+mod short_text;
 pub mod skeleton;
 pub mod snapshot;
 pub mod stash;

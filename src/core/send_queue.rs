@@ -17,13 +17,13 @@
 
 mod call;
 mod going_back;
+mod key_queue;
 mod parcel;
 mod recall;
 mod sendable;
 mod shares;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use super::aggregation::Packing;
@@ -31,6 +31,7 @@ use super::budget::{Cost, Waiting};
 use super::fair_ring::FairRing;
 use super::tenant::Limit;
 use call::CallInMaking;
+use key_queue::{KeyHash, KeyQueue};
 
 pub use going_back::Turn;
 pub use parcel::Parcel;
@@ -78,34 +79,8 @@ pub enum Sharing {
     Nothing,
 }
 
-/// The hash keys are MD5 already: hashing them again would be waste.
-#[derive(Debug, Clone, Copy, Default)]
-struct KeyHasher(u64);
-
-type KeyHash = BuildHasherDefault<KeyHasher>;
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.0 ^= u64::from_le_bytes(word);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct KeyQueue<T> {
-    rows: VecDeque<T>,
-    bytes: usize,
-    in_flight: bool,
-    /// How many of the first rows were sent before.
-    again: usize,
-}
+/// Room for so many keys is kept though there are fewer.
+const MOST_SPARE_KEYS: usize = 2_048;
 
 #[derive(Debug)]
 struct FlowQueue<T> {
@@ -119,28 +94,6 @@ struct FlowQueue<T> {
     /// Of a flow that aggregates: keys that may go, and all their rows' bytes.
     ready_keys: usize,
     ready_bytes: usize,
-}
-
-impl<T: Sendable> KeyQueue<T> {
-    const fn new() -> Self {
-        Self {
-            rows: VecDeque::new(),
-            bytes: 0,
-            in_flight: false,
-            again: 0,
-        }
-    }
-
-    fn pop(&mut self) -> Option<T> {
-        let row = self.rows.pop_front()?;
-        self.bytes -= row.weight();
-        self.again = self.again.saturating_sub(1);
-        Some(row)
-    }
-
-    fn first_weight(&self) -> usize {
-        self.rows.front().map_or(0, Sendable::weight)
-    }
 }
 
 impl<T> FlowQueue<T> {
@@ -174,7 +127,7 @@ impl<T> FlowQueue<T> {
 pub struct SendQueue<T> {
     flows: BTreeMap<FlowId, FlowQueue<T>>,
     tenants: FairRing<Arc<str>>,
-    members: HashMap<Arc<str>, FairRing<FlowId>>,
+    members: BTreeMap<Arc<str>, FairRing<FlowId>>,
     retry: VecDeque<(FlowId, u128)>,
     ready: Cost,
     rows: usize,
@@ -186,7 +139,7 @@ impl<T> Default for SendQueue<T> {
         Self {
             flows: BTreeMap::new(),
             tenants: FairRing::default(),
-            members: HashMap::new(),
+            members: BTreeMap::new(),
             retry: VecDeque::new(),
             ready: Cost::default(),
             rows: 0,
@@ -317,6 +270,10 @@ impl<T: Sendable> SendQueue<T> {
         key.in_flight = false;
         if key.rows.is_empty() {
             queue.keys.remove(&hash);
+            // Its room is nobody's permit: what a crowd of keys took is not kept.
+            if queue.keys.capacity() > MOST_SPARE_KEYS.max(8 * queue.keys.len()) {
+                queue.keys.shrink_to(2 * queue.keys.len());
+            }
             self.forget_flow_if_done(flow);
         } else if key.again > 0 {
             self.retry.push_front((flow, hash));
@@ -338,7 +295,7 @@ impl<T: Sendable> SendQueue<T> {
         let rows: Vec<T> = queue
             .keys
             .remove(&hash)
-            .map_or_else(Vec::new, |key| key.rows.into());
+            .map_or_else(Vec::new, |key| key.rows.into_iter().collect());
         let bytes: usize = rows.iter().map(Sendable::weight).sum();
         queue.rows -= rows.len();
         queue.bytes -= bytes;

@@ -27,14 +27,17 @@ use crate::core::timestamp::Timestamp;
 /// server sends in the time a connection takes (a few milliseconds).
 const MOST_DISCARDED: usize = 2 * 1024 * 1024;
 
-/// The rows of `r`, in its order, their JSON made text while they are sent. Without
-/// OFFSET the planner may make text of all rows before it sorts them.
+/// The rows of `r`, in its order, their JSON made text while they are sent, and what all
+/// their texts weigh in bytes, which is counted once. Without OFFSET the planner may make
+/// text of all rows before it sorts them.
 macro_rules! rows_as_text {
     ($of:expr) => {
         concat!(
-            "(SELECT r.*, r.payload::text AS payload_text, r.headers::text AS headers_text FROM ",
+            "(SELECT u.*, octet_length(u.payload_text)::bigint + octet_length(u.headers_text)
+                + coalesce(octet_length(u.dedup_key), 0) AS octets
+            FROM (SELECT r.*, r.payload::text AS payload_text, r.headers::text AS headers_text FROM ",
             $of,
-            " OFFSET 0) AS t"
+            " OFFSET 0) AS u OFFSET 0) AS t"
         )
     };
 }
@@ -50,14 +53,11 @@ macro_rules! row_columns {
             CASE WHEN ", row_columns!(fits $most), " OR octet_length(t.headers_text) <= 65536 THEN t.headers_text END,
             t.created_at, clock_timestamp(),
             CASE WHEN NOT ", row_columns!(fits $most), " THEN octet_length(t.payload_text)::bigint END,
-            CASE WHEN NOT ", row_columns!(fits $most), " THEN ", row_columns!(octets), " END"
+            CASE WHEN NOT ", row_columns!(fits $most), " THEN t.octets END"
         )
     };
-    (octets) => {
-        "(octet_length(t.payload_text)::bigint + octet_length(t.headers_text) + coalesce(octet_length(t.dedup_key), 0))"
-    };
     (fits $most:literal) => {
-        concat!(row_columns!(octets), " <= ", $most, "::bigint")
+        concat!("t.octets <= ", $most, "::bigint")
     };
 }
 
@@ -81,20 +81,21 @@ pub(super) fn most_text(bytes: usize) -> i64 {
     i64::try_from(bytes.saturating_sub(ROW_OVERHEAD)).unwrap_or(i64::MAX)
 }
 
-/// Decodes [`row_columns`], beginning at `first`.
+/// Decodes [`row_columns`], beginning at `first`. Their types are those of the statement:
+/// to ask of each value whether it has them costs more than to read it.
 pub(super) fn decode_row(row: &PgRow, first: usize) -> Result<Read, sqlx::Error> {
     // As PostgreSQL keeps them: made text, or subtracted, they cost it a quarter of
     // what a row costs.
     let created_at: i64 = row.try_get_unchecked(first + 4)?;
     let sent_at: i64 = row.try_get_unchecked(first + 5)?;
     let age = sent_at.saturating_sub(created_at);
-    let payload: Option<String> = row.try_get(first + 2)?;
-    let headers: Option<String> = row.try_get(first + 3)?;
-    let payload_bytes: Option<i64> = row.try_get(first + 6)?;
-    let text_bytes: Option<i64> = row.try_get(first + 7)?;
+    let payload: Option<String> = row.try_get_unchecked(first + 2)?;
+    let headers: Option<String> = row.try_get_unchecked(first + 3)?;
+    let payload_bytes: Option<i64> = row.try_get_unchecked(first + 6)?;
+    let text_bytes: Option<i64> = row.try_get_unchecked(first + 7)?;
     let decoded = OutboxRow {
-        id: row.try_get(first)?,
-        dedup_key: row.try_get(first + 1)?,
+        id: row.try_get_unchecked(first)?,
+        dedup_key: row.try_get_unchecked(first + 1)?,
         payload: payload.unwrap_or_default(),
         headers: headers.unwrap_or_else(|| "{}".to_owned()),
         created_at: Timestamp::from_unix_micros(created_at.saturating_add(POSTGRES_EPOCH)),

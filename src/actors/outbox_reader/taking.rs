@@ -10,7 +10,7 @@ use super::work::{Done, Fetched, Item, Rendered};
 use crate::actors::child::Exit;
 use crate::actors::fault;
 use crate::actors::messages::{Batch, Outcomes, Purpose, RoutedRow};
-use crate::actors::permits::Ticket;
+use crate::actors::ticket::Ticket;
 use crate::actors::violations;
 use crate::admin::metrics::{PositionWrite, ResentSource};
 use crate::core::company::patience;
@@ -253,14 +253,18 @@ impl OutboxReader {
         if self.reading_room.reserved.is_some() {
             self.end_reservation();
         }
-        let mut pass = self.pass.take();
         let tag = &self.tag;
-        let rows = envelopes.into_iter().map(|envelope| RoutedRow {
-            ticket: Ticket::take_with(tag, envelope.memory(), pass.take()),
-            envelope,
-            purpose,
-            in_doubt: false,
-        });
+        let memory: Vec<usize> = envelopes.iter().map(Envelope::memory).collect();
+        let tickets = Ticket::take_all(tag, &memory, self.pass.take());
+        let rows = tickets
+            .into_iter()
+            .zip(envelopes)
+            .map(|(ticket, envelope)| RoutedRow {
+                ticket,
+                envelope,
+                purpose,
+                in_doubt: false,
+            });
         let batch = Batch {
             tag: Arc::clone(tag),
             rows: rows.collect(),
@@ -296,15 +300,17 @@ impl Handler<Outcomes> for OutboxReader {
         fault::point("outbox_reader.Outcomes");
         fault::strike("outbox_reader", &self.key.name);
         let now = self.now();
+        let acks = self.metrics.acks();
         for (seq, hash) in &outcomes.stored {
             if self.resend.settled(*seq) {
                 self.metrics.resent(ResentSource::Replay);
             } else if self.letters.settled(*seq, now) {
                 self.metrics.resent(ResentSource::Letter);
             } else if let Some(since) = self.intake.settled(*seq, *hash, now) {
-                self.metrics.acked(now.since(since));
+                acks.observe(now.since(since).as_secs_f64());
             }
         }
+        drop(acks);
         if !outcomes.stored.is_empty() {
             self.pulse.progress();
         }

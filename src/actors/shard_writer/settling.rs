@@ -6,21 +6,57 @@ use std::sync::Arc;
 use super::{ShardWriter, tell};
 use crate::actors::messages::{Outcomes, Purpose, RejectedRow, RoutedRow};
 use crate::actors::permits::FlowTag;
-use crate::admin::metrics::RetryReason;
+use crate::actors::ticket::SettledTickets;
+use crate::admin::metrics::{PipelineMetrics, RetryReason, StoredRecords};
 use crate::core::dead_letter::OnPoison;
 use crate::core::dispatch::{Answer, Rejected};
 use crate::core::ports::{CallFailure, RecordOutcome};
 use crate::core::position::Seq;
 use crate::core::send_queue::{FlowId, Parcel};
 
-/// Rows of one flow that are in the stream, with their hash keys.
-type Settled = (Arc<FlowTag>, Vec<(Seq, u128)>);
+/// Rows of one flow that are in the stream.
+struct Settled {
+    tickets: SettledTickets,
+    /// With their hash keys.
+    rows: Vec<(Seq, u128)>,
+    /// Data and keys, in bytes.
+    bytes: usize,
+}
+
+impl Settled {
+    fn of(tag: &Arc<FlowTag>) -> Self {
+        Self {
+            tickets: SettledTickets::of(Arc::clone(tag)),
+            rows: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// The permits are free before the reader hears of it.
+    fn tell(self) {
+        let Self {
+            tickets,
+            rows,
+            bytes,
+        } = self;
+        let tag = Arc::clone(tickets.tag());
+        tag.metrics.delivered(rows.len(), bytes);
+        tickets.end();
+        let outcomes = Outcomes {
+            stored: rows,
+            ..Outcomes::default()
+        };
+        tell(&tag, outcomes);
+    }
+}
 
 impl ShardWriter {
     /// Counts the records that were stored, and those whose rows will be sent again.
     /// Asked while the call is in flight.
     pub(super) fn count_records(&self, answer: &Result<Vec<RecordOutcome>, CallFailure>) {
         let whole = retry_reason(answer);
+        // Of the flow whose turn it is, which mostly has many in a row.
+        let mut stored: Option<(&PipelineMetrics, FlowId, StoredRecords)> = None;
         for (place, parcel) in self.dispatch.in_flight().iter().enumerate() {
             let metrics = &parcel.first().ticket.tag().metrics;
             let reason = match answer {
@@ -28,7 +64,14 @@ impl ShardWriter {
                 Ok(outcomes) => match outcomes.get(place) {
                     None => Some(RetryReason::Unknown),
                     Some(RecordOutcome::Stored { shard, .. }) => {
-                        metrics.record_stored(parcel.weight());
+                        let (of, flow, mut records) = stored
+                            .take()
+                            .unwrap_or_else(|| (metrics, parcel.flow, StoredRecords::default()));
+                        if flow != parcel.flow {
+                            of.records_stored(std::mem::take(&mut records));
+                        }
+                        records.add(parcel.weight());
+                        stored = Some((metrics, parcel.flow, records));
                         let is_misplaced = self.dispatch.is_misplaced(parcel, shard);
                         is_misplaced.then_some(RetryReason::Misplaced)
                     }
@@ -43,6 +86,9 @@ impl ShardWriter {
             if reason == RetryReason::Throttled {
                 metrics.throttled(1);
             }
+        }
+        if let Some((metrics, _, records)) = stored {
+            metrics.records_stored(records);
         }
     }
 
@@ -60,23 +106,18 @@ impl ShardWriter {
             } = row;
             let (hash, weight) = (envelope.hash, envelope.weight());
             self.hot_keys.sent(hash, &envelope.key, weight);
-            let flow = ticket.tag().flow.id;
-            let tag = ticket.settle();
-            tag.metrics.delivered(1, envelope.weight());
-            let entry = per_flow.entry(flow).or_insert_with(|| (tag, Vec::new()));
-            entry.1.push((envelope.seq, envelope.hash));
+            let settled = per_flow
+                .entry(ticket.tag().flow.id)
+                .or_insert_with(|| Settled::of(ticket.tag()));
+            settled.tickets.add(ticket);
+            settled.rows.push((envelope.seq, hash));
+            settled.bytes += weight;
         }
         if !per_flow.is_empty() {
             self.parts.pulse.progress();
         }
-        for (tag, stored) in per_flow.into_values() {
-            tell(
-                &tag,
-                Outcomes {
-                    stored,
-                    ..Outcomes::default()
-                },
-            );
+        for settled in per_flow.into_values() {
+            settled.tell();
         }
         if let Some(rejected) = answer.rejected {
             self.give_up(rejected);

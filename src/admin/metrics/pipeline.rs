@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use prometheus::local::LocalHistogram;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
     Registry,
 };
 
+use super::stored_records::StoredRecords;
 use super::tenant::{TenantFamilies, TenantMetrics};
 use super::{counter_value, counters, gauge_value, gauges, histograms, int_gauges, remove_series};
 use crate::admin::status::PipelineState;
@@ -22,10 +24,6 @@ const LATENCY_SECONDS: [f64; 17] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     120.0, 300.0,
 ];
-
-/// What AWS bills a provisioned stream by, a record at least one: "25 KB", here by
-/// the smaller reading (`aws.amazon.com/kinesis/data-streams/pricing`).
-const PUT_UNIT_BYTES: usize = 25_000;
 
 /// Why records are sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,13 +145,11 @@ impl PipelineMetrics {
         self.tenant.delivered(rows, bytes);
     }
 
-    /// A record of its rows, one or many, was stored; `bytes` counts data and key as
-    /// they were sent.
-    pub fn record_stored(&self, bytes: usize) {
-        self.records_stored.inc();
-        self.bytes_stored.inc_by(counter_value(bytes));
-        let units = bytes.div_ceil(PUT_UNIT_BYTES);
-        self.put_units.inc_by(counter_value(units));
+    /// Records of its rows were stored.
+    pub fn records_stored(&self, stored: StoredRecords) {
+        self.records_stored.inc_by(counter_value(stored.records));
+        self.bytes_stored.inc_by(counter_value(stored.bytes));
+        self.put_units.inc_by(counter_value(stored.put_units));
     }
 
     /// Records will be sent again.
@@ -209,10 +205,12 @@ impl PipelineMetrics {
         self.vanished.inc();
     }
 
-    /// A row was confirmed so long after it was committed (measured from its
-    /// insert, which comes before).
-    pub fn acked(&self, latency: Duration) {
-        self.commit_to_ack.observe(latency.as_secs_f64());
+    /// Rows are about to be confirmed: what is observed here is how many seconds after
+    /// it was committed each was (measured from its insert, which comes before). It
+    /// counts when it is dropped.
+    #[must_use]
+    pub fn acks(&self) -> LocalHistogram {
+        self.commit_to_ack.local()
     }
 
     /// What is read and not settled.

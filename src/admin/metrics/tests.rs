@@ -26,7 +26,7 @@ fn a_pipelines_events_add_up() {
     metrics.pipeline(["d", "p", "t", "s"]).delivered(1, 100);
     pipeline.retried(2, RetryReason::Throttled);
     pipeline.throttled(2);
-    pipeline.acked(Duration::from_millis(20));
+    pipeline.acks().observe(0.02);
     pipeline.in_flight(1, 100);
     pipeline.lag(7, Duration::from_millis(1500));
     pipeline.windows_open(2);

@@ -2,7 +2,7 @@
 //! turns. A turn is one row, also where rows share a record: the record of a flow
 //! that aggregates stays open while others have their turns.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use super::parcel::{OpenParcel, weight_alone};
 use super::{CallRules, Flow, FlowId, FlowQueue, Parcel, SendQueue, Sendable, Sharing};
@@ -23,7 +23,7 @@ pub(super) struct CallInMaking<T> {
     open: BTreeMap<FlowId, OpenParcel<T>>,
     bytes: u64,
     rows: usize,
-    per_flow: HashMap<FlowId, usize>,
+    per_flow: BTreeMap<FlowId, usize>,
 }
 
 /// Whether the first row of a key has a place in the call.
@@ -51,7 +51,7 @@ impl<T: Sendable> CallInMaking<T> {
             open: BTreeMap::new(),
             bytes: 0,
             rows: 0,
-            per_flow: HashMap::new(),
+            per_flow: BTreeMap::new(),
         }
     }
 
@@ -234,7 +234,7 @@ impl<T: Sendable> SendQueue<T> {
             queue.second.push_back(hash);
         }
         let is_done = queue.next(sharing).is_none();
-        let flow = queue.flow.clone();
+        let flow = &queue.flow;
         self.tenants.weigh_front(flow.shares.tenant_weight());
         self.tenants.charge_front(bytes);
         if let Some(members) = self.members.get_mut(&flow.tenant) {
@@ -242,6 +242,7 @@ impl<T: Sendable> SendQueue<T> {
             members.charge_front(bytes);
         }
         if is_done {
+            let flow = flow.clone();
             self.leave_ring(&flow, FairRing::leave);
         }
     }

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::iter;
 
-use super::{FlowId, KeyHash, SendQueue, Sendable, Sharing};
+use super::key_queue::KeyHash;
+use super::{FlowId, SendQueue, Sendable, Sharing};
 use crate::core::aggregation::{Measure, Packing};
 
 /// One record of a call: at least one row of one flow, of each key its first ones

@@ -46,7 +46,7 @@ impl<T: Sendable> SendQueue<T> {
         let Some(key) = queue.keys.get_mut(&hash) else {
             return Vec::new();
         };
-        let recalled: Vec<T> = key.rows.split_off(key.in_doubt()).into();
+        let recalled: Vec<T> = key.rows.split_off(key.in_doubt());
         let bytes: usize = recalled.iter().map(Sendable::weight).sum();
         key.bytes -= bytes;
         key.again = key.again.min(key.rows.len());
