@@ -14,6 +14,9 @@
 /// clients, and a hundred pipelines.
 pub const PROCESS_MEMORY: usize = 60 * 1024 * 1024;
 
+/// What is left beside that of the least ceiling that is kept, 72 MiB.
+const LEAST_LEFT: usize = 12 * 1024 * 1024;
+
 /// What a budgeted byte costs in resident memory at worst.
 const COST_OF_A_BYTE: usize = 5;
 
@@ -39,7 +42,8 @@ impl MemoryPlan {
     pub fn under(ceiling: usize) -> Self {
         // A ceiling below what the process needs cannot be kept; it gets by with
         // little.
-        let process = PROCESS_MEMORY.min(ceiling / 4 * 3);
+        let most = (ceiling / 4 * 3).max(ceiling.saturating_sub(LEAST_LEFT));
+        let process = PROCESS_MEMORY.min(most);
         let left = ceiling - process;
         let stash = left / STASH_PART;
         Self {
