@@ -5,7 +5,7 @@
 //! while nothing is under way, or with a wait that nobody will end. So a count that
 //! stands still means a blocked thread or a lost wake-up; waiting for PostgreSQL,
 //! AWS, permits or news does not stop it. For a reader that rests others give it
-//! ([`super::rest`]).
+//! (`rest.rs`).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
