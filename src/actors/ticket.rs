@@ -22,14 +22,6 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Takes a permit for a row of `bytes` bytes.
-    #[must_use]
-    pub fn take(tag: &Arc<FlowTag>, bytes: usize) -> Self {
-        tag.own.take(1, bytes);
-        tag.shared.take(bytes);
-        Self::taken(tag, bytes, None)
-    }
-
     /// Takes permits for rows of so many bytes; the first of them may have a pass to go
     /// alone.
     #[must_use]
@@ -47,19 +39,15 @@ impl Ticket {
         if all > beside {
             tag.shared.take(all - beside);
         }
-        let ticket = |bytes: &usize| Self::taken(tag, *bytes, alone.take());
-        bytes.iter().map(ticket).collect()
-    }
-
-    fn taken(tag: &Arc<FlowTag>, bytes: usize, alone: Option<AlonePass>) -> Self {
-        Self {
+        let ticket = |bytes: &usize| Self {
             tag: Arc::clone(tag),
-            bytes,
+            bytes: *bytes,
             settled: false,
             given_back: false,
             holder: None,
-            alone,
-        }
+            alone: alone.take(),
+        };
+        bytes.iter().map(ticket).collect()
     }
 
     /// Whose row it is.
@@ -188,5 +176,131 @@ impl Drop for SettledTickets {
         if !self.is_told && self.rows > 0 {
             self.tag.make_void();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::messages::Outcomes;
+    use crate::actors::permits::{Patience, Pool, RejectedKeys, SharedPool, Void};
+    use crate::actors::tenants::Tenants;
+    use crate::admin::metrics::Metrics;
+    use crate::core::dead_letter::OnPoison;
+    use crate::core::ports::Epoch;
+    use crate::core::send_queue::{Flow, Shares};
+    use crate::core::time::Moment;
+    use actix::{Actor, Context, Handler};
+    use prometheus::Registry;
+
+    struct Reader;
+
+    impl Actor for Reader {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<Outcomes> for Reader {
+        type Result = ();
+
+        fn handle(&mut self, _: Outcomes, _: &mut Self::Context) {}
+    }
+
+    const POOL: usize = 1_000_000;
+
+    fn tag() -> (Arc<FlowTag>, Arc<SharedPool>) {
+        let metrics = Metrics::new(Registry::new()).expect("fresh names");
+        let tenant: Arc<str> = "t".into();
+        let shared = Arc::new(SharedPool::new(POOL, metrics.memory()));
+        let flow = Flow {
+            id: 7,
+            tenant: Arc::clone(&tenant),
+            shares: Arc::new(Shares::new(1, 1, 500)),
+            packing: None,
+        };
+        let tag = FlowTag {
+            pipeline: "p".into(),
+            epoch: Epoch(1),
+            flow,
+            reader: Reader.start().recipient(),
+            metrics: metrics.pipeline(["d", "p", "t", "s"]),
+            own: Pool::new(100, POOL),
+            shared: Arc::clone(&shared).join(&tenant),
+            tenant: Tenants::new(metrics).get(&tenant, Moment::ORIGIN),
+            void: Void::default(),
+            on_poison: OnPoison::Park,
+            rejected_keys: RejectedKeys::default(),
+            patience: Patience::default(),
+            recalled: false.into(),
+        };
+        (Arc::new(tag), shared)
+    }
+
+    /// Rows and bytes of the pipeline, and bytes of the process's pool.
+    fn used(tag: &FlowTag, shared: &SharedPool) -> [usize; 3] {
+        [tag.own.rows(), tag.own.bytes(), shared.used_by("t")]
+    }
+
+    /// Whether rows lie in the writer: it harms their flows to give it up.
+    fn harms(holder: &Holder) -> bool {
+        holder.give_up() > 0
+    }
+
+    #[actix::test]
+    async fn permits_are_taken_and_given_back_together() {
+        let (tag, shared) = tag();
+        let holder = Arc::new(Holder::default());
+        let mut tickets = Ticket::take_all(&tag, &[10, 20, 30], None);
+        assert_eq!(used(&tag, &shared), [3, 60, 60]);
+        Ticket::enter_all(tickets.iter_mut(), &holder);
+        let mut settled = SettledTickets::of(Arc::clone(&tag));
+        for ticket in tickets.drain(..2) {
+            settled.add(ticket);
+        }
+        assert_eq!(used(&tag, &shared), [3, 60, 60], "not yet");
+        settled.end();
+        assert_eq!(used(&tag, &shared), [1, 30, 30]);
+        tickets.into_iter().for_each(Ticket::settle);
+        assert_eq!(used(&tag, &shared), [0, 0, 0]);
+        assert!(!harms(&holder), "nothing is left in the writer");
+        assert!(!tag.is_void());
+    }
+
+    #[actix::test]
+    async fn a_row_that_goes_alone_takes_nothing_from_others() {
+        let (tag, shared) = tag();
+        let pass = tag.shared.go_alone(2 * POOL);
+        assert!(pass.is_some());
+        let tickets = Ticket::take_all(&tag, &[2 * POOL, 5], pass);
+        assert_eq!(used(&tag, &shared), [2, 2 * POOL + 5, 5]);
+        assert!(tag.shared.go_alone(1).is_none(), "one at a time");
+        let mut settled = SettledTickets::of(Arc::clone(&tag));
+        tickets.into_iter().for_each(|ticket| settled.add(ticket));
+        settled.end();
+        assert_eq!(used(&tag, &shared), [0, 0, 0]);
+        assert!(tag.shared.go_alone(1).is_some(), "the next one may");
+    }
+
+    #[actix::test]
+    async fn a_row_that_is_lost_makes_its_flow_void() {
+        let (tag, shared) = tag();
+        let holder = Arc::new(Holder::default());
+        let mut tickets = Ticket::take_all(&tag, &[10, 20], None);
+        Ticket::enter_all(tickets.iter_mut(), &holder);
+        drop(tickets);
+        assert!(tag.is_void());
+        assert_eq!(used(&tag, &shared), [0, 0, 0]);
+        assert!(!harms(&holder), "nothing is left in the writer");
+    }
+
+    #[actix::test]
+    async fn settled_rows_of_which_nobody_is_told_make_their_flow_void() {
+        let (tag, shared) = tag();
+        let mut settled = SettledTickets::of(Arc::clone(&tag));
+        for ticket in Ticket::take_all(&tag, &[10], None) {
+            settled.add(ticket);
+        }
+        drop(settled);
+        assert!(tag.is_void());
+        assert_eq!(used(&tag, &shared), [0, 0, 0]);
     }
 }

@@ -217,6 +217,8 @@ const fn escaped_length(byte: u8) -> usize {
     }
 }
 
+/// Adds the inside of a JSON string (RFC 8259, section 7): quotes, backslashes and
+/// control characters are escaped, everything else stays UTF-8.
 fn push_escaped(body: &mut String, text: &str) {
     let mut clean_from = 0;
     for (index, byte) in text.bytes().enumerate() {
@@ -237,10 +239,13 @@ fn push_escaped(body: &mut String, text: &str) {
     body.push_str(&text[clean_from..]);
 }
 
+/// Whether it stands for itself in a URI (RFC 3986, section 2.3).
 const fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
+/// Adds a segment of a URI's path: everything but unreserved characters is
+/// percent-encoded.
 fn push_percent_encoded(body: &mut String, text: &str) {
     for byte in text.bytes() {
         if is_unreserved(byte) {

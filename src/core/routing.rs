@@ -341,37 +341,19 @@ impl<G: Clone, T: Sendable> Routing<G, T> {
     }
 }
 
-/// With fewer rows than this part of the shards, most shards get none.
-const FEW: usize = 8;
-
 /// Rows by the shard that takes them, each shard's in order.
-fn by_shard<T: Sendable>(map: &ShardMap, rows: Vec<T>) -> Vec<(ShardId, Vec<T>)> {
-    let places: Vec<usize> = rows.iter().map(|row| map.index_of(row.hash())).collect();
-    let shards = map.shards();
-    if rows.len() < shards.len() / FEW {
-        let mut per_shard: BTreeMap<usize, Vec<T>> = BTreeMap::new();
-        for (place, row) in places.into_iter().zip(rows) {
-            per_shard.entry(place).or_default().push(row);
-        }
-        let named = per_shard.into_iter();
-        return named
-            .map(|(place, rows)| (shards[place].id.clone(), rows))
-            .collect();
+fn by_shard<T: Sendable>(map: &ShardMap, rows: Vec<T>) -> impl Iterator<Item = (ShardId, Vec<T>)> {
+    let mut per_shard: BTreeMap<usize, Vec<T>> = BTreeMap::new();
+    for row in rows {
+        let place = map.index_of(row.hash());
+        per_shard.entry(place).or_default().push(row);
     }
-    let mut counts = vec![0_usize; shards.len()];
-    for place in &places {
-        counts[*place] += 1;
-    }
-    // Each as large as it will be: rows are moved once.
-    let mut per_shard: Vec<Vec<T>> = counts.into_iter().map(Vec::with_capacity).collect();
-    for (place, row) in places.into_iter().zip(rows) {
-        per_shard[place].push(row);
-    }
-    let named = per_shard.into_iter().zip(shards);
-    let named = named.filter(|(rows, _)| !rows.is_empty());
-    named
-        .map(|(rows, shard)| (shard.id.clone(), rows))
-        .collect()
+    let id = |place: usize| map.shards()[place].id.clone();
+    let named: Vec<_> = per_shard
+        .into_iter()
+        .map(|(place, rows)| (id(place), rows))
+        .collect();
+    named.into_iter()
 }
 
 #[cfg(test)]

@@ -144,12 +144,7 @@ async fn share(weights: &[u32], loads: &[Load], rate: Option<f64>) -> Seen {
     for latencies in &mut seen.latencies {
         latencies.sort_by(f64::total_cmp);
     }
-    let mut nodes = [node];
-    run::settle(&shared, &mut nodes).await;
-    nodes[0].kill();
-    let mut world = shared.lock();
-    world.judge_the_end();
-    assert_eq!(world.ledger.violations, []);
+    run::ends_well(&shared, node).await;
     seen
 }
 

@@ -136,12 +136,7 @@ async fn idle() {
         "once it is there again"
     );
     fault::decide(None);
-    let mut nodes = [node];
-    run::settle(&shared, &mut nodes).await;
-    nodes[0].kill();
-    let mut world = shared.lock();
-    world.judge_the_end();
-    assert_eq!(world.ledger.violations, []);
+    run::ends_well(&shared, node).await;
 }
 
 #[test]

@@ -301,6 +301,16 @@ async fn let_sleepers_wake(shared: &Shared) {
     }
 }
 
+/// The only node of a world is done: everything was delivered as promised.
+pub(crate) async fn ends_well(shared: &Shared, node: Node) {
+    let mut nodes = [node];
+    settle(shared, &mut nodes).await;
+    nodes[0].kill();
+    let mut world = shared.lock();
+    world.judge_the_end();
+    assert_eq!(world.ledger.violations, []);
+}
+
 /// Rows of a replay that was cancelled may be on their way, in slow calls, when all
 /// that is wanted has been settled.
 async fn let_cancelled_replays_end(shared: &Shared, nodes: &[Node]) {

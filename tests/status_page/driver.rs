@@ -23,6 +23,19 @@ pub(crate) struct Driver {
 impl Driver {
     /// Starts it on a free port.
     pub(crate) async fn start() -> Self {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Self::try_to_start(deadline).await {
+                Ok(started) => return started,
+                // It looks for a free port and takes it later: others may be faster.
+                Err(said) if said.contains("Address already in use") => {}
+                Err(said) => panic!("no driver: {said}"),
+            }
+        }
+    }
+
+    /// The driver, or what it said.
+    async fn try_to_start(deadline: Instant) -> Result<Self, String> {
         let folder = tempfile::Builder::new()
             .prefix("tidegate-browser-")
             .tempdir()
@@ -44,20 +57,21 @@ impl Driver {
             "chromedriver is missing: run scripts/install-deps"
         );
         let process = Process::start(&mut command);
-        let deadline = Instant::now() + PATIENCE;
         loop {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             let port = said
                 .split_once("started successfully on port ")
                 .and_then(|(_, rest)| rest.split('.').next()?.trim().parse().ok());
             if let Some(port) = port {
-                return Self {
+                return Ok(Self {
                     process,
                     folder,
                     port,
-                };
+                });
             }
-            assert!(Instant::now() < deadline, "no driver: {said}");
+            if said.contains("Exiting...") || Instant::now() >= deadline {
+                return Err(said);
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -324,3 +324,23 @@ fn a_changed_share_holds_for_rows_that_wait_already() {
         "three quarters of 500: {calls:?}"
     );
 }
+
+#[test]
+fn the_room_of_a_crowd_of_keys_is_not_kept() {
+    let mut queue = SendQueue::default();
+    let flow = flow(1, "t", 500);
+    for key in 0..40_100 {
+        queue.push(&flow, row(key, 0));
+    }
+    let room = |queue: &SendQueue<Row>| queue.flows[&1].keys.capacity();
+    assert!(room(&queue) >= 40_000);
+    while queue.len() > 100 {
+        let call = queue.take(ANY_COST, RULES);
+        for parcel in call {
+            for hash in parcel.hashes() {
+                queue.confirmed(1, hash);
+            }
+        }
+    }
+    assert!(room(&queue) <= MOST_SPARE_KEYS, "{}", room(&queue));
+}
